@@ -1,1 +1,213 @@
+//! The data plane: terminates and originates mTLS, and lets through what policy grants to the caller's identity.
+//!
+//! Read the modules in the order below; it is the order in which a request meets them. Inbound:
+//! [`listener`] accepts, [`tls`] shakes hands and makes the [`peer::Peer`], [`connection`] speaks HTTP/1.1 or HTTP/2,
+//! and [`inbound`] is the one function per request: normalise, decide, limit, forward, record. [`outbound`] is its
+//! mirror for the workload's own calls: route by authority, then forward over a pooled HTTP/2 connection to exactly the
+//! identity that the service names.
+//!
+//! This crate cannot name the CA: identities and bundles arrive through [`IdentityFeed`], policies through a watch.
 
+mod listener;
+mod tls;
+mod peer;
+mod connection;
+mod inbound;
+mod outbound;
+mod normalize;
+mod authorize;
+mod limit;
+mod forward;
+mod upstream;
+mod respond;
+mod error;
+mod worker;
+
+pub mod access_log;
+pub mod admin;
+pub mod config;
+pub mod drain;
+pub mod metrics;
+mod workload;
+
+pub use config::Config;
+
+use arc_swap::ArcSwap;
+use drain::Drain;
+use identity::{Svid, TrustBundle};
+use policy::Policy;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Where identities come from: whoever talks to the CA publishes, the data plane reads.
+#[derive(Debug, Clone)]
+pub struct IdentityFeed {
+    /// The present SVID; `None` until the first arrives.
+    pub svid: watch::Receiver<Option<Arc<Svid>>>,
+    /// The present roots; read at every handshake.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// How the exchange with the CA goes; shown by the admin listener.
+    pub state: watch::Receiver<IdentityState>,
+    /// Asks for a renewal now; the reply says how it went.
+    pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
+}
+
+/// How the exchange with the CA goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IdentityState {
+    /// When the next renewal is due.
+    pub renew_at: Option<SystemTime>,
+    /// Why the last attempt failed and since when they fail; `None` while all is well.
+    pub failing: Option<Failing>,
+}
+
+/// Attempts to obtain or renew an identity have been failing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    pub since: SystemTime,
+    pub error: String,
+}
+
+/// The address of a bound listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// What was bound, in the order of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub inbound: Vec<SocketAddr>,
+    pub outbound: Option<Address>,
+    pub admin: Option<SocketAddr>,
+}
+
+/// The data plane of one sidecar.
+#[derive(Debug)]
+pub struct Proxy;
+
+impl Proxy {
+    /// Binds every listener that `config` names; nothing is accepted before [`Bound::run`].
+    ///
+    /// # Errors
+    /// When an address cannot be bound; nothing stays bound then.
+    pub fn build(
+        config: Config,
+        feed: IdentityFeed,
+        policy: watch::Receiver<Arc<Policy>>,
+    ) -> Result<Bound, BuildError> {
+        let sockets = listener::bind(&config)?;
+        let admin = admin::bind(&config).map_err(BuildError::Admin)?;
+        let addresses = Addresses {
+            inbound: sockets.inbound.clone(),
+            outbound: sockets.outbound.clone(),
+            admin: admin.address(),
+        };
+        Ok(Bound {
+            shared: worker::Shared::new(config, feed, policy),
+            sockets,
+            admin,
+            addresses,
+        })
+    }
+}
+
+/// Every listener bound, nothing accepted yet.
+#[derive(Debug)]
+pub struct Bound {
+    shared: Arc<worker::Shared>,
+    sockets: listener::Sockets,
+    admin: admin::Bound,
+    addresses: Addresses,
+}
+
+impl Bound {
+    /// What was bound; with port 0 in the configuration, the port that the system chose.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Swaps the configuration while this runs.
+    pub fn reload_handle(&self) -> ReloadHandle {
+        ReloadHandle {
+            config: Arc::clone(&self.shared.config),
+        }
+    }
+
+    /// The counters that `/metrics` shows, for the parts of the process that live outside this crate.
+    pub fn metrics(&self) -> Arc<metrics::Metrics> {
+        Arc::clone(&self.shared.metrics)
+    }
+
+    /// Serves until `drain` starts, then lets requests in flight end within the configured drain timeout and returns.
+    ///
+    /// # Errors
+    /// When a worker thread cannot be started or ends before its time.
+    pub async fn run(self, drain: Drain) -> Result<(), RunError> {
+        let admin = tokio::spawn(self.admin.serve(admin::State {
+            config: Arc::clone(&self.shared.config),
+            feed: self.shared.feed.clone(),
+            policy: self.shared.policy.clone(),
+            metrics: Arc::clone(&self.shared.metrics),
+            drain: drain.clone(),
+        }));
+        let served = worker::run(self.shared, self.sockets, drain).await;
+        // The admin listener outlives the workers so that `/ready` tells of the drain to its end.
+        admin.abort();
+        served
+    }
+}
+
+/// Swaps the configuration of a running proxy; see [`Bound::reload_handle`].
+#[derive(Debug, Clone)]
+pub struct ReloadHandle {
+    config: Arc<ArcSwap<Config>>,
+}
+
+impl ReloadHandle {
+    /// Makes `config` the one that new requests see; connections and limiter state stay as they are.
+    ///
+    /// # Errors
+    /// When `config` moves a listener or changes the number of workers: those are fixed at start, and the present
+    /// configuration goes on serving.
+    pub fn apply(&self, config: Config) -> Result<(), ReloadError> {
+        config.keeps_listeners_of(&self.config.load())?;
+        self.config.store(Arc::new(config));
+        Ok(())
+    }
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot listen on {address}")]
+    Bind {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot open the admin listener")]
+    Admin(#[source] std::io::Error),
+}
+
+/// Why the proxy stopped before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot start a worker thread")]
+    Spawn(#[source] std::io::Error),
+    #[error("a worker thread ended before the drain; its panic is on stderr")]
+    WorkerLost,
+}
+
+/// A setting that only a restart can change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} cannot change while running: expected {expected}, found {found}")]
+pub struct ReloadError {
+    pub key: &'static str,
+    pub expected: String,
+    pub found: String,
+}
