@@ -1,0 +1,198 @@
+//! The proxy's sections of the configuration file: listeners, services, deadlines, sizes, admin and access log.
+//!
+//! [`Config`] can only be made by reading it, and what was read is right: addresses are parsed, identities are SPIFFE IDs,
+//! names occur once. Every default is a constant below with its reason; what widens access has none.
+//! `identity:` and `policy:` belong to the binary, which composes the file.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::SpiffeId;
+
+/// A client that has connected means to speak; ten seconds are five lost packets on a bad link.
+pub const TLS_HELLO: Duration = Duration::from_secs(10);
+/// Heads fit into a few packets. Longer is a slow client or an attack that holds connections (slowloris).
+pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
+/// Kept below the 75 s at which many clients drop idle connections, so that it is mostly we who close.
+pub const IDLE: Duration = Duration::from_secs(60);
+/// Below the 5 s keep-alive of Node.js, the shortest in wide use: a pool that waits longer sends into closing connections.
+pub const APP_IDLE: Duration = Duration::from_secs(4);
+/// One lost SYN (1 s) and one more (2 s), with room for the handshake.
+pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
+/// How long an app may think before its response head. Streams may last; this ends at the head.
+pub const RESPONSE: Duration = Duration::from_secs(60);
+/// Kubernetes kills 30 s after SIGTERM; five are kept for the hard end.
+pub const DRAIN: Duration = Duration::from_secs(25);
+
+/// Room for large cookies and tokens (nginx takes 32 KiB); a head is held in memory before anything is decided.
+pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Twice what browsers with many cookies send; each one costs a comparison per rule that looks at headers.
+pub const MAX_HEADERS: usize = 100;
+/// About 240 MiB at the 24 KiB a connection may cost; more than one workload's callers.
+pub const MAX_CONNECTIONS: usize = 10_000;
+/// Requests in flight on one HTTP/2 connection. A calling sidecar puts all its workload's requests on one.
+pub const MAX_STREAMS: u32 = 1024;
+
+/// A sidecar shares its pod's CPU with the app it protects; one worker carries tens of thousands of requests a second.
+pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
+/// DESIGN section 7. Loopback only: what it tells (peers, rules) is for the operator on this machine.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:15000";
+/// Only the owner of the socket may use the identity behind it.
+pub const SOCKET_MODE: u32 = 0o600;
+
+/// The proxy's part of the configuration, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where callers reach the workload. May be empty for a workload that only calls.
+    pub inbound: Vec<Inbound>,
+    /// Where the workload reaches others. None for a workload that only serves.
+    pub outbound: Option<Outbound>,
+    pub timeouts: Timeouts,
+    pub sizes: Sizes,
+    pub admin: Admin,
+    pub access_log: AccessLog,
+    /// Threads with a runtime, listeners and pools of their own.
+    pub workers: NonZeroUsize,
+}
+
+/// One inbound port: mutual TLS, HTTP, strict. (`mtls: permissive` and `protocol: tcp` are refused: not supported yet.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    pub listen: SocketAddr,
+    /// The workload. Its port is the port that policy documents speak of.
+    pub app: Endpoint,
+}
+
+/// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbound {
+    pub listen: OutboundListen,
+    /// Users whose processes may connect (checked by the kernel's record of the connecting socket). Never empty; the proxy's own by default.
+    pub uids: Vec<u32>,
+    /// In the order of the file. A destination that none of them names is refused.
+    pub services: Vec<Service>,
+}
+
+/// Loopback TCP or a Unix socket; nothing that another machine reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutboundListen {
+    /// Always a loopback address.
+    Tcp(SocketAddr),
+    Unix {
+        path: PathBuf,
+        mode: u32,
+    },
+}
+
+/// A destination the workload may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    /// Canonical (folded case, no default port, no final dot); no host occurs twice in a configuration.
+    pub hosts: Vec<String>,
+    /// Sidecars that serve it. Never empty.
+    pub endpoints: Vec<Endpoint>,
+    /// Who has to answer there.
+    pub identity: SpiffeId,
+    /// Time to the response head; [`Timeouts::response`] when not given.
+    pub timeout: Duration,
+}
+
+/// `host:port`. The host is an address or a DNS name, resolved at connect; IPv6 is written in brackets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+/// Every wait on a peer. None is zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accept to the end of the TLS handshake.
+    pub tls_hello: Duration,
+    /// From the first chance to send a request head to its end.
+    pub request_head: Duration,
+    /// A connection to a caller or to another sidecar without a request, or a body without progress.
+    pub idle: Duration,
+    /// A pooled connection to the app without a request.
+    pub app_idle: Duration,
+    /// TCP connect and TLS handshake to a sidecar or to the app.
+    pub upstream_connect: Duration,
+    /// From the request sent to the response head.
+    pub response: Duration,
+    /// From SIGTERM to the end of whatever is left.
+    pub drain: Duration,
+}
+
+/// Every size a peer could grow. None is zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sizes {
+    pub max_head_bytes: usize,
+    pub max_headers: usize,
+    /// Open connections from callers and from the workload, over all listeners and workers.
+    pub max_connections: usize,
+    pub max_streams: u32,
+}
+
+/// The operator's side door; see `admin.rs` for what is behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Always a loopback address. Read only.
+    pub listen: SocketAddr,
+    /// Unix socket for calls that change state. None: there are no such calls.
+    pub socket: Option<PathBuf>,
+}
+
+/// Where the line per request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tls_hello: TLS_HELLO,
+            request_head: REQUEST_HEAD,
+            idle: IDLE,
+            app_idle: APP_IDLE,
+            upstream_connect: UPSTREAM_CONNECT,
+            response: RESPONSE,
+            drain: DRAIN,
+        }
+    }
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            max_head_bytes: MAX_HEAD_BYTES,
+            max_headers: MAX_HEADERS,
+            max_connections: MAX_CONNECTIONS,
+            max_streams: MAX_STREAMS,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Config {
+    /// What differs in `new` and takes effect only after a restart, as key paths: listeners, workers, the admin side and
+    /// the access log are bound at start. All else may change while connections stay.
+    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
+        todo!()
+    }
+}
