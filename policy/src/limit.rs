@@ -1,0 +1,5 @@
+//! Rate limits.
+
+/// One limit as compiled.
+#[derive(Debug)]
+pub struct LimitSpec;

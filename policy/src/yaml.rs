@@ -1,0 +1,465 @@
+//! YAML with a place for everything: the reader behind policy documents and configuration files.
+//!
+//! [`parse`] turns a file into [`Node`]s that know their line, column and dotted key path. Readers (`fn(&Node,
+//! &Problems) -> Option<T>`) turn nodes into values; each reports what it dislikes to [`Problems`] and goes on, so one
+//! run shows everything that is wrong with a file. [`map`] is the only way into a mapping and refuses unknown keys.
+//!
+//! A file is hostile until proven otherwise: its size, depth and node count are bounded, and anchors, aliases and tags
+//! are refused outright (nothing we read needs them, and aliases are how small files become large ones).
+
+mod map;
+mod scalar;
+
+use std::{cell::RefCell, collections::HashSet, fmt, sync::Arc};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+
+pub use map::{Map, map};
+pub use scalar::{boolean, byte_size, duration, list, number, parsed, text, timestamp, word};
+
+/// Largest file that is read, in bytes. Ten thousand grants fit.
+pub const MAX_FILE_BYTES: usize = 4 << 20;
+/// Deepest nesting of lists and maps; our own documents need seven.
+const MAX_DEPTH: usize = 32;
+/// Most nodes in a file: keeps the tree of a hostile file of the largest size below 100 MB.
+const MAX_NODES: usize = 500_000;
+/// Longest key, in bytes: keys are repeated in problem texts.
+const MAX_KEY_BYTES: usize = 256;
+/// Most problems kept: a broken file of the largest size must not make a report larger than itself.
+const MAX_PROBLEMS: usize = 1000;
+
+/// Something wrong in a file, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The name the file was given to [`parse`] with.
+    pub file: String,
+    /// Counted from 1.
+    pub line: usize,
+    /// Counted from 1, in characters.
+    pub column: usize,
+    /// Dotted path of the key, such as `outbound.services[0].timeout`; empty for the whole file.
+    pub key: String,
+    /// What was expected and what was found; lower case, no full stop.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Where readers put what they find wrong. Interior mutability lets a nested reader report while its parent still reads.
+#[derive(Debug, Default)]
+pub struct Problems {
+    found: RefCell<Vec<Problem>>,
+}
+
+impl Problems {
+    /// An empty collection.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one; past a thousand, problems are no longer kept (the first ones are enough to refuse the file).
+    pub fn push(&self, problem: Problem) {
+        let mut found = self.found.borrow_mut();
+        if found.len() < MAX_PROBLEMS {
+            found.push(problem);
+        }
+    }
+
+    /// Whether nothing was reported.
+    pub fn is_empty(&self) -> bool {
+        self.found.borrow().is_empty()
+    }
+
+    /// Everything reported, ordered by file, line and column.
+    pub fn into_sorted(self) -> Vec<Problem> {
+        let mut found = self.found.into_inner();
+        found.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        found
+    }
+
+    /// `value`, if it is there and nothing was reported; otherwise what was reported, sorted.
+    pub fn or_value<T>(self, value: Option<T>) -> Result<T, Vec<Problem>> {
+        match value {
+            Some(value) if self.is_empty() => Ok(value),
+            _ => Err(self.into_sorted()),
+        }
+    }
+}
+
+/// One value of a file together with its place.
+#[derive(Debug, Clone)]
+pub struct Node {
+    place: Place,
+    value: Value,
+}
+
+#[derive(Debug, Clone)]
+enum Value {
+    /// A quoted scalar is text whatever it looks like; a plain one may be a number or a truth value.
+    Scalar {
+        text: String,
+        quoted: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Debug, Clone)]
+struct Key {
+    name: String,
+    place: Place,
+}
+
+impl Node {
+    /// The line in the file, counted from 1.
+    pub fn line(&self) -> usize {
+        self.place.line
+    }
+
+    /// The column in the line, counted from 1.
+    pub fn column(&self) -> usize {
+        self.place.column
+    }
+
+    /// The name of the file this node was read from.
+    pub fn file(&self) -> &str {
+        self.place.path.file()
+    }
+
+    /// A problem located at this node.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
+        self.place.problem(message.into())
+    }
+
+    /// What this is, for the "found" half of a message.
+    fn found(&self) -> String {
+        match &self.value {
+            Value::List(_) => "a list".to_owned(),
+            Value::Map(_) => "a map".to_owned(),
+            Value::Scalar {
+                text,
+                quoted: false,
+            } if is_null(text) => "nothing".to_owned(),
+            Value::Scalar { text, .. } => shown(text),
+        }
+    }
+}
+
+/// Text from a file as it may appear in a message: quoted, controls escaped, cut at 80 characters.
+pub fn shown(text: &str) -> String {
+    let mut cut: String = text.chars().take(80).collect();
+    if cut.len() < text.len() {
+        cut.push('…');
+    }
+    format!("{cut:?}")
+}
+
+/// Reads all documents of a file. After a syntax error the documents before it are still returned; the problem is
+/// reported, so the caller will not use them.
+pub fn parse(file: &str, text: &str, problems: &Problems) -> Vec<Node> {
+    let root = Arc::new(Path {
+        parent: None,
+        step: Step::File(file.to_owned()),
+    });
+    let mut builder = Builder {
+        problems,
+        root,
+        open: Vec::new(),
+        documents: Vec::new(),
+        nodes: 0,
+    };
+    if text.len() > MAX_FILE_BYTES {
+        let start = Place {
+            line: 1,
+            column: 1,
+            path: builder.root.clone(),
+        };
+        let found = text.len();
+        problems.push(start.problem(format!(
+            "expected at most {MAX_FILE_BYTES} bytes, found {found}"
+        )));
+        return Vec::new();
+    }
+    let mut parser = Parser::new_from_str(text);
+    while let Some(event) = parser.next_event() {
+        let (mark, step) = match event {
+            Ok((event, span)) => (span.start, builder.take(event, span.start)),
+            Err(error) => (
+                *error.marker(),
+                Err(format!("not valid YAML: {}", error.info())),
+            ),
+        };
+        if let Err(message) = step {
+            problems.push(builder.place(mark).problem(message));
+            break;
+        }
+    }
+    builder.documents
+}
+
+/// Reads a file that must hold exactly one document.
+pub fn parse_one(file: &str, text: &str, problems: &Problems) -> Option<Node> {
+    let mut documents = parse(file, text, problems).into_iter();
+    let Some(first) = documents.next() else {
+        if problems.is_empty() {
+            let path = Arc::new(Path {
+                parent: None,
+                step: Step::File(file.to_owned()),
+            });
+            problems.push(
+                Place {
+                    line: 1,
+                    column: 1,
+                    path,
+                }
+                .problem("expected one document, found none".to_owned()),
+            );
+        }
+        return None;
+    };
+    if let Some(second) = documents.next() {
+        problems.push(second.problem("expected one document, found a second one"));
+        return None;
+    }
+    Some(first)
+}
+
+/// Builds nodes from parser events without recursion.
+struct Builder<'p> {
+    problems: &'p Problems,
+    root: Arc<Path>,
+    open: Vec<Open>,
+    documents: Vec<Node>,
+    nodes: usize,
+}
+
+enum Open {
+    List(Place, Vec<Node>),
+    Map {
+        place: Place,
+        entries: Vec<(Key, Node)>,
+        seen: HashSet<String>,
+        key: Option<Key>,
+    },
+}
+
+impl Builder<'_> {
+    /// An error ends the reading of the file.
+    fn take(&mut self, event: Event<'_>, mark: Marker) -> Result<(), String> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(format!("expected at most {MAX_NODES} values in a file"));
+        }
+        let (anchor, tag) = match &event {
+            Event::Alias(_) => {
+                return Err("aliases (*name) are not supported; write the value out".to_owned());
+            }
+            Event::Scalar(_, _, anchor, tag)
+            | Event::SequenceStart(anchor, tag)
+            | Event::MappingStart(anchor, tag) => (*anchor, tag.is_some()),
+            _ => (0, false),
+        };
+        if anchor != 0 {
+            return Err("anchors (&name) are not supported; write the value out".to_owned());
+        }
+        if tag {
+            return Err("tags (!name) are not supported".to_owned());
+        }
+        match event {
+            Event::Scalar(text, style, ..) => {
+                self.scalar(text.into_owned(), style != ScalarStyle::Plain, mark)
+            }
+            Event::SequenceStart(..) => {
+                let place = self.enter(mark)?;
+                self.open.push(Open::List(place, Vec::new()));
+                Ok(())
+            }
+            Event::MappingStart(..) => {
+                let place = self.enter(mark)?;
+                self.open.push(Open::Map {
+                    place,
+                    entries: Vec::new(),
+                    seen: HashSet::new(),
+                    key: None,
+                });
+                Ok(())
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                match self.open.pop() {
+                    Some(Open::List(place, items)) => self.value(Node {
+                        place,
+                        value: Value::List(items),
+                    }),
+                    Some(Open::Map { place, entries, .. }) => self.value(Node {
+                        place,
+                        value: Value::Map(entries),
+                    }),
+                    None => {}
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enter(&self, mark: Marker) -> Result<Place, String> {
+        if self.open.len() >= MAX_DEPTH {
+            return Err(format!(
+                "expected at most {MAX_DEPTH} levels of lists and maps"
+            ));
+        }
+        if let Some(Open::Map { key: None, .. }) = self.open.last() {
+            return Err("expected a key, found a list or map".to_owned());
+        }
+        Ok(self.place(mark))
+    }
+
+    fn scalar(&mut self, text: String, quoted: bool, mark: Marker) -> Result<(), String> {
+        let place = self.place(mark);
+        if let Some(Open::Map {
+            place: map,
+            seen,
+            key: key @ None,
+            ..
+        }) = self.open.last_mut()
+        {
+            if text.len() > MAX_KEY_BYTES {
+                return Err(format!(
+                    "expected a key of at most {MAX_KEY_BYTES} bytes, found {}",
+                    text.len()
+                ));
+            }
+            let path = Path {
+                parent: Some(map.path.clone()),
+                step: Step::Key(text.clone()),
+            };
+            let place = Place {
+                path: Arc::new(path),
+                ..place
+            };
+            if !seen.insert(text.clone()) {
+                self.problems
+                    .push(place.problem("this key is written twice in one map".to_owned()));
+            }
+            *key = Some(Key { name: text, place });
+            return Ok(());
+        }
+        self.value(Node {
+            place,
+            value: Value::Scalar { text, quoted },
+        });
+        Ok(())
+    }
+
+    fn value(&mut self, node: Node) {
+        match self.open.last_mut() {
+            // A document that holds only comments reads as null.
+            None if matches!(&node.value, Value::Scalar { text, quoted: false } if is_null(text)) =>
+                {}
+            None => self.documents.push(node),
+            Some(Open::List(_, items)) => items.push(node),
+            Some(Open::Map { entries, key, .. }) => {
+                if let Some(key) = key.take() {
+                    entries.push((key, node));
+                }
+            }
+        }
+    }
+
+    fn place(&self, mark: Marker) -> Place {
+        let path = match self.open.last() {
+            None => self.root.clone(),
+            Some(Open::List(list, items)) => Arc::new(Path {
+                parent: Some(list.path.clone()),
+                step: Step::Index(items.len()),
+            }),
+            Some(Open::Map { key: Some(key), .. }) => key.place.path.clone(),
+            Some(Open::Map {
+                place, key: None, ..
+            }) => place.path.clone(),
+        };
+        Place {
+            line: mark.line(),
+            column: mark.col() + 1,
+            path,
+        }
+    }
+}
+
+fn is_null(plain: &str) -> bool {
+    matches!(plain, "" | "~" | "null" | "Null" | "NULL")
+}
+
+#[derive(Debug, Clone)]
+struct Place {
+    line: usize,
+    column: usize,
+    path: Arc<Path>,
+}
+
+impl Place {
+    fn problem(&self, message: String) -> Problem {
+        let Place {
+            line,
+            column,
+            ref path,
+        } = *self;
+        Problem {
+            file: path.file().to_owned(),
+            line,
+            column,
+            key: path.to_string(),
+            message,
+        }
+    }
+}
+
+/// A key path as links to the parent, so that deep files do not copy it for every node.
+#[derive(Debug)]
+struct Path {
+    parent: Option<Arc<Path>>,
+    step: Step,
+}
+
+#[derive(Debug)]
+enum Step {
+    File(String),
+    Key(String),
+    Index(usize),
+}
+
+impl Path {
+    fn file(&self) -> &str {
+        match (&self.step, &self.parent) {
+            (Step::File(name), _) => name,
+            (_, Some(parent)) => parent.file(),
+            (_, None) => "",
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(parent) = &self.parent else {
+            return Ok(());
+        };
+        parent.fmt(f)?;
+        match &self.step {
+            Step::File(_) => Ok(()),
+            Step::Key(key) if parent.parent.is_none() => f.write_str(key),
+            Step::Key(key) => write!(f, ".{key}"),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
