@@ -1,1 +1,17 @@
+//! The embedded certificate authority of one trust domain: what the signing key may do, and what it never does.
+//!
+//! [`Authority::issue`] is the only code that signs leaves. A certificate leaves it only after it was checked against
+//! the X.509-SVID profile and a path validation, and after its audit record is on disk. Who may have which identity is
+//! settled before, by attestation; what no workload may have is refused here in any case.
 
+pub mod authority;
+pub mod config;
+pub mod csr;
+pub mod inspect;
+pub mod keys;
+pub mod ledger;
+pub mod profile;
+pub mod store;
+pub mod token;
+
+pub use authority::{Authority, Issued, Request, Requester, init};

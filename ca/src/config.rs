@@ -1,0 +1,76 @@
+//! What an operator decides about a CA: at `init`, and each time it is opened.
+
+use crate::keys::Passphrase;
+use identity::TrustDomain;
+use std::time::Duration;
+
+/// The life of a leaf when the caller asks for none.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
+/// Shorter requests are raised to this: a fleet renewing more often than every half minute is a mistake.
+pub const MIN_TTL: Duration = Duration::from_secs(60);
+/// Longer requests are cut to this: revocation by expiry is only as good as the longest life.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+/// The floor that [`TtlFloor::AllowShortTtlForTests`] puts in the place of [`MIN_TTL`].
+pub const MIN_TTL_FOR_TESTS: Duration = Duration::from_secs(5);
+/// Ten years: a root is replaced by an overlapping one long before.
+pub const DEFAULT_ROOT_LIFE: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+/// One year, after which the issuing intermediate has to be rotated.
+pub const DEFAULT_INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// What `init` makes. Only the trust domain and the protection of the keys have no default.
+#[derive(Debug)]
+pub struct InitOptions {
+    pub trust_domain: TrustDomain,
+    pub root_life: Duration,
+    /// Cut to the root's: no certificate outlives an issuer.
+    pub intermediate_life: Duration,
+    pub key_protection: KeyProtection,
+}
+
+impl InitOptions {
+    pub fn new(trust_domain: TrustDomain, key_protection: KeyProtection) -> Self {
+        Self {
+            trust_domain,
+            root_life: DEFAULT_ROOT_LIFE,
+            intermediate_life: DEFAULT_INTERMEDIATE_LIFE,
+            key_protection,
+        }
+    }
+}
+
+/// How the CA's keys rest on disk. There is no default, so that plaintext has to be asked for.
+#[derive(Debug)]
+pub enum KeyProtection {
+    /// argon2id and AES-256-GCM-SIV; see [`crate::keys`].
+    Encrypted(Passphrase),
+    /// PKCS#8 PEM, readable by whoever can read the file.
+    InsecurePlaintext,
+}
+
+/// How [`crate::Authority::open`] opens a CA directory. The default is what production runs with.
+#[derive(Debug, Default)]
+pub struct OpenOptions {
+    /// Needed when the keys were encrypted at `init`.
+    pub passphrase: Option<Passphrase>,
+    pub ttl_floor: TtlFloor,
+}
+
+/// The shortest life of a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TtlFloor {
+    /// [`MIN_TTL`].
+    #[default]
+    Standard,
+    /// [`MIN_TTL_FOR_TESTS`], so that demos and tests see several rotations in seconds.
+    AllowShortTtlForTests,
+}
+
+impl TtlFloor {
+    /// The shortest life that is given out.
+    pub fn duration(self) -> Duration {
+        match self {
+            Self::Standard => MIN_TTL,
+            Self::AllowShortTtlForTests => MIN_TTL_FOR_TESTS,
+        }
+    }
+}

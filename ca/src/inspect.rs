@@ -1,0 +1,1 @@
+//! What `tipstaff ca list` and `inspect` show.

@@ -1,0 +1,1 @@
+//! Every X.509 field of root, intermediate and leaf.
