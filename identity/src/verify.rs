@@ -1,37 +1,191 @@
-//! The one path validation used by the proxy's handshakes, the CA before it releases a certificate, and CA clients.
-use crate::{CertError, Leaf, TrustBundle};
-use rustls_pki_types::CertificateDer;
+//! The one path validation: used in the proxy's handshakes, by the CA before it releases a certificate, and by its clients.
+
+use crate::cert::Signer;
+use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use std::time::SystemTime;
+use webpki::{EndEntityCert, KeyUsage};
 
 /// What the certificate is used for in the handshake being checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usage {
+    /// The holder connects.
     Client,
+    /// The holder is connected to.
     Server,
 }
 
 impl TrustBundle {
-    /// Validates `chain` (leaf first) to one of the authorities at `now`, and the leaf against the SVID profile;
-    /// the leaf's trust domain must be the bundle's.
+    /// Validates `chain` (leaf first) to one of the authorities at `now` (RFC 5280 section 6, X509-SVID section 5).
+    ///
+    /// The leaf satisfies the leaf profile and is of the bundle's trust domain; every other certificate of the chain,
+    /// used or not, satisfies the signing profile and, where it has a SPIFFE ID, has that of the trust domain itself.
+    /// Revocation is not looked at: leaves are short-lived.
+    ///
+    /// # Errors
+    /// The first rule that the chain breaks.
     pub fn verify(
         &self,
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
     ) -> Result<Leaf, VerifyError> {
-        todo!("{chain:?} {usage:?} {now:?}")
+        let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+        let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
+        self.check_trust_domain(&leaf.id)?;
+        for (index, intermediate) in (1..).zip(intermediates) {
+            let signer = Signer::parse_intermediate(intermediate)
+                .map_err(|source| VerifyError::Intermediate { index, source })?;
+            if let Some(id) = &signer.id {
+                self.check_trust_domain(id)?;
+            }
+        }
+        let anchors = self.anchors_at(now);
+        if anchors.is_empty() {
+            return Err(VerifyError::NoAuthority);
+        }
+        // A clock before 1970 is a clock that was never set; at second 0 nothing is valid.
+        let since_epoch = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        EndEntityCert::try_from(first)
+            .and_then(|end_entity| {
+                end_entity
+                    .verify_for_usage(
+                        webpki::ALL_VERIFICATION_ALGS,
+                        &anchors,
+                        intermediates,
+                        UnixTime::since_unix_epoch(since_epoch),
+                        match usage {
+                            Usage::Client => KeyUsage::client_auth(),
+                            Usage::Server => KeyUsage::server_auth(),
+                        },
+                        None,
+                        None,
+                    )
+                    .map(|_| ())
+            })
+            .map_err(VerifyError::from_path)?;
+        Ok(leaf)
+    }
+
+    fn check_trust_domain(&self, id: &SpiffeId) -> Result<(), VerifyError> {
+        if id.is_member_of(self.trust_domain()) {
+            return Ok(());
+        }
+        Err(VerifyError::ForeignTrustDomain {
+            expected: self.trust_domain().clone(),
+            found: id.clone(),
+        })
     }
 }
 
-/// Why a chain was refused (to be refined; `reason()` is the metric label: a closed set).
+/// Why a chain was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    #[error("the leaf is not an X.509-SVID")]
-    Leaf(#[from] CertError),
+    /// The peer sent no certificate.
+    #[error("expected a certificate, found none")]
+    NoCertificate,
+    /// The leaf breaks its profile.
+    #[error("expected the first certificate to be an X.509-SVID leaf")]
+    Leaf(#[source] CertError),
+    /// An intermediate breaks its profile.
+    #[error("expected certificate {index} of the chain to be a signing certificate")]
+    Intermediate {
+        /// Its place; the leaf has 0.
+        index: usize,
+        /// The rule it breaks.
+        source: CertError,
+    },
+    /// The leaf or an intermediate speaks for another trust domain.
+    #[error("expected an identity of {expected}, found {found}")]
+    ForeignTrustDomain {
+        /// The bundle's trust domain.
+        expected: TrustDomain,
+        /// The identity found.
+        found: SpiffeId,
+    },
+    /// The chain is good and its identity is not the one that was called.
+    #[error("expected {expected}, found {found}")]
+    UnexpectedIdentity {
+        /// Who was called.
+        expected: SpiffeId,
+        /// Who answered.
+        found: SpiffeId,
+    },
+    /// No authority of the bundle may sign at this time.
+    #[error("expected an authority that is valid now and may sign, found none in the bundle")]
+    NoAuthority,
+    /// A certificate of the path is past its end.
+    #[error(
+        "expected a certificate that is still valid at {now}, found one that ended at {not_after} (seconds since 1970)"
+    )]
+    Expired {
+        /// When it was checked.
+        now: u64,
+        /// The end of its validity.
+        not_after: u64,
+    },
+    /// A certificate of the path is before its beginning.
+    #[error(
+        "expected a certificate that is already valid at {now}, found one that begins at {not_before} (seconds since 1970)"
+    )]
+    NotYetValid {
+        /// When it was checked.
+        now: u64,
+        /// The beginning of its validity.
+        not_before: u64,
+    },
+    /// No path leads to an authority.
+    #[error("expected a certificate issued under one of the bundle's authorities")]
+    UnknownIssuer,
+    /// Names lead to an authority, and the signature is not its own.
+    #[error("expected the issuer's signature, found one that does not verify")]
+    BadSignature,
+    /// Extended key usage along the path forbids this use.
+    #[error("expected a certificate path that allows this use")]
+    WrongUsage,
+    /// Another rule of RFC 5280 section 6.
+    #[error("expected a valid certificate path")]
+    Path(#[source] webpki::Error),
 }
+
 impl VerifyError {
-    /// A closed set of words for metrics: `expired`, `not_yet_valid`, `unknown_issuer`, `no_spiffe_id`, `foreign_trust_domain`, ...
+    /// A closed set of words, for metrics and for people.
     pub fn reason(&self) -> &'static str {
-        todo!()
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::Leaf(CertError::NoUri | CertError::NotSpiffeId(_)) => "no_spiffe_id",
+            Self::Leaf(CertError::SeveralUris { .. }) => "several_spiffe_ids",
+            Self::Leaf(CertError::Malformed | CertError::TrailingData { .. }) => "malformed",
+            Self::Leaf(_) => "leaf_profile",
+            Self::Intermediate { .. } => "signer_profile",
+            Self::ForeignTrustDomain { .. } => "foreign_trust_domain",
+            Self::UnexpectedIdentity { .. } => "unexpected_identity",
+            Self::NoAuthority => "no_authority",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::BadSignature => "bad_signature",
+            Self::WrongUsage => "wrong_usage",
+            Self::Path(_) => "invalid_path",
+        }
+    }
+
+    fn from_path(error: webpki::Error) -> Self {
+        match error {
+            webpki::Error::CertExpired { time, not_after } => Self::Expired {
+                now: time.as_secs(),
+                not_after: not_after.as_secs(),
+            },
+            webpki::Error::CertNotValidYet { time, not_before } => Self::NotYetValid {
+                now: time.as_secs(),
+                not_before: not_before.as_secs(),
+            },
+            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature,
+            webpki::Error::RequiredEkuNotFoundContext(_) => Self::WrongUsage,
+            other => Self::Path(other),
+        }
     }
 }
