@@ -1,0 +1,287 @@
+//! The command line (see `tipstaff --help`); no behaviour here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use identity::{SpiffeId, TrustDomain};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tipstaff",
+    version,
+    about = "mTLS sidecar with an embedded CA, a method-and-path policy and rate limits",
+    after_help = "Start here:\n  tipstaff demo                 see the whole thing on loopback\n  tipstaff proxy --config FILE  run a sidecar\n  tipstaff ca init --help       make a CA",
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the main job on loopback: a CA, two services, two sidecars; then stay up to be tried by hand.
+    Demo(DemoArgs),
+    /// Run the certificate authority, or look after it.
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Run a sidecar.
+    #[command(after_help = "Example:\n  tipstaff proxy --config deploy/sidecar.yaml")]
+    Proxy(ConfigArgs),
+    /// Check, explain and test policy documents.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Load a sidecar configuration and its policy, say what they mean, and exit without running.
+    #[command(after_help = "Example:\n  tipstaff check --config deploy/sidecar.yaml")]
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Run every step, then exit: 0 only if each step did what it says.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// How long the rotation under load lasts.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub(crate) load_for: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// The sidecar's configuration (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OutputArgs {
+    /// For people, or for programs.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make a root, an issuing intermediate and an empty store in a new directory.
+    #[command(
+        after_help = "Example:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass"
+    )]
+    Init(CaInitArgs),
+    /// Serve the gRPC API to sidecars.
+    #[command(after_help = "Example:\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443")]
+    Serve(CaServeArgs),
+    /// Join tokens: one-time secrets with which a workload enrols.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Issue one certificate from a CSR, without a running server.
+    #[command(after_help = "Example:\n  tipstaff ca issue --dir ca --passphrase-file ca.pass --id spiffe://prod.example/ns/ops/sa/bob --csr bob.csr > bob.pem")]
+    Issue(CaIssueArgs),
+    /// List the certificates that have not expired.
+    List(CaListArgs),
+    /// Show what a certificate says and whether it satisfies the SVID profile.
+    Inspect(CaInspectArgs),
+    /// The hash-chained record of what was issued and refused.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaDirArgs {
+    /// The CA's directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaKeyArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// A file that holds the passphrase of the CA's keys (a final newline is not part of it).
+    /// Without it, TIPSTAFF_CA_PASSPHRASE is read.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaInitArgs {
+    #[command(flatten)]
+    pub(crate) keys: CaKeyArgs,
+    /// The trust domain whose identities this CA issues.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trust_domain: TrustDomain,
+    /// Life of the root certificate.
+    #[arg(long, default_value = "3650d", value_parser = duration)]
+    pub(crate) root_life: Duration,
+    /// Life of the issuing intermediate.
+    #[arg(long, default_value = "365d", value_parser = duration)]
+    pub(crate) intermediate_life: Duration,
+    /// Store the keys without encryption: whoever reads the directory is the CA.
+    #[arg(long)]
+    pub(crate) insecure_plaintext_keys: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaServeArgs {
+    #[command(flatten)]
+    pub(crate) keys: CaKeyArgs,
+    /// Where to serve gRPC over TLS.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    pub(crate) listen: SocketAddr,
+    /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Life of a certificate whose requester asks for none.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub(crate) default_ttl: Duration,
+    /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
+    #[arg(long)]
+    pub(crate) allow_short_ttl_for_tests: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print a new join token for one SPIFFE ID. It is shown once and stored as a hash.
+    #[command(
+        after_help = "Example:\n  tipstaff ca token create --dir ca --id spiffe://prod.example/ns/shop/sa/orders > orders.token"
+    )]
+    Create(TokenCreateArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreateArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// The identity whose enrolment the token allows.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) id: SpiffeId,
+    /// How long the token can be used.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub(crate) expires_in: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaIssueArgs {
+    #[command(flatten)]
+    pub(crate) keys: CaKeyArgs,
+    /// The identity to certify.
+    #[arg(long, value_name = "SPIFFE_ID")]
+    pub(crate) id: SpiffeId,
+    /// The certificate signing request (PEM or DER). Only its public key is used.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csr: PathBuf,
+    /// Life of the certificate.
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub(crate) ttl: Duration,
+    /// Let the life go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
+    #[arg(long)]
+    pub(crate) allow_short_ttl_for_tests: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaListArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaInspectArgs {
+    /// A PEM file with one or more certificates.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Walk the chain of records: exit 0 if it is whole and accounts for every certificate, 1 if not.
+    Verify(CaListArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Report every problem of the documents in a directory, and what looks like a mistake.
+    Check(PolicyDirArgs),
+    /// Say how one request is decided, by which rule, and how near it came.
+    #[command(
+        after_help = "Example:\n  tipstaff policy explain --policy policy/ --from spiffe://demo.test/ns/shop/sa/frontend --to spiffe://demo.test/ns/shop/sa/orders --method GET --path /api/v1/orders/42"
+    )]
+    Explain(PolicyExplainArgs),
+    /// Run the documents' tests and those in *.test.yaml.
+    Test(PolicyDirArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyDirArgs {
+    /// The directory with the policy documents (*.yaml, *.yml).
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) namespace: RootNamespaceArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RootNamespaceArgs {
+    /// The namespace whose documents may speak for every other.
+    #[arg(long, default_value = policy::ROOT_NAMESPACE)]
+    pub(crate) root_namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyExplainArgs {
+    /// The directory with the policy documents.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) policy: PathBuf,
+    /// The caller: a SPIFFE ID, or `unauthenticated`.
+    #[arg(long)]
+    pub(crate) from: String,
+    /// The workload that is called.
+    #[arg(long)]
+    pub(crate) to: SpiffeId,
+    #[arg(long)]
+    pub(crate) method: String,
+    /// The request target as sent, query included.
+    #[arg(long)]
+    pub(crate) path: String,
+    /// The Host the caller names.
+    #[arg(long, default_value = "")]
+    pub(crate) host: String,
+    /// A request header, `name: value`; may be repeated.
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// The app's port.
+    #[arg(long, default_value_t = 80)]
+    pub(crate) port: u16,
+    /// The instant to decide at (RFC 3339); now, unless given.
+    #[arg(long, value_parser = instant)]
+    pub(crate) at: Option<SystemTime>,
+    #[command(flatten)]
+    pub(crate) namespace: RootNamespaceArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    policy::yaml::parse_duration(text)
+}
+
+fn instant(text: &str) -> Result<SystemTime, String> {
+    policy::yaml::parse_timestamp(text)
+}

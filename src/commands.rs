@@ -1,0 +1,12 @@
+//! The subcommands that run and end: what they print, and with which exit code.
+
+pub(crate) mod ca;
+pub(crate) mod check;
+pub(crate) mod policy;
+
+use std::process::ExitCode;
+
+/// "The answer is no": a request denied, a test failed, a chain broken.
+fn answer(yes: bool) -> ExitCode {
+    if yes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,143 @@
+//! `tipstaff ca ...`: arguments to calls of the ca crate, results to text or JSON.
+
+mod admin;
+
+use super::answer;
+use crate::cli::{AuditCommand, CaCommand, CaInitArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs};
+use crate::signal;
+use anyhow::{Context, bail};
+use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
+use ca::csr::PublicKey;
+use ca::keys::Passphrase;
+use ca::{Authority, Request, Requester};
+use std::process::ExitCode;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+/// Holds the passphrase of the CA's keys when no file is named.
+const PASSPHRASE_VARIABLE: &str = "TIPSTAFF_CA_PASSPHRASE";
+
+pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        CaCommand::Init(arguments) => init(arguments),
+        CaCommand::Serve(arguments) => block_on(serve(arguments)),
+        CaCommand::Token(TokenCommand::Create(arguments)) => block_on(create_token(arguments)),
+        CaCommand::Issue(arguments) => block_on(issue(arguments)),
+        CaCommand::List(arguments) => list(arguments),
+        CaCommand::Inspect(arguments) => inspect(arguments),
+        CaCommand::Audit(AuditCommand::Verify(arguments)) => verify_audit(arguments),
+    }
+}
+
+fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
+    let dir = &arguments.keys.dir.dir;
+    let protection = if arguments.insecure_plaintext_keys {
+        KeyProtection::InsecurePlaintext
+    } else {
+        let Some(passphrase) = passphrase(&arguments.keys)? else {
+            bail!("expected a passphrase for the CA's keys: give --passphrase-file, or set {PASSPHRASE_VARIABLE}; to store them in the clear, ask for it with --insecure-plaintext-keys");
+        };
+        KeyProtection::Encrypted(passphrase)
+    };
+    let options = InitOptions {
+        root_life: arguments.root_life,
+        intermediate_life: arguments.intermediate_life,
+        ..InitOptions::new(arguments.trust_domain.clone(), protection)
+    };
+    ca::init(dir, &options)?;
+    eprintln!("made a CA for {} in {}; give {} to its clients", arguments.trust_domain, dir.display(), dir.join("ca-bundle.pem").display());
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
+    let terminate = signal::terminate()?;
+    let dir = &arguments.keys.dir.dir;
+    let _lock = ca::store::ServeLock::acquire(dir)?;
+    let authority = Arc::new(open(&arguments.keys, arguments.allow_short_ttl_for_tests)?);
+    let server = ca::server::Server::bind(Arc::clone(&authority), arguments.listen, ca::server::Options::default()).await?;
+    tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
+    if let Some(listen) = arguments.admin_listen {
+        admin::spawn(listen, server.metrics()).await?;
+    }
+    server.run(terminate).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create_token(arguments: &TokenCreateArgs) -> anyhow::Result<ExitCode> {
+    let store = ca::store::Store::open(&arguments.dir.dir)?;
+    let token = store.create_token(&arguments.id, arguments.expires_in, None).await?;
+    println!("{}", *token.reveal());
+    eprintln!("a join token for {}, good once, for {:?}", arguments.id, arguments.expires_in);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
+    let file = &arguments.csr;
+    let csr = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let public_key = PublicKey::from_csr_file(&csr).with_context(|| format!("reading {}", file.display()))?;
+    let authority = open(&arguments.keys, arguments.allow_short_ttl_for_tests)?;
+    let request = Request { id: arguments.id.clone(), public_key, ttl: Some(arguments.ttl), requester: Requester::Operator };
+    let issued = authority.issue(request).await?;
+    print!("{}", issued.chain_pem());
+    eprintln!("issued {} with serial {}", issued.id, issued.serial);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
+    let certificates = ca::inspect::list(&arguments.dir.dir)?;
+    match arguments.output.output {
+        Output::Json => print_json(&certificates)?,
+        Output::Text => certificates.iter().for_each(|certificate| println!("{certificate}")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
+    let file = &arguments.file;
+    let pem = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let found = ca::inspect::inspect(&pem).with_context(|| format!("reading {}", file.display()))?;
+    match arguments.output.output {
+        Output::Json => print_json(&found)?,
+        Output::Text => found.iter().for_each(|certificate| println!("{certificate}")),
+    }
+    Ok(answer(found.iter().all(|certificate| certificate.violation.is_none())))
+}
+
+fn verify_audit(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
+    let report = ca::ledger::verify(&arguments.dir.dir)?;
+    match arguments.output.output {
+        Output::Json => print_json(&report)?,
+        Output::Text => println!("{report}"),
+    }
+    Ok(answer(report.is_whole()))
+}
+
+fn open(keys: &CaKeyArgs, allow_short_ttl_for_tests: bool) -> anyhow::Result<Authority> {
+    let ttl_floor = if allow_short_ttl_for_tests { TtlFloor::AllowShortTtlForTests } else { TtlFloor::Standard };
+    let options = OpenOptions { passphrase: passphrase(keys)?, ttl_floor };
+    Ok(Authority::open(&keys.dir.dir, &options)?)
+}
+
+fn passphrase(keys: &CaKeyArgs) -> anyhow::Result<Option<Passphrase>> {
+    let mut bytes = match &keys.passphrase_file {
+        Some(file) => Zeroizing::new(std::fs::read(file).with_context(|| format!("reading {}", file.display()))?),
+        None => match std::env::var_os(PASSPHRASE_VARIABLE) {
+            Some(text) => Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(text)),
+            None => return Ok(None),
+        },
+    };
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    Ok(Some(Passphrase::new(bytes)?))
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value).context("writing JSON")?);
+    Ok(())
+}
+
+/// One runtime for every command of the CA; signing and the database have threads of their own.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?.block_on(future)
+}

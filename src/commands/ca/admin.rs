@@ -1,0 +1,70 @@
+//! The CA's `/live`, `/ready` and `/metrics`, on loopback.
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use ca::metrics::Metrics;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// A scraper and a person with a browser fit.
+const MAX_CONNECTIONS: usize = 16;
+
+/// A loopback client that takes longer is no scraper.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Serves until the runtime ends.
+///
+/// # Errors
+/// When `listen` is not loopback or cannot be bound.
+pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+    ensure!(listen.ip().is_loopback(), "--admin-listen: expected a loopback address, found {listen}");
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    tokio::spawn(async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of descriptors, most likely; give the rest of the process time to close some.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let metrics = Arc::clone(&metrics);
+            tokio::spawn(async move {
+                let service = service_fn(move |request| {
+                    let answer = answer(&request, &metrics);
+                    async move { Ok::<_, Infallible>(answer) }
+                });
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                // A scraper's broken connection concerns nobody else.
+                connection.await.ok();
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let (status, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/live" | "/ready") => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.encode()),
+        (&Method::GET, _) => (StatusCode::NOT_FOUND, "expected /live, /ready or /metrics\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+}

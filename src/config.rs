@@ -1,0 +1,127 @@
+//! The sidecar's configuration file: `identity` and `policy` are read here, the rest belongs to `proxy::Config`.
+//!
+//! Every problem of the file is reported in one run, with file, line and key. Relative paths are taken from the
+//! working directory.
+
+use identity::SpiffeId;
+use policy::yaml::{self, Map, Problem, Problems};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A whole configuration file, checked. The files it names have not been read.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) identity: Identity,
+    pub(crate) policy: PolicyFiles,
+    pub(crate) proxy: proxy::Config,
+}
+
+/// Who this sidecar is and where it proves that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) id: SpiffeId,
+    /// `https://host:port` of the CA.
+    pub(crate) ca_endpoint: String,
+    /// PEM file with the roots to begin with.
+    pub(crate) ca_bundle: PathBuf,
+    /// Needed for the first enrolment only.
+    pub(crate) join_token_file: Option<PathBuf>,
+    /// Where the key rests that proves at the next start that this is the same workload.
+    pub(crate) enrolment_key: PathBuf,
+    /// The life to ask for; the CA's default when absent.
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// Where the policy documents are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PolicyFiles {
+    pub(crate) dir: PathBuf,
+    pub(crate) root_namespace: String,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("cannot read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{}", problems_text(.0))]
+    Problems(Vec<Problem>),
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or with every problem found in it.
+    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        Self::parse(&path.display().to_string(), &text).map_err(LoadError::Problems)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self, Vec<Problem>> {
+        let problems = Problems::new();
+        let config = yaml::parse_one(name, text, &problems).and_then(|node| {
+            yaml::map(&node, &problems, |map| {
+                let identity = map.required("identity", Identity::read);
+                let policy = map.required("policy", PolicyFiles::read);
+                let proxy = proxy::Config::read(map);
+                Some(Self { identity: identity?, policy: policy?, proxy: proxy? })
+            })
+        });
+        problems.or_value(config)
+    }
+}
+
+impl Identity {
+    fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
+        yaml::map(node, problems, |map| {
+            let id = map.required("id", yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"));
+            let ca = map.required("ca", read_ca);
+            let join_token_file = map.optional("attest", read_attest).flatten();
+            let enrolment_key = map.required("enrolmentKey", path);
+            let ttl = map.optional("ttl", yaml::duration);
+            let (ca_endpoint, ca_bundle) = ca?;
+            Some(Self { id: id?, ca_endpoint, ca_bundle, join_token_file, enrolment_key: enrolment_key?, ttl })
+        })
+    }
+}
+
+fn read_ca(node: &yaml::Node, problems: &Problems) -> Option<(String, PathBuf)> {
+    yaml::map(node, problems, |map| {
+        let endpoint = map.required("endpoint", yaml::text);
+        let bundle = map.required("bundle", path);
+        Some((endpoint?, bundle?))
+    })
+}
+
+fn read_attest(node: &yaml::Node, problems: &Problems) -> Option<Option<PathBuf>> {
+    yaml::map(node, problems, |map: &mut Map<'_>| {
+        map.refuse("serviceAccountTokenFile", "not supported yet: enrol with joinTokenFile");
+        Some(map.optional("joinTokenFile", path))
+    })
+}
+
+impl PolicyFiles {
+    fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
+        yaml::map(node, problems, |map| {
+            let dir = map.required("dir", path);
+            let root_namespace = map.optional("rootNamespace", yaml::text);
+            Some(Self { dir: dir?, root_namespace: root_namespace.unwrap_or_else(|| policy::ROOT_NAMESPACE.to_owned()) })
+        })
+    }
+}
+
+fn path(node: &yaml::Node, problems: &Problems) -> Option<PathBuf> {
+    yaml::text(node, problems).map(PathBuf::from)
+}
+
+/// One problem a line, as compilers print them.
+pub(crate) fn problems_text(problems: &[Problem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,83 @@
+//! `tipstaff demo`: the main job on loopback, step by step, each step with its evidence and its own check.
+
+mod apps;
+mod client;
+mod documents;
+mod load;
+mod mesh;
+mod processes;
+mod steps;
+
+use crate::cli::DemoArgs;
+use crate::signal;
+use anyhow::Context;
+use mesh::Mesh;
+use std::process::ExitCode;
+
+/// Set for the demo's children to the demo's process id: they end when the demo does, however it ends.
+pub(crate) const PARENT_VARIABLE: &str = "TIPSTAFF_DEMO_PARENT";
+
+/// Runs the demo. Exit code 1 when a step did not do what it says.
+pub(crate) fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
+    println!("Tipstaff demo: everything runs on loopback and in a temporary folder; Ctrl-C ends it all.");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(async {
+        let interrupted = signal::terminate()?;
+        tokio::pin!(interrupted);
+        tokio::select! {
+            () = &mut interrupted => Ok(ExitCode::from(130)),
+            outcome = show(arguments) => outcome,
+        }
+    })
+}
+
+async fn show(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let mut mesh = Mesh::start().await?;
+    let mut narrator = Narrator::default();
+    steps::all(&mut mesh, &mut narrator, arguments.load_for).await;
+    let failed = narrator.failed;
+    println!("\n{} of {} steps did what they say.", narrator.steps - failed, narrator.steps);
+    if arguments.check {
+        return Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    println!("\nIt stays up now. Try it by hand:\n{}\nCtrl-C ends it.", mesh.commands_to_try());
+    std::future::pending().await
+}
+
+/// Prints the story and keeps the score.
+#[derive(Debug, Default)]
+struct Narrator {
+    steps: u32,
+    failed: u32,
+}
+
+impl Narrator {
+    fn step(&mut self, title: &str) {
+        self.steps += 1;
+        println!("\n{}. {title}", self.steps);
+    }
+
+    fn command(&self, command: &str) {
+        println!("   $ {command}");
+    }
+
+    fn evidence(&self, line: &str) {
+        for line in line.trim_end().lines() {
+            println!("     {line}");
+        }
+    }
+
+    fn verdict(&mut self, outcome: anyhow::Result<String>) {
+        match outcome {
+            Ok(said) => println!("   ok: {said}"),
+            Err(error) => {
+                self.failed += 1;
+                println!("   FAILED: {error:#}");
+            }
+        }
+    }
+}

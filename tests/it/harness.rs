@@ -1,0 +1,413 @@
+//! A CA and sidecars as real processes in a temporary folder, on ports of their own; everything ends with the `Mesh`.
+
+pub(crate) mod app;
+pub(crate) mod http;
+
+use app::App;
+use http::{Reply, get};
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+pub(crate) const STOREFRONT: &str = "spiffe://test.example/ns/shop/sa/storefront";
+pub(crate) const ORDERS: &str = "spiffe://test.example/ns/shop/sa/orders";
+pub(crate) const STRANGER: &str = "spiffe://test.example/ns/other/sa/stranger";
+
+/// The storefront may read orders, and place them at a limited rate.
+pub(crate) const POLICY: &str = r#"apiVersion: tipstaff.dev/v1alpha1
+kind: Grant
+metadata: {name: storefront-reads-orders, namespace: shop}
+spec:
+  from: ["spiffe://test.example/ns/shop/sa/storefront"]
+  to: ["spiffe://test.example/ns/shop/sa/orders"]
+  allow: [{methods: [GET, HEAD], path: "/api/v1/orders/{id}"}]
+  purpose: {id: order-history, owner: team-shop}
+  validity: {notAfter: never, because: "a test"}
+"#;
+
+/// A grant document like [`POLICY`]'s with another name, rule and limits (a YAML flow list such as `[]`).
+pub(crate) fn grant(name: &str, allow: &str, limits: &str) -> String {
+    format!(
+        r#"apiVersion: tipstaff.dev/v1alpha1
+kind: Grant
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  from: ["{STOREFRONT}"]
+  to: ["{ORDERS}"]
+  allow: [{allow}]
+  limits: {limits}
+  purpose: {{id: {name}, owner: team-shop}}
+  validity: {{notAfter: never, because: "a test"}}
+"#
+    )
+}
+
+/// How long anything may take that should be quick; generous, since the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs this build's binary to its end.
+pub(crate) fn tipstaff(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tipstaff"))
+        .args(arguments)
+        .env("TIPSTAFF_CA_PASSPHRASE", "correct horse battery staple")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the binary runs")
+}
+
+/// The same, which has to succeed; returns standard output.
+pub(crate) fn tipstaff_ok(arguments: &[&str]) -> String {
+    let output = tipstaff(arguments);
+    assert!(
+        output.status.success(),
+        "tipstaff {arguments:?}: {output:?}"
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Waits until `condition` gives something, or fails the test naming `what`.
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+}
+
+/// A child process; killed at the end, its log shown if the test fails.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) log: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log file");
+        let child = command
+            .env("TIPSTAFF_CA_PASSPHRASE", "correct horse battery staple")
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a second handle"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child, log }
+    }
+
+    pub(crate) fn tipstaff(arguments: &[&str], log: PathBuf) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+        command.args(arguments);
+        Self::start(command, log)
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("the process is ours");
+    }
+
+    /// kill -9, and waits for the end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the process is ours");
+        self.child.wait().expect("the process is ours");
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            eprintln!("---- {}\n{}", self.log.display(), self.log_text());
+        }
+    }
+}
+
+/// A certificate authority.
+#[derive(Debug)]
+pub(crate) struct Ca {
+    pub(crate) dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Ca {
+    /// Makes a CA for `test.example` in `folder` and serves it.
+    pub(crate) fn start(folder: &Path) -> Self {
+        let dir = folder.join("ca");
+        tipstaff_ok(&[
+            "ca",
+            "init",
+            "--dir",
+            path(&dir),
+            "--trust-domain",
+            "test.example",
+        ]);
+        let mut ca = Self {
+            dir,
+            listen: free_address(),
+            process: None,
+        };
+        ca.serve();
+        ca
+    }
+
+    pub(crate) fn serve(&mut self) {
+        let listen = self.listen.to_string();
+        let arguments = [
+            "ca",
+            "serve",
+            "--dir",
+            path(&self.dir),
+            "--listen",
+            &listen,
+            "--allow-short-ttl-for-tests",
+        ];
+        self.process = Some(Process::tipstaff(
+            &arguments,
+            self.dir.with_extension("log"),
+        ));
+        let listen = self.listen;
+        wait_for("the CA to listen", || {
+            std::net::TcpStream::connect(listen).ok()
+        });
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.process.take().expect("the CA runs").kill();
+    }
+
+    pub(crate) fn token(&self, id: &str) -> String {
+        tipstaff_ok(&[
+            "ca",
+            "token",
+            "create",
+            "--dir",
+            path(&self.dir),
+            "--id",
+            id,
+        ])
+    }
+
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.dir.join("ca-bundle.pem")
+    }
+}
+
+/// A running sidecar.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    pub(crate) process: Process,
+    pub(crate) inbound: SocketAddr,
+    pub(crate) outbound: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+impl Sidecar {
+    /// A call as the workload beside this sidecar makes it.
+    pub(crate) fn call(&self, method: &str, target: &str) -> Reply {
+        http::call(
+            self.outbound,
+            &format!("{method} {target} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n"),
+        )
+    }
+
+    pub(crate) fn ready(&self) -> bool {
+        get(self.admin, "/ready").is_some_and(|reply| reply.status == 200)
+    }
+
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        let reply = get(self.admin, "/identity").expect("the admin port answers");
+        serde_json::from_str(&reply.body).expect("JSON")
+    }
+
+    pub(crate) fn serial(&self) -> String {
+        self.identity()["serial"]
+            .as_str()
+            .expect("a serial")
+            .to_owned()
+    }
+
+    /// POST /rotate on the administration socket.
+    pub(crate) fn rotate(&self) -> Reply {
+        let stream =
+            std::os::unix::net::UnixStream::connect(&self.socket).expect("the admin socket");
+        http::exchange(stream, b"POST /rotate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .expect("an answer")
+    }
+}
+
+/// One CA and the sidecars of a storefront (calls) and of an orders service (serves [`App`]).
+#[derive(Debug)]
+pub(crate) struct Mesh {
+    pub(crate) storefront: Sidecar,
+    pub(crate) orders: Sidecar,
+    pub(crate) ca: Ca,
+    pub(crate) app: App,
+    pub(crate) folder: TempDir,
+}
+
+/// What a test may want different.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) policy: String,
+    /// Life of the certificates.
+    pub(crate) ttl: Duration,
+    /// In place of the built-in app.
+    pub(crate) app: Option<SocketAddr>,
+    /// Further top-level sections of both sidecars' configuration.
+    pub(crate) extra: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            policy: POLICY.to_owned(),
+            ttl: Duration::from_secs(3600),
+            app: None,
+            extra: String::new(),
+        }
+    }
+}
+
+impl Mesh {
+    pub(crate) fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("policy")).expect("a policy folder");
+        std::fs::write(folder.path().join("policy/policy.yaml"), &options.policy)
+            .expect("a policy");
+        let ca = Ca::start(folder.path());
+        let app = App::start();
+        let app_address = options.app.unwrap_or(app.address);
+        let orders = start_sidecar(
+            folder.path(),
+            &ca,
+            "orders",
+            ORDERS,
+            Some(app_address),
+            None,
+            &options,
+        );
+        let storefront = start_sidecar(
+            folder.path(),
+            &ca,
+            "storefront",
+            STOREFRONT,
+            None,
+            Some(orders.inbound),
+            &options,
+        );
+        Self {
+            storefront,
+            orders,
+            ca,
+            app,
+            folder,
+        }
+    }
+
+    /// One more sidecar that calls the orders service, with the identity `id`.
+    pub(crate) fn caller(&self, name: &str, id: &str, options: &Options) -> Sidecar {
+        start_sidecar(
+            self.folder.path(),
+            &self.ca,
+            name,
+            id,
+            None,
+            Some(self.orders.inbound),
+            options,
+        )
+    }
+
+    /// Replaces the policy file as a careful operator does: written beside, then renamed.
+    pub(crate) fn set_policy(&self, text: &str) {
+        let path = self.folder.path().join("policy/policy.yaml");
+        std::fs::write(path.with_extension("new"), text).expect("writing");
+        std::fs::rename(path.with_extension("new"), path).expect("renaming");
+    }
+}
+
+fn start_sidecar(
+    folder: &Path,
+    ca: &Ca,
+    name: &str,
+    id: &str,
+    app: Option<SocketAddr>,
+    orders: Option<SocketAddr>,
+    options: &Options,
+) -> Sidecar {
+    let (inbound, outbound, admin) = (free_address(), free_address(), free_address());
+    let socket = folder.join(format!("{name}.sock"));
+    std::fs::write(folder.join(format!("{name}.token")), ca.token(id)).expect("a token file");
+    let folder_text = folder.display();
+    let mut text = format!(
+        "identity:\n  ca: {{endpoint: \"https://{}\", bundle: \"{}\"}}\n  attest: {{joinTokenFile: \"{folder_text}/{name}.token\"}}\n  enrolmentKey: \"{folder_text}/{name}.key\"\n  id: {id}\n  ttl: {}s\n",
+        ca.listen,
+        ca.bundle().display(),
+        options.ttl.as_secs(),
+    );
+    if let Some(app) = app {
+        text += &format!("inbound:\n  - {{listen: \"{inbound}\", app: \"{app}\"}}\n");
+    }
+    if let Some(orders) = orders {
+        text += &format!(
+            "outbound:\n  listen: \"{outbound}\"\n  services:\n    - {{hosts: [orders], endpoints: [\"{orders}\"], identity: \"{ORDERS}\", timeout: 5s}}\n"
+        );
+    }
+    text += &format!(
+        "policy: {{dir: \"{folder_text}/policy\"}}\nadmin: {{listen: \"{admin}\", socket: \"{}\"}}\n{}",
+        socket.display(),
+        options.extra
+    );
+    let config = folder.join(format!("{name}.yaml"));
+    std::fs::write(&config, text).expect("a configuration");
+    let process = Process::tipstaff(
+        &["proxy", "--config", path(&config)],
+        folder.join(format!("{name}.log")),
+    );
+    let sidecar = Sidecar {
+        process,
+        inbound,
+        outbound,
+        admin,
+        socket,
+        config,
+    };
+    wait_for(&format!("{name} to be ready"), || {
+        sidecar.ready().then_some(())
+    });
+    sidecar
+}
+
+pub(crate) fn path(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
