@@ -306,3 +306,6 @@ pub enum SuccessorError {
         sequence: u64,
     },
 }
+
+#[cfg(test)]
+mod tests;

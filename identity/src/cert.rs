@@ -50,16 +50,17 @@ impl Leaf {
                 OID_X509_EXT_SUBJECT_ALT_NAME,
             ],
         )?;
+        // The name comes first: an ordinary certificate is refused for what it lacks, not for a detail of its profile.
+        let id = uri_name(&cert)?.ok_or(CertError::NoUri)?;
+        if id.path().is_empty() {
+            return Err(CertError::LeafWithoutPath { found: id });
+        }
         let constraints = basic_constraints(&cert)?.ok_or(CertError::NoBasicConstraints)?;
         if constraints.ca {
             return Err(CertError::LeafIsCa);
         }
         check_leaf_key_usage(key_usage(&cert)?.ok_or(CertError::NoKeyUsage)?)?;
         check_extended_key_usage(&cert)?;
-        let id = uri_name(&cert)?.ok_or(CertError::NoUri)?;
-        if id.path().is_empty() {
-            return Err(CertError::LeafWithoutPath { found: id });
-        }
         Ok(Self {
             id,
             serial: serial(&cert)?,
@@ -282,14 +283,14 @@ fn key_usage<'c>(cert: &'c X509Certificate<'_>) -> Result<Option<&'c KeyUsage>, 
 }
 
 fn check_leaf_key_usage(usage: &KeyUsage) -> Result<(), CertError> {
+    if !usage.digital_signature() {
+        return Err(CertError::NoDigitalSignature);
+    }
     if usage.key_cert_sign() {
         return Err(CertError::LeafSignsCertificates);
     }
     if usage.crl_sign() {
         return Err(CertError::LeafSignsRevocationLists);
-    }
-    if !usage.digital_signature() {
-        return Err(CertError::NoDigitalSignature);
     }
     refuse_other_key_usage([
         (usage.non_repudiation(), "nonRepudiation"),
@@ -396,3 +397,6 @@ fn system_time(time: ASN1Time) -> Result<SystemTime, CertError> {
     };
     moment.ok_or(CertError::Validity)
 }
+
+#[cfg(test)]
+mod tests;

@@ -252,3 +252,6 @@ fn check_path(path: &str) -> Result<(), ParseIdError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,12 +21,22 @@
 //! ```
 #![warn(missing_docs)]
 
-pub mod bundle;
-pub mod cert;
 pub mod id;
+
+pub mod cert;
+
 pub mod svid;
-pub mod tls;
+
+pub mod bundle;
+
 pub mod verify;
+
+pub mod tls;
+
+#[cfg(test)]
+mod mint;
+#[cfg(test)]
+mod vectors;
 
 pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};

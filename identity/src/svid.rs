@@ -98,3 +98,6 @@ pub enum SvidError {
     #[error("expected the private key to be the leaf's")]
     KeyMismatch,
 }
+
+#[cfg(test)]
+mod tests;

@@ -296,3 +296,6 @@ fn tls12_is_not_spoken() -> Error {
 fn refused(error: VerifyError) -> Error {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,9 @@
 use crate::cert::Signer;
 use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use webpki::{EndEntityCert, KeyUsage};
 
 /// What the certificate is used for in the handshake being checked.
@@ -117,24 +119,20 @@ pub enum VerifyError {
     #[error("expected an authority that is valid now and may sign, found none in the bundle")]
     NoAuthority,
     /// A certificate of the path is past its end.
-    #[error(
-        "expected a certificate that is still valid at {now}, found one that ended at {not_after} (seconds since 1970)"
-    )]
+    #[error("expected a certificate that is valid at {}, found one that ended at {}", text(*.now), text(*.not_after))]
     Expired {
         /// When it was checked.
-        now: u64,
+        now: SystemTime,
         /// The end of its validity.
-        not_after: u64,
+        not_after: SystemTime,
     },
     /// A certificate of the path is before its beginning.
-    #[error(
-        "expected a certificate that is already valid at {now}, found one that begins at {not_before} (seconds since 1970)"
-    )]
+    #[error("expected a certificate that is valid at {}, found one that begins at {}", text(*.now), text(*.not_before))]
     NotYetValid {
         /// When it was checked.
-        now: u64,
+        now: SystemTime,
         /// The beginning of its validity.
-        not_before: u64,
+        not_before: SystemTime,
     },
     /// No path leads to an authority.
     #[error("expected a certificate issued under one of the bundle's authorities")]
@@ -175,12 +173,12 @@ impl VerifyError {
     fn from_path(error: webpki::Error) -> Self {
         match error {
             webpki::Error::CertExpired { time, not_after } => Self::Expired {
-                now: time.as_secs(),
-                not_after: not_after.as_secs(),
+                now: moment(time),
+                not_after: moment(not_after),
             },
             webpki::Error::CertNotValidYet { time, not_before } => Self::NotYetValid {
-                now: time.as_secs(),
-                not_before: not_before.as_secs(),
+                now: moment(time),
+                not_before: moment(not_before),
             },
             webpki::Error::UnknownIssuer => Self::UnknownIssuer,
             webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature,
@@ -189,3 +187,18 @@ impl VerifyError {
         }
     }
 }
+
+fn moment(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
+/// RFC 3339 where the year allows it.
+fn text(moment: SystemTime) -> String {
+    let moment = OffsetDateTime::from(moment);
+    moment
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| moment.unix_timestamp().to_string())
+}
+
+#[cfg(test)]
+mod tests;
