@@ -14,4 +14,13 @@ pub mod profile;
 pub mod store;
 pub mod token;
 
+pub mod proto;
+mod admission;
+mod api;
+pub mod attest;
+pub mod client;
+pub mod metrics;
+pub mod server;
+mod watched;
+
 pub use authority::{Authority, Issued, Request, Requester, init};

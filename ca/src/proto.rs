@@ -2,7 +2,6 @@
 #![expect(
     clippy::allow_attributes_without_reason,
     unused_qualifications,
-    missing_debug_implementations,
     reason = "generated code follows its generator's style"
 )]
 

@@ -1,13 +1,26 @@
-//! The CA's listener: TLS 1.3, one hyper HTTP/2 connection per client, the gRPC service on top.
+//! The CA's listener: TLS 1.3, HTTP/2, the gRPC service on top.
 //!
-//! Everything that waits on a client has a deadline, and everything counted per client is bounded.
+//! Every wait on a client has a deadline and everything counted per client is bounded. What happens on one connection
+//! is in [`connection`]; the server's own certificate is in [`tls`].
 
-use crate::authority::Authority;
-use crate::metrics::Metrics;
+mod connection;
+mod tls;
+
+use crate::admission::Admission;
+use crate::api::Api;
+use crate::authority::{Authority, IssueError};
+use crate::metrics::{Metrics, Reason};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long the accept loop rests after an error such as too many open files, which a retry at once would repeat.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Limits of the listener. `Default` is what production runs with.
 #[derive(Debug, Clone)]
@@ -18,53 +31,183 @@ pub struct Options {
     pub request_timeout: Duration,
     /// Connections above this number are closed at once.
     pub max_connections: usize,
-    /// A connection is told to go away at this age, or when its client certificate expires if that is sooner.
+    /// A connection without a client certificate is told to go away at this age: it is good for an Issue call, and
+    /// must not be a cheap way to hold a place.
+    pub max_anonymous_age: Duration,
+    /// Any other connection is told to go away at this age, so that clients spread over replicas again.
     pub max_connection_age: Duration,
     /// How long open calls may take to end after a shutdown, or after a connection was told to go away.
     pub drain: Duration,
-    /// Refusals before authentication that one source address may cause per minute (with bursts of the same size).
+    /// Refusals that one source may cause per minute, in one burst or spread.
     pub refusals_per_minute: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            // A handshake takes milliseconds; ten seconds allow for a lost packet or two.
+            handshake_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(10),
+            // One WatchBundle connection per sidecar, at some 40 KiB each.
+            max_connections: 8192,
+            max_anonymous_age: Duration::from_secs(30),
+            max_connection_age: Duration::from_secs(30 * 60),
+            drain: Duration::from_secs(5),
+            // A misconfigured sidecar that retries every few seconds stays below; a flood does not.
+            refusals_per_minute: 60,
+        }
+    }
 }
 
 /// A CA that is bound and not yet serving.
 #[derive(Debug)]
-pub struct Server {}
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    service: Service,
+    identity: tls::ServerCertificate,
+}
+
+/// What every connection shares.
+#[derive(Debug, Clone)]
+struct Service {
+    api: Api,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    admission: Arc<Admission>,
+    metrics: Arc<Metrics>,
+    options: Arc<Options>,
+    tasks: Tasks,
+}
 
 impl Server {
     /// Issues the server's own certificate and binds `listen`.
     ///
     /// # Errors
-    /// When the address cannot be bound or the authority issues no certificate for itself.
+    /// When the address cannot be bound, or the authority issues no certificate for itself.
     pub async fn bind(
         authority: Arc<Authority>,
         listen: SocketAddr,
         options: Options,
     ) -> Result<Self, ServeError> {
-        unimplemented!("{authority:?} {listen} {options:?}")
+        let metrics = Arc::new(Metrics::default());
+        let identity =
+            tls::ServerCertificate::issue(Arc::clone(&authority), Arc::clone(&metrics)).await?;
+        let bind = |source| ServeError::Bind {
+            address: listen,
+            source,
+        };
+        let listener = TcpListener::bind(listen).await.map_err(bind)?;
+        Ok(Self {
+            address: listener.local_addr().map_err(bind)?,
+            listener,
+            service: Service {
+                tls: identity.subscribe(),
+                api: Api::new(authority, Arc::clone(&metrics)),
+                admission: Arc::new(Admission::new(options.refusals_per_minute, Instant::now())),
+                metrics,
+                options: Arc::new(options),
+                tasks: Tasks::default(),
+            },
+            identity,
+        })
     }
 
-    /// The bound address (the port is known after a bind to port 0).
+    /// The bound address: where the port is known after a bind to port 0.
     pub fn address(&self) -> SocketAddr {
-        unimplemented!()
+        self.address
     }
 
+    /// The counters, to be rendered wherever metrics are served.
     pub fn metrics(&self) -> Arc<Metrics> {
-        unimplemented!()
+        Arc::clone(&self.service.metrics)
     }
 
-    /// Serves until `shutdown` is ready, then lets open calls end for at most `Options::drain`.
-    /// Owns every task it starts: none outlives the returned future.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) {
-        shutdown.await;
+    /// Serves until `shutdown` is ready, then lets open calls end for at most [`Options::drain`].
+    ///
+    /// Owns every task it starts: all have ended when it returns, and are told to end when it is dropped.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let tasks = self.service.tasks.clone();
+        let _end = tasks.end.clone().drop_guard();
+        tracing::info!(address = %self.address, "CA is serving");
+        tokio::select! {
+            () = shutdown => {}
+            () = accept(&self.listener, &self.service) => {}
+            () = self.identity.renew() => {}
+        }
+        drop(self.listener);
+        tasks.drain.cancel();
+        tasks.tracker.close();
+        let _ = tokio::time::timeout(self.service.options.drain, tasks.tracker.wait()).await;
+        tasks.end.cancel();
+        tasks.tracker.wait().await;
+        tracing::info!("CA has stopped");
     }
 }
 
+/// Hands each accepted socket to a task of its own. Never returns.
+async fn accept(listener: &TcpListener, service: &Service) {
+    let places = Arc::new(Semaphore::new(service.options.max_connections));
+    loop {
+        let (socket, address) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            service.metrics.count_refusal(Reason::ConnectionLimit);
+            continue;
+        };
+        let connection = connection::serve(service.clone(), socket, address.ip());
+        service.tasks.spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+}
+
+/// The tasks of one server: a connection each, and one for each call on it.
+#[derive(Debug, Clone, Default)]
+struct Tasks {
+    tracker: TaskTracker,
+    /// Connections are told to go away.
+    drain: CancellationToken,
+    /// Tasks are ended wherever they are.
+    end: CancellationToken,
+}
+
+impl Tasks {
+    fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let end = self.end.clone();
+        self.tracker
+            .spawn(async move { end.run_until_cancelled(task).await.map(drop) });
+    }
+}
+
+/// hyper's calls run as tasks of the server too, so that none outlives it.
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.spawn(task);
+    }
+}
+
+/// Why the CA cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("could not listen on {address}")]
+    #[error("cannot listen on {address}")]
     Bind {
         address: SocketAddr,
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot issue the CA's own server certificate")]
+    Certificate(#[from] IssueError),
 }

@@ -1,0 +1,208 @@
+//! Who may still ask: a budget of refusals for each source, and one for all callers without an identity together.
+//!
+//! Refusals before authentication are counted and limited, never stored, so that garbage costs neither disk nor much
+//! work. Callers with an identity have budgets of their own: their refusals are written to the audit log, which must
+//! not be filled either. A source that causes no refusals is never limited here.
+
+use identity::SpiffeId;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Sources remembered at most. One takes about 100 bytes.
+const CAPACITY: usize = 16 * 1024;
+/// Refusals without an identity that all sources may cause together, in units of one source's budget.
+const SOURCES_WORTH: u32 = 64;
+
+/// Who a refusal is charged to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Source {
+    /// A caller without a client certificate. IPv6 addresses count by their /64, which one host has to itself.
+    Address(IpAddr),
+    Identity(SpiffeId),
+}
+
+impl Source {
+    pub(crate) fn address(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+/// The budgets. A budget of `n` per minute allows a burst of `n`.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    per_source: Budget,
+    together: Budget,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    sources: HashMap<Source, Instant>,
+    /// What sources share that come when the table is full of others still in debt.
+    overflow: Instant,
+    together: Instant,
+}
+
+impl Admission {
+    pub(crate) fn new(refusals_per_minute: u32, now: Instant) -> Self {
+        Self {
+            per_source: Budget::per_minute(refusals_per_minute),
+            together: Budget::per_minute(refusals_per_minute.saturating_mul(SOURCES_WORTH)),
+            state: Mutex::new(State {
+                sources: HashMap::new(),
+                overflow: now,
+                together: now,
+            }),
+        }
+    }
+
+    /// Whether a call by `source` is looked at. Takes nothing.
+    ///
+    /// # Errors
+    /// How long to wait before the next call, when a budget is used up.
+    pub(crate) fn admit(&self, source: &Source, now: Instant) -> Result<(), Duration> {
+        let state = self.lock();
+        let own = match state.sources.get(source) {
+            Some(spent_until) => *spent_until,
+            None if state.sources.len() < CAPACITY => now,
+            None => state.overflow,
+        };
+        self.per_source.check(own, now)?;
+        match source {
+            Source::Address(_) => self.together.check(state.together, now),
+            Source::Identity(_) => Ok(()),
+        }
+    }
+
+    /// Charges `source` with a refusal that was its fault.
+    pub(crate) fn charge(&self, source: &Source, now: Instant) {
+        let mut state = self.lock();
+        if matches!(source, Source::Address(_)) {
+            state.together = self.together.spend(state.together, now);
+        }
+        if !state.sources.contains_key(source) && state.sources.len() >= CAPACITY {
+            // An entry whose time has passed says no more than a missing one.
+            state.sources.retain(|_, spent_until| *spent_until > now);
+        }
+        if state.sources.len() < CAPACITY || state.sources.contains_key(source) {
+            let spent = state.sources.entry(source.clone()).or_insert(now);
+            *spent = self.per_source.spend(*spent, now);
+        } else {
+            state.overflow = self.per_source.spend(state.overflow, now);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Every change is one assignment, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A budget kept as the time until which it is spent (GCRA): one `Instant` per source, and nothing to refill.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    interval: Duration,
+    window: Duration,
+}
+
+impl Budget {
+    fn per_minute(n: u32) -> Self {
+        let window = Duration::from_secs(60);
+        Self {
+            interval: window / n.max(1),
+            window,
+        }
+    }
+
+    fn check(self, spent_until: Instant, now: Instant) -> Result<(), Duration> {
+        match (spent_until + self.interval).checked_duration_since(now + self.window) {
+            None | Some(Duration::ZERO) => Ok(()),
+            Some(wait) => Err(wait),
+        }
+    }
+
+    fn spend(self, spent_until: Instant, now: Instant) -> Instant {
+        // Calls in flight may overspend a little; debt beyond the window would lock a source out for longer than it.
+        (spent_until.max(now) + self.interval).min(now + self.window)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Source {
+        Source::address(IpAddr::from([127, 0, 0, last]))
+    }
+
+    #[test]
+    fn a_source_is_refused_after_its_burst_and_again_admitted_later() {
+        let now = Instant::now();
+        let admission = Admission::new(6, now);
+        for n in 0..6 {
+            assert_eq!(admission.admit(&address(1), now), Ok(()), "call {n}");
+            admission.charge(&address(1), now);
+        }
+        assert_eq!(
+            admission.admit(&address(1), now),
+            Err(Duration::from_secs(10))
+        );
+        assert_eq!(admission.admit(&address(2), now), Ok(()), "another source");
+        let later = now + Duration::from_secs(10);
+        assert_eq!(admission.admit(&address(1), later), Ok(()));
+    }
+
+    #[test]
+    fn many_sources_together_are_refused_but_identities_are_not() {
+        let now = Instant::now();
+        let admission = Admission::new(1, now);
+        for last in 0..64 {
+            admission.charge(&address(last), now);
+        }
+        assert!(admission.admit(&address(200), now).is_err());
+        let caller = Source::Identity(SpiffeId::parse("spiffe://demo.test/a").unwrap());
+        assert_eq!(admission.admit(&caller, now), Ok(()));
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_the_rest_shares_one_budget() {
+        let now = Instant::now();
+        let admission = Admission::new(1, now);
+        let source = |n: usize| {
+            Source::Identity(SpiffeId::parse(&format!("spiffe://demo.test/{n}")).unwrap())
+        };
+        (0..CAPACITY).for_each(|n| admission.charge(&source(n), now));
+        assert_eq!(admission.admit(&source(CAPACITY), now), Ok(()));
+        admission.charge(&source(CAPACITY), now);
+        assert!(
+            admission.admit(&source(CAPACITY + 1), now).is_err(),
+            "shared"
+        );
+        assert!(
+            admission.admit(&source(3), now).is_err(),
+            "known sources stay known"
+        );
+        assert_eq!(admission.lock().sources.len(), CAPACITY);
+
+        let later = now + Duration::from_secs(61);
+        admission.charge(&source(CAPACITY + 1), later);
+        assert_eq!(
+            admission.lock().sources.len(),
+            1,
+            "expired entries go first"
+        );
+    }
+
+    #[test]
+    fn ipv6_addresses_count_by_their_network_and_mapped_ones_as_ipv4() {
+        let of = |text: &str| Source::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+}

@@ -1,0 +1,263 @@
+//! The gRPC calls, each read top to bottom: request -> who asks -> what they may have -> issue -> reply.
+//!
+//! Refusals before the caller is known are only counted (by the listener, see [`crate::server`]); refusals of a caller
+//! that has proven who it is go into the audit log as well.
+
+pub(crate) mod refused;
+
+use crate::attest;
+use crate::authority::{Authority, Issued, Request as IssueOrder, Requester, check_workload_id};
+use crate::csr::PublicKey;
+use crate::ledger::Refusal;
+use crate::metrics::{Call, Metrics};
+use crate::proto::certificate_authority_server::CertificateAuthority;
+use crate::proto::{
+    Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, TrustBundle,
+    WatchBundleRequest, WatchBundleResponse,
+};
+use crate::store::{Enrolment, RedeemError};
+use crate::token::JoinToken;
+use futures_util::stream::{self, Stream};
+use identity::{Leaf, SpiffeId};
+use refused::Refused;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::{info, warn};
+
+/// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    /// The leaf of the client certificate, which the handshake verified.
+    pub(crate) svid: Option<Arc<Leaf>>,
+    /// Cancelled when the connection is told to go away: streams end then.
+    pub(crate) leaving: CancellationToken,
+}
+
+/// The service behind every connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
+}
+
+impl Api {
+    pub(crate) fn new(authority: Arc<Authority>, metrics: Arc<Metrics>) -> Self {
+        Self { authority, metrics }
+    }
+
+    /// The enrolment of the caller of Issue, registered just now if it brought a join token.
+    async fn authenticate(
+        &self,
+        request: &IssueRequest,
+        asked: &SpiffeId,
+    ) -> Result<Enrolment, Refused> {
+        let key = PublicKey::from_spki(&request.enrolment_key).map_err(Refused::EnrolmentKey)?;
+        attest::check_proof(&key, &request.enrolment_proof, asked, &request.csr)
+            .map_err(Refused::Proof)?;
+        // A registered key needs no token, so that a restart with a used or expired one in its configuration passes.
+        let store = self.authority.store();
+        if let Some(enrolment) = store.enrolment(&key.hash()).await.map_err(Refused::Store)? {
+            return Ok(enrolment);
+        }
+        if request.join_token.is_empty() {
+            return Err(Refused::NotEnrolled);
+        }
+        let token = JoinToken::parse(&request.join_token).map_err(Refused::MalformedToken)?;
+        let redeemed = store.redeem(&token, asked, &key, SystemTime::now()).await;
+        match redeemed.map_err(Refused::Store)? {
+            Ok(enrolment) => {
+                info!(spiffe_id = %asked, enrolment_key = %enrolment.key, "enrolment key registered");
+                Ok(enrolment)
+            }
+            // The store has audited it. An ID that nobody can have deserves the plainer answer.
+            Err(RedeemError::OtherId { asked }) => {
+                check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
+                Err(Refused::Token(RedeemError::OtherId { asked }))
+            }
+            Err(error) => Err(Refused::Token(error)),
+        }
+    }
+
+    /// Issues for an enrolled caller.
+    async fn issue_to(
+        &self,
+        enrolment: &Enrolment,
+        asked: SpiffeId,
+        request: &IssueRequest,
+    ) -> Result<Issued, Refused> {
+        check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
+        if enrolment.spiffe_id != asked {
+            return Err(Refused::OtherId {
+                enrolled: enrolment.spiffe_id.clone(),
+                asked,
+            });
+        }
+        let order = IssueOrder {
+            id: asked,
+            public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
+            ttl: requested_ttl(request.ttl_seconds).or(enrolment.ttl),
+            requester: Requester::Enrolment(enrolment.key),
+        };
+        self.authority.issue(order).await.map_err(Refused::Issue)
+    }
+
+    /// Issues the successor of a valid SVID.
+    async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
+        let order = IssueOrder {
+            id: svid.id.clone(),
+            public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
+            ttl: requested_ttl(request.ttl_seconds).or_else(|| life(svid)),
+            requester: Requester::Svid {
+                serial: svid.serial.clone(),
+            },
+        };
+        self.authority.issue(order).await.map_err(Refused::Issue)
+    }
+
+    /// Writes the refusal of a known caller to the audit log. The refusal stands even if that fails.
+    async fn audit(&self, caller: &SpiffeId, call: Call, refused: Refused) -> Status {
+        warn!(peer.id = %caller, call = call.as_str(), reason = refused.reason().as_str(), "call refused");
+        if refused.reason().is_callers_fault() {
+            let refusal = Refusal {
+                caller: caller.clone(),
+                operation: call.as_str(),
+                reason: refused.to_string(),
+            };
+            let store = self.authority.store();
+            if let Err(error) = store.record_refusal(refusal, SystemTime::now()).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "refusal not recorded"
+                );
+            }
+        } else {
+            let error = &refused as &dyn std::error::Error;
+            tracing::error!(error, peer.id = %caller, "certificate not issued");
+        }
+        refused.into()
+    }
+
+    fn certificate(&self, call: Call, issued: Issued) -> Certificate {
+        self.metrics.count_issued(call);
+        info!(
+            peer.id = %issued.id,
+            serial = %issued.serial,
+            call = call.as_str(),
+            not_after_unix_ms = unix_ms(issued.not_after),
+            "certificate issued"
+        );
+        Certificate {
+            chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
+            renew_at_unix_ms: unix_ms(issued.renew_at),
+            not_after_unix_ms: unix_ms(issued.not_after),
+        }
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        bundle_message(&self.authority.bundle().borrow())
+    }
+}
+
+#[tonic::async_trait]
+impl CertificateAuthority for Api {
+    async fn issue(&self, call: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        let request = call.into_inner();
+        let asked = SpiffeId::parse(&request.spiffe_id).map_err(Refused::Id)?;
+        let enrolment = self.authenticate(&request, &asked).await?;
+        match self.issue_to(&enrolment, asked, &request).await {
+            Ok(issued) => Ok(Response::new(IssueResponse {
+                certificate: Some(self.certificate(Call::Issue, issued)),
+                bundle: Some(self.bundle()),
+                server_time_unix_ms: unix_ms(SystemTime::now()),
+            })),
+            Err(refused) => Err(self.audit(&enrolment.spiffe_id, Call::Issue, refused).await),
+        }
+    }
+
+    async fn renew(&self, call: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        let (_, svid) = authenticated(&call)?;
+        match self.issue_after(&svid, call.get_ref()).await {
+            Ok(issued) => Ok(Response::new(RenewResponse {
+                certificate: Some(self.certificate(Call::Renew, issued)),
+                bundle: Some(self.bundle()),
+                server_time_unix_ms: unix_ms(SystemTime::now()),
+            })),
+            Err(refused) => Err(self.audit(&svid.id, Call::Renew, refused).await),
+        }
+    }
+
+    type WatchBundleStream =
+        Pin<Box<dyn Stream<Item = Result<WatchBundleResponse, Status>> + Send>>;
+
+    async fn watch_bundle(
+        &self,
+        call: Request<WatchBundleRequest>,
+    ) -> Result<Response<Self::WatchBundleStream>, Status> {
+        let (peer, _) = authenticated(&call)?;
+        let mut bundles = self.authority.bundle();
+        bundles.mark_changed();
+        let stream = stream::unfold((bundles, peer.leaving), |(mut bundles, leaving)| async {
+            tokio::select! {
+                () = leaving.cancelled() => None,
+                changed = bundles.changed() => {
+                    changed.ok()?;
+                    let reply = WatchBundleResponse {
+                        bundle: Some(bundle_message(&bundles.borrow_and_update())),
+                        server_time_unix_ms: unix_ms(SystemTime::now()),
+                    };
+                    Some((Ok(reply), (bundles, leaving)))
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// The caller of a call that only the holder of a valid SVID may make.
+fn authenticated<T>(call: &Request<T>) -> Result<(Peer, Arc<Leaf>), Refused> {
+    let peer = call.extensions().get::<Peer>().cloned();
+    let Some((peer, svid)) = peer.and_then(|peer| peer.svid.clone().map(|svid| (peer, svid)))
+    else {
+        return Err(Refused::NoClientCertificate);
+    };
+    // The listener closes the connection at that time, but by another clock.
+    if svid.not_after <= SystemTime::now() {
+        return Err(Refused::ExpiredClientCertificate);
+    }
+    Ok((peer, svid))
+}
+
+fn requested_ttl(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// How far the authority dates `notBefore` back.
+const BACKDATED: Duration = Duration::from_secs(30);
+
+/// The life an SVID was given, not counting what its `notBefore` was dated back.
+fn life(svid: &Leaf) -> Option<Duration> {
+    let dated = svid.not_after.duration_since(svid.not_before).ok()?;
+    dated.checked_sub(BACKDATED)
+}
+
+fn bundle_message(bundle: &identity::TrustBundle) -> TrustBundle {
+    TrustBundle {
+        trust_domain: bundle.trust_domain().to_string(),
+        authorities: bundle
+            .authorities()
+            .iter()
+            .map(|der| der.to_vec())
+            .collect(),
+        sequence: bundle.sequence(),
+    }
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

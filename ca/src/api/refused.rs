@@ -1,0 +1,144 @@
+//! Every way to refuse a call: its gRPC code, its reason for metrics, and the sentence the caller gets.
+
+use crate::attest::ProofError;
+use crate::authority::IssueError;
+use crate::csr::CsrError;
+use crate::metrics::Reason;
+use crate::store::{RedeemError, StoreError};
+use crate::token::ParseTokenError;
+use identity::{ParseIdError, SpiffeId};
+use std::time::Duration;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Code, Status};
+
+/// Carries [`Reason`] to the caller, beside a sentence meant for people.
+pub(crate) const REASON_METADATA: &str = "tipstaff-reason";
+
+/// Why a call is refused. `Display` is for the caller: it says what was expected, and nothing about our inside.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("spiffe_id: {0}")]
+    Id(ParseIdError),
+    #[error("csr: {0}")]
+    Csr(CsrError),
+    #[error("enrolment_key: {0}")]
+    EnrolmentKey(CsrError),
+    #[error("{0}")]
+    Proof(ProofError),
+    #[error("join_token: {0}")]
+    MalformedToken(ParseTokenError),
+    #[error("{0}")]
+    Token(RedeemError),
+    #[error("expected an enrolment key that is registered, or a join_token that registers it")]
+    NotEnrolled,
+    #[error(
+        "expected spiffe_id to be {enrolled}, which this enrolment key is registered for, found {asked}"
+    )]
+    OtherId { enrolled: SpiffeId, asked: SpiffeId },
+    #[error(
+        "expected a client certificate: this call is for the holder of a valid SVID of this trust domain"
+    )]
+    NoClientCertificate,
+    #[error("expected a client certificate that is still valid, found one that has expired")]
+    ExpiredClientCertificate,
+    #[error("{0}")]
+    Issue(IssueError),
+    #[error(
+        "the CA cannot read or write its database at present; nothing was issued, try again later"
+    )]
+    Store(StoreError),
+    #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
+    RateLimited { retry_after: Duration },
+    #[error("expected the whole request within {} s", .limit.as_secs_f32())]
+    Timeout { limit: Duration },
+}
+
+impl Refused {
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Id(_)
+            | Self::Csr(_)
+            | Self::EnrolmentKey(_)
+            | Self::Proof(_)
+            | Self::MalformedToken(_) => Code::InvalidArgument,
+            Self::NotEnrolled
+            | Self::Token(RedeemError::Unknown | RedeemError::Expired)
+            | Self::NoClientCertificate
+            | Self::ExpiredClientCertificate => Code::Unauthenticated,
+            Self::Token(
+                RedeemError::UsedByAnotherKey
+                | RedeemError::OtherId { .. }
+                | RedeemError::KeyOfAnotherId,
+            )
+            | Self::OtherId { .. } => Code::PermissionDenied,
+            Self::Issue(error) => match error {
+                IssueError::ForeignTrustDomain { .. }
+                | IssueError::Reserved(_)
+                | IssueError::NotAWorkload(_) => Code::PermissionDenied,
+                IssueError::Record(_) | IssueError::Interrupted => Code::Unavailable,
+                _ => Code::Internal,
+            },
+            Self::Store(_) => Code::Unavailable,
+            Self::RateLimited { .. } => Code::ResourceExhausted,
+            Self::Timeout { .. } => Code::DeadlineExceeded,
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Id(_) => Reason::InvalidId,
+            Self::Csr(_) => Reason::InvalidCsr,
+            Self::EnrolmentKey(_) => Reason::InvalidEnrolmentKey,
+            Self::Proof(_) => Reason::WrongProof,
+            Self::MalformedToken(_) => Reason::MalformedToken,
+            Self::Token(RedeemError::Unknown) => Reason::UnknownToken,
+            Self::Token(RedeemError::Expired) => Reason::ExpiredToken,
+            Self::Token(RedeemError::UsedByAnotherKey) => Reason::ReplayedToken,
+            Self::NotEnrolled => Reason::NotEnrolled,
+            Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
+            | Self::OtherId { .. } => Reason::OtherId,
+            Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,
+            Self::Issue(error) => match error {
+                IssueError::ForeignTrustDomain { .. } => Reason::ForeignTrustDomain,
+                IssueError::Reserved(_) | IssueError::NotAWorkload(_) => Reason::ReservedId,
+                IssueError::Record(_) | IssueError::Interrupted => Reason::Unavailable,
+                _ => Reason::Internal,
+            },
+            Self::Store(_) => Reason::Unavailable,
+            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::Timeout { .. } => Reason::Timeout,
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self.code() {
+            // What broke inside is for the operator's log.
+            Code::Internal => {
+                "the CA could not make this certificate, which is no fault of the request"
+                    .to_owned()
+            }
+            Code::Unavailable => {
+                "the CA cannot use its database at present; nothing was issued, try again later"
+                    .to_owned()
+            }
+            _ => self.to_string(),
+        }
+    }
+}
+
+impl From<&Refused> for Status {
+    fn from(refused: &Refused) -> Self {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(
+            REASON_METADATA,
+            MetadataValue::from_static(refused.reason().as_str()),
+        );
+        Self::with_metadata(refused.code(), refused.sentence(), metadata)
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        Self::from(&refused)
+    }
+}

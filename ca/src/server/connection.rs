@@ -1,0 +1,181 @@
+//! One connection: handshake -> who is it -> calls, each admitted, timed and counted -> told to go away in time.
+
+use super::{Service, Tasks};
+use crate::admission::Source;
+use crate::api::Peer;
+use crate::api::refused::{REASON_METADATA, Refused};
+use crate::metrics::Reason;
+use crate::proto::certificate_authority_server::CertificateAuthorityServer;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use identity::Leaf;
+use rustls::ServerConnection;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, body::Body};
+use tower_service::Service as _;
+
+/// The largest message taken. An Issue request has about 600 bytes.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Calls open at once on one connection. A sidecar has one WatchBundle and at most one other.
+const MAX_STREAMS: u32 = 8;
+const MAX_HEADER_BYTES: u32 = 8 * 1024;
+/// Both windows: a message fits in, a connection holds no more than a few.
+const WINDOW_BYTES: u32 = 128 * 1024;
+/// How soon a peer that is gone without a word is noticed.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves one socket until the client closes it, its time is up, or the server drains.
+pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr) {
+    let _open = Arc::clone(&service.metrics).connection();
+    let _ = socket.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(Arc::clone(&service.tls.borrow()));
+    let accepted = timeout(service.options.handshake_timeout, acceptor.accept(socket));
+    let stream = match accepted.await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "handshake failed");
+            return service.metrics.count_refusal(Reason::Handshake);
+        }
+        Err(_) => return service.metrics.count_refusal(Reason::HandshakeTimeout),
+    };
+    let Ok(svid) = client_leaf(stream.get_ref().1) else {
+        return service.metrics.count_refusal(Reason::ClientCertificate);
+    };
+    let peer = Peer {
+        address,
+        svid,
+        leaving: CancellationToken::new(),
+    };
+    serve_http(&service, stream, peer).await;
+}
+
+/// The SVID of the client, if it has one. The handshake has verified it, so a leaf that does not parse is a fault.
+fn client_leaf(tls: &ServerConnection) -> Result<Option<Arc<Leaf>>, identity::CertError> {
+    match tls.peer_certificates() {
+        None | Some([]) => Ok(None),
+        Some([leaf, ..]) => Leaf::parse(leaf).map(|leaf| Some(Arc::new(leaf))),
+    }
+}
+
+async fn serve_http(service: &Service, stream: TlsStream<TcpStream>, peer: Peer) {
+    let (polite, last) = deadlines(service, &peer);
+    let leaving = peer.leaving.clone();
+    // Ends the streams of this connection on every way out.
+    let _left = leaving.clone().drop_guard();
+    let connection = builder(service.tasks.clone()).serve_connection(
+        TokioIo::new(stream),
+        service_fn(|request| {
+            let (service, peer) = (service.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(call(service, peer, request).await) }
+        }),
+    );
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return debug_end(ended),
+        () = sleep(polite) => {}
+        () = service.tasks.drain.cancelled() => {}
+    }
+    leaving.cancel();
+    connection.as_mut().graceful_shutdown();
+    let left = last.saturating_sub(polite).min(service.options.drain);
+    if let Ok(ended) = timeout(left, connection).await {
+        debug_end(ended);
+    }
+}
+
+/// When to tell the client to go away, and when to close whatever is left, counted from now.
+///
+/// No connection outlives the certificate it was opened with.
+fn deadlines(service: &Service, peer: &Peer) -> (Duration, Duration) {
+    let options = &service.options;
+    let Some(svid) = &peer.svid else {
+        return (
+            options.max_anonymous_age,
+            options.max_anonymous_age + options.drain,
+        );
+    };
+    let valid = svid
+        .not_after
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    // A short-lived certificate has to leave time for calls as well as for the goodbye.
+    let before_end = valid.saturating_sub(options.drain).max(valid / 2);
+    let polite = options.max_connection_age.min(before_end);
+    (polite, (polite + options.drain).min(valid))
+}
+
+fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(tasks);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+/// One call: admit, run within its time, count the refusal and charge it to whoever caused it.
+async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
+    let source = match &peer.svid {
+        Some(svid) => Source::Identity(svid.id.clone()),
+        None => Source::address(peer.address),
+    };
+    if let Err(retry_after) = service.admission.admit(&source, Instant::now()) {
+        service.metrics.count_refusal(Reason::RateLimited);
+        return Status::from(Refused::RateLimited { retry_after }).into_http();
+    }
+    request.extensions_mut().insert(peer);
+    let mut grpc =
+        CertificateAuthorityServer::new(service.api).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let limit = service.options.request_timeout;
+    let response = match timeout(limit, grpc.call(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => Status::from(Refused::Timeout { limit }).into_http(),
+    };
+    if let Some(reason) = refusal(response.headers()) {
+        service.metrics.count_refusal(reason);
+        if reason.is_callers_fault() {
+            service.admission.charge(&source, Instant::now());
+        }
+    }
+    response
+}
+
+/// Why a call was refused, from its reply: a refusal has no body, so its status is in the head.
+fn refusal(headers: &HeaderMap) -> Option<Reason> {
+    let status = Status::from_header_map(headers)?;
+    if let Some(word) = status.metadata().get(REASON_METADATA) {
+        return Reason::ALL
+            .into_iter()
+            .find(|reason| word == reason.as_str());
+    }
+    // The rest is refused by the gRPC layer before our code sees it.
+    match status.code() {
+        Code::Ok => None,
+        Code::OutOfRange | Code::ResourceExhausted => Some(Reason::OversizedMessage),
+        Code::Unimplemented => Some(Reason::UnknownMethod),
+        _ => Some(Reason::MalformedMessage),
+    }
+}
+
+fn debug_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended with an error");
+    }
+}

@@ -1,0 +1,91 @@
+//! The CA's side of the handshake, and its own certificate, which it renews by itself.
+
+use crate::authority::{Authority, IssueError, ServerIdentity};
+use crate::metrics::Metrics;
+use crate::watched::WatchedBundle;
+use identity::tls::{ClientAuth, server_config};
+use rustls::ServerConfig;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// HTTP/2 and nothing else: a client that offers another protocol fails in the handshake.
+pub(super) const ALPN: &[u8] = b"h2";
+/// Between attempts to renew the server's certificate: it is the CA's own database that is at fault.
+const RETRY: Duration = Duration::from_secs(5);
+/// The renewal time is looked at this often, so that a suspended machine or a changed clock does not delay it.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The configuration of handshakes with the present certificate; [`Self::renew`] brings the next.
+#[derive(Debug)]
+pub(super) struct ServerCertificate {
+    authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
+    config: watch::Sender<Arc<ServerConfig>>,
+    renew_at: SystemTime,
+}
+
+impl ServerCertificate {
+    pub(super) async fn issue(
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, IssueError> {
+        let (config, renew_at) = next(&authority, &metrics).await?;
+        Ok(Self {
+            authority,
+            metrics,
+            config: watch::Sender::new(config),
+            renew_at,
+        })
+    }
+
+    /// What a handshake that starts now goes by.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.config.subscribe()
+    }
+
+    /// Replaces the certificate whenever its renewal time has come. Never returns.
+    pub(super) async fn renew(mut self) {
+        loop {
+            wait_until(self.renew_at).await;
+            match next(&self.authority, &self.metrics).await {
+                Ok((config, renew_at)) => {
+                    self.config.send_replace(config);
+                    self.renew_at = renew_at;
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "the CA's own certificate is not renewed");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+async fn next(
+    authority: &Authority,
+    metrics: &Metrics,
+) -> Result<(Arc<ServerConfig>, SystemTime), IssueError> {
+    let ServerIdentity { svid, renew_at } = authority.issue_server().await?;
+    let bundles = Arc::new(WatchedBundle(authority.bundle()));
+    let config = server_config(&svid, bundles, ClientAuth::Optional, &[ALPN]);
+    let leaf = svid.leaf();
+    let ends = leaf
+        .not_after
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    metrics.server_certificate_ends(i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));
+    tracing::info!(serial = %leaf.serial, "the CA has a new server certificate");
+    Ok((Arc::new(config), renew_at))
+}
+
+/// Until `time` by the clock, or until as much time has really passed, whichever comes first.
+async fn wait_until(time: SystemTime) {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    let due = Instant::now() + left;
+    while Instant::now() < due && SystemTime::now() < time {
+        let left = due.saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+}
