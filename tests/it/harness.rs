@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod http;
+pub(crate) mod load;
 
 use app::App;
 use http::{Reply, get};

@@ -2,3 +2,23 @@
 
 // Starts CAs and sidecars as processes, and speaks HTTP/1.1 to them.
 mod harness;
+
+// Exit codes, texts and JSON of the commands that end.
+mod cli;
+// Configuration files: the reference file, and every problem of a bad one.
+mod config;
+// Enrolment and issuance over restarts and kills.
+mod issuance;
+// What passes, what is refused, and changes while traffic flows.
+mod policy;
+// 429 and what comes with it.
+mod limits;
+// Identities rotate, expire and come back.
+mod rotation;
+// SIGTERM.
+mod drain;
+// The administration port, its socket, and the access log.
+mod admin;
+// With programs we did not write; needs `tests/run`, which installs them.
+#[cfg(feature = "real-programs")]
+mod real;

@@ -1,0 +1,41 @@
+//! The reference configuration cannot rot, and a bad one shows all its problems at once.
+
+use crate::harness::{path, tipstaff};
+use std::process::Command;
+use tempfile::TempDir;
+
+#[test]
+fn the_reference_configuration_loads() {
+    let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
+    let output = Command::new(env!("CARGO_BIN_EXE_tipstaff"))
+        .args(["check", "--config", "sidecar.yaml"])
+        .current_dir(deploy)
+        .output()
+        .expect("the binary runs");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn every_problem_of_a_file_is_reported_in_one_run_with_its_line() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("sidecar.yaml");
+    let text = r#"identity:
+  ca: {endpoint: "https://127.0.0.1:8443", bundel: ca-bundle.pem}
+  id: spiffe://Test.example/ns/shop/sa/orders
+  enrolmentKey: key
+inbound:
+  - {listen: "127.0.0.1:99999", app: "127.0.0.1:8080"}
+outbound:
+  listen: 0.0.0.0:15001
+  services:
+    - {hosts: [orders], endpoints: ["127.0.0.1:15006"], identity: "not an id", timeout: 5 parsecs}
+policy: {dir: policy}
+admin: {listen: 0.0.0.0:15000}
+nonsense: true
+"#;
+    std::fs::write(&file, text).expect("a file");
+    let output = tipstaff(&["proxy", "--config", path(&file)]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).replace(path(folder.path()), "");
+    insta::assert_snapshot!(said);
+}

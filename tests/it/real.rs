@@ -1,0 +1,78 @@
+//! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, grpcio as both.
+
+mod curl;
+mod grpc;
+mod linters;
+mod openssl;
+
+use crate::harness::{Ca, Process, free_address, path, tipstaff_ok, wait_for};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The Python that has the packages `tests/run` installs.
+fn python() -> Command {
+    let python = std::env::var("TIPSTAFF_TEST_PYTHON");
+    Command::new(python.expect("TIPSTAFF_TEST_PYTHON: run these tests through tests/run, which sets it"))
+}
+
+/// Runs a program to its end and returns what it printed and how it ended.
+fn run(program: &str, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+}
+
+/// The same, which has to succeed; returns standard output.
+fn run_ok(program: &str, arguments: &[&str]) -> String {
+    let output = run(program, arguments);
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A key made by openssl and the chain that the CA issued for it.
+struct Credentials {
+    key: PathBuf,
+    chain: PathBuf,
+}
+
+impl Credentials {
+    /// A person's way to a certificate: openssl makes key and CSR, `tipstaff ca issue` signs.
+    fn issue(ca: &Ca, folder: &Path, name: &str, id: &str) -> Self {
+        let file = |ending: &str| folder.join(format!("{name}.{ending}"));
+        let (key, csr, chain) = (file("key.pem"), file("csr.pem"), file("pem"));
+        run_ok("openssl", &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path(&key)]);
+        run_ok("openssl", &["req", "-new", "-key", path(&key), "-subj", "/CN=ignored", "-out", path(&csr)]);
+        let pem = tipstaff_ok(&["ca", "issue", "--dir", path(&ca.dir), "--id", id, "--csr", path(&csr)]);
+        std::fs::write(&chain, pem).expect("a chain file");
+        Self { key, chain }
+    }
+}
+
+/// nginx that answers 200 with the request line it got.
+fn nginx(folder: &Path) -> (Process, SocketAddr) {
+    let address = free_address();
+    let config = folder.join("nginx.conf");
+    let text = format!(
+        "daemon off; pid {0}/nginx.pid; error_log stderr;\nevents {{}}\nhttp {{ access_log off; client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0}; uwsgi_temp_path {0}; scgi_temp_path {0};\n server {{ listen {address}; location / {{ return 200 \"nginx got $request\\n\"; }} }} }}\n",
+        folder.display()
+    );
+    std::fs::write(&config, text).expect("an nginx configuration");
+    let mut command = Command::new("nginx");
+    command.args(["-c", path(&config), "-p", path(folder)]);
+    let process = Process::start(command, folder.join("nginx.log"));
+    wait_for("nginx to listen", || std::net::TcpStream::connect(address).ok());
+    (process, address)
+}
+
+/// Python's http.server over `folder`/www, which holds `files/a.txt`.
+fn http_server(folder: &Path) -> (Process, SocketAddr) {
+    let address = free_address();
+    let www = folder.join("www");
+    std::fs::create_dir_all(www.join("files")).expect("a folder");
+    std::fs::write(www.join("files/a.txt"), "hello from a file\n").expect("a file");
+    let mut command = python();
+    let port = address.port().to_string();
+    command.args(["-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", path(&www)]);
+    let process = Process::start(command, folder.join("http.server.log"));
+    wait_for("http.server to listen", || std::net::TcpStream::connect(address).ok());
+    (process, address)
+}

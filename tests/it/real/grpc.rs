@@ -1,0 +1,87 @@
+//! A gRPC call with stock grpcio on both ends, through both sidecars.
+
+use super::python;
+use crate::harness::{Mesh, ORDERS, Options, Process, STOREFRONT, free_address, path, wait_for};
+use std::path::Path;
+
+/// Unary and server-streaming methods that need no generated code: messages are raw bytes.
+const SERVER: &str = r#"
+import sys, grpc, threading
+from concurrent import futures
+class Handler(grpc.GenericRpcHandler):
+    def service(self, call):
+        if call.method == "/shop.v1.Orders/Get":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"order " + request)
+        if call.method == "/shop.v1.Orders/List":
+            return grpc.unary_stream_rpc_method_handler(lambda request, context: (b"%d" % n for n in range(100)))
+server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[Handler()])
+assert server.add_insecure_port(sys.argv[1])
+server.start()
+threading.Event().wait(120)
+"#;
+
+/// Prints the outcome of each call on a line.
+const CLIENT: &str = r#"
+import sys, grpc
+channel = grpc.insecure_channel(sys.argv[1], options=[("grpc.default_authority", "orders")])
+def attempt(call):
+    try:
+        print(call())
+    except grpc.RpcError as error:
+        print(error.code().name)
+attempt(lambda: channel.unary_unary("/shop.v1.Orders/Get")(b"42", timeout=20).decode())
+attempt(lambda: len(list(channel.unary_stream("/shop.v1.Orders/List")(b"", timeout=20))))
+attempt(lambda: channel.unary_unary("/shop.v1.Orders/Delete")(b"42", timeout=20))
+for _ in range(3):
+    attempt(lambda: channel.unary_unary("/shop.v1.Orders/Charge")(b"42", timeout=20))
+"#;
+
+#[test]
+fn grpcio_calls_through_both_sidecars_and_is_refused_in_its_own_terms() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let app = free_address();
+    let server = write(folder.path(), "server.py", SERVER);
+    let mut command = python();
+    command.args([path(&server), &app.to_string()]);
+    let _server = Process::start(command, folder.path().join("server.log"));
+    wait_for("the gRPC server", || std::net::TcpStream::connect(app).ok());
+
+    let policy = format!(
+        r#"apiVersion: tipstaff.dev/v1alpha1
+kind: Grant
+metadata: {{name: calls-orders, namespace: shop}}
+spec:
+  from: ["{STOREFRONT}"]
+  to: ["{ORDERS}"]
+  allow: [{{grpc: shop.v1.Orders, methods: [Get, List]}}]
+  purpose: {{id: orders, owner: team-shop}}
+  validity: {{notAfter: never, because: "a test"}}
+---
+apiVersion: tipstaff.dev/v1alpha1
+kind: Grant
+metadata: {{name: charges, namespace: shop}}
+spec:
+  from: ["{STOREFRONT}"]
+  to: ["{ORDERS}"]
+  allow: [{{grpc: shop.v1.Orders, methods: [Charge]}}]
+  limits: [{{name: charge, key: [identity, grpcMethod], rate: 1/h, burst: 1}}]
+  purpose: {{id: orders, owner: team-shop}}
+  validity: {{notAfter: never, because: "a test"}}
+"#
+    );
+    let mesh = Mesh::with(Options { app: Some(app), policy, ..Options::default() });
+    let client = write(folder.path(), "client.py", CLIENT);
+    let output =
+        python().args([path(&client), &mesh.storefront.outbound.to_string()]).output().expect("the client runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    // The app does not implement Charge; the first call reaches it and says so, the others are limited.
+    let expected =
+        ["order 42", "100", "PERMISSION_DENIED", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let file = folder.join(name);
+    std::fs::write(&file, text).expect("a script");
+    file
+}
