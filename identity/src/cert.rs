@@ -5,7 +5,8 @@
 use crate::{ParseIdError, SpiffeId};
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
-use x509_parser::certificate::{BasicExtension, X509Certificate};
+use x509_parser::asn1_rs::Any;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{BasicConstraints, GeneralName, KeyUsage, ParsedExtension};
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
@@ -252,16 +253,24 @@ fn refuse_unknown_critical(
     }
 }
 
-/// The extension's content, told apart from one that is there and cannot be read.
+/// The extension's content: `None` only when it is absent, so that one which cannot be read is never taken for that.
 fn extension<'c, 'd>(
     cert: &'c X509Certificate<'d>,
     oid: &Oid<'static>,
     name: &'static str,
 ) -> Result<Option<&'c ParsedExtension<'d>>, CertError> {
-    let found = cert
+    let unreadable = CertError::Extension { name };
+    let Some(extension) = cert
         .get_extension_unique(oid)
-        .map_err(|_| CertError::Extension { name })?;
-    Ok(found.map(|extension| extension.parsed_extension()))
+        .map_err(|_| unreadable.clone())?
+    else {
+        return Ok(None);
+    };
+    // The parser stops at the end of the first value; what follows could say something else to another reader.
+    match Any::from_der(extension.value) {
+        Ok(([], _)) => Ok(Some(extension.parsed_extension())),
+        _ => Err(unreadable),
+    }
 }
 
 fn basic_constraints<'c>(
@@ -276,10 +285,12 @@ fn basic_constraints<'c>(
 }
 
 fn key_usage<'c>(cert: &'c X509Certificate<'_>) -> Result<Option<&'c KeyUsage>, CertError> {
-    let found: Option<BasicExtension<&KeyUsage>> = cert
-        .key_usage()
-        .map_err(|_| CertError::Extension { name: "keyUsage" })?;
-    Ok(found.map(|usage| usage.value))
+    let name = "keyUsage";
+    match extension(cert, &OID_X509_EXT_KEY_USAGE, name)? {
+        None => Ok(None),
+        Some(ParsedExtension::KeyUsage(usage)) => Ok(Some(usage)),
+        Some(_) => Err(CertError::Extension { name }),
+    }
 }
 
 fn check_leaf_key_usage(usage: &KeyUsage) -> Result<(), CertError> {
@@ -327,15 +338,13 @@ fn refuse_other_key_usage<const N: usize>(
 }
 
 fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), CertError> {
-    let found = cert
-        .extended_key_usage()
-        .map_err(|_| CertError::Extension {
-            name: "extKeyUsage",
-        })?;
-    let Some(usage) = found else {
-        return Ok(());
+    let name = "extKeyUsage";
+    let usage = match extension(cert, &OID_X509_EXT_EXTENDED_KEY_USAGE, name)? {
+        None => return Ok(()),
+        Some(ParsedExtension::ExtendedKeyUsage(usage)) => usage,
+        Some(_) => return Err(CertError::Extension { name }),
     };
-    let missing = match (usage.value.server_auth, usage.value.client_auth) {
+    let missing = match (usage.server_auth, usage.client_auth) {
         (true, true) => return Ok(()),
         (false, _) => "serverAuth",
         (true, false) => "clientAuth",

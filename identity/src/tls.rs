@@ -12,8 +12,8 @@ use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
@@ -71,21 +71,30 @@ pub fn client_config(
 
 /// A server's side of connections under `svid`.
 ///
-/// `alpn` is in order of preference. The configuration is for one SVID: make a new one when it is renewed.
+/// `alpn` is in order of preference. The configuration is for one SVID: make a new one when it is renewed, or use
+/// [`server_config_resolving`].
 pub fn server_config(
     svid: &Svid,
     bundles: Arc<dyn BundleSource>,
     client_auth: ClientAuth,
     alpn: &[&[u8]],
 ) -> ServerConfig {
+    server_config_resolving(Arc::new(single(svid)), bundles, client_auth, alpn)
+}
+
+/// A server's side of connections under the SVID that `own` finds at each handshake.
+pub fn server_config_resolving(
+    own: Arc<dyn ResolvesServerCert>,
+    bundles: Arc<dyn BundleSource>,
+    client_auth: ClientAuth,
+    alpn: &[&[u8]],
+) -> ServerConfig {
+    let required = client_auth == ClientAuth::Required;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider has TLS 1.3 suites and key exchanges")
-        .with_client_cert_verifier(client_verifier(
-            bundles,
-            client_auth == ClientAuth::Required,
-        ))
-        .with_cert_resolver(Arc::new(single(svid)));
+        .with_client_cert_verifier(client_verifier(bundles, required))
+        .with_cert_resolver(own);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -65,7 +65,7 @@ fn a_uri_that_is_no_spiffe_id_is_refused() {
 
 #[test]
 fn a_second_extension_with_names_is_refused() {
-    let names = b"\x30\x12\x86\x10spiffe://a.test/x"; // [6] uniformResourceIdentifier
+    let names = b"\x30\x12\x86\x10spiffe://a.test/x";
     let found = changed(|params| {
         params.custom_extensions = vec![extension(&[2, 5, 29, 17], false, names)];
     });
@@ -76,6 +76,17 @@ fn a_second_extension_with_names_is_refused() {
 #[test]
 fn a_name_that_cannot_be_read_refuses_the_certificate() {
     let names = b"\x30\x08\x86\x06spif\xff\xff";
+    let found = changed(|params| {
+        params.subject_alt_names.clear();
+        params.custom_extensions = vec![extension(&[2, 5, 29, 17], false, names)];
+    });
+    let name = "subjectAltName";
+    assert_eq!(found, Err(CertError::Extension { name }));
+}
+
+#[test]
+fn names_after_the_names_refuse_the_certificate() {
+    let names = b"\x30\x12\x86\x10spiffe://a.test/x\x30\x12\x86\x10spiffe://a.test/y";
     let found = changed(|params| {
         params.subject_alt_names.clear();
         params.custom_extensions = vec![extension(&[2, 5, 29, 17], false, names)];
