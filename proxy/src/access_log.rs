@@ -1,45 +1,51 @@
-//! One JSON object per line and request, on its own writer; never on the request's time.
+//! One JSON object per line and request, on a writer of its own; never on the request's time.
 //!
-//! [`Record::finish`] counts the request and writes its line: the metrics and the log cannot disagree. A line is serialised
-//! into a shared buffer that a thread of its own writes out; when the writer falls behind, lines are dropped and counted,
-//! requests never wait. Denials are written up to a rate and counted in full.
+//! [`Record::finish`] counts the request and writes its line, so that metrics and log cannot disagree. The line goes into a
+//! shared buffer that a thread writes out; when that thread falls behind, lines are dropped and counted, and requests do not
+//! wait. Lines of refusals are written up to a rate, so that a flood of bad requests does not fill the disk or push out the
+//! others; they are counted in full.
+//!
+//! `access_log/line.rs` has the format, `access_log/writer.rs` the thread.
 
-use std::io;
-use std::sync::Arc;
+mod line;
+mod writer;
+
 use std::time::{Duration, SystemTime};
 
-use crate::config;
 use crate::metrics::{Caller, Decision, Direction, Metrics};
 
-/// Everything the log says about one request. Borrowed: the request's own data, written before it is dropped.
+pub use writer::{AccessLog, Writer};
+
+/// Everything the log says about one request, borrowed from the request.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
     /// When the request head was read.
     pub time: SystemTime,
     pub direction: Direction,
-    /// Who called: inbound from the peer's certificate; outbound the workload itself, so none.
+    /// Who called, by its certificate. Outbound it is the workload itself: none.
     pub peer: Option<Peer<'a>>,
     pub method: &'a str,
-    /// Host or `:authority`, as bytes since a rejected one may be anything.
+    /// Host or `:authority`; bytes, since that of a rejected request may be anything.
     pub host: Option<&'a [u8]>,
     pub path: Path<'a>,
-    /// The status the caller saw; 0 when the connection ended before one.
+    /// What the caller saw; 0 when the connection ended before a status.
     pub status: u16,
     pub decision: Decision,
-    /// Why it was refused, or why it failed after it was allowed. A label of metrics: a closed set.
+    /// Why it was refused, or why it failed although allowed. Also a label of metrics, hence from a closed set.
     pub reason: Option<&'static str>,
-    /// The grant, guard or limit that decided. Only ever written here: callers learn no rule names.
+    /// The grant, guard or limit that decided. Written only here: callers learn no rule names.
     pub rule: Option<&'a str>,
-    /// [`policy::Policy`]'s fingerprint.
+    /// Fingerprint of the policy that decided.
     pub generation: &'a str,
-    /// The id that a refused caller got in its response.
+    /// The id that a refused caller got with its response.
     pub decision_id: Option<&'a str>,
     /// Body bytes from the caller.
     pub bytes_in: u64,
     /// Body bytes to the caller.
     pub bytes_out: u64,
+    /// From the request head to the end of the response.
     pub duration: Duration,
-    /// Where it was sent, `host:port`.
+    /// Where it was sent: `host:port`.
     pub upstream: Option<&'a str>,
 }
 
@@ -47,7 +53,7 @@ pub struct Record<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Peer<'a> {
     pub id: &'a str,
-    /// Hexadecimal.
+    /// Lower-case hexadecimal.
     pub serial: &'a str,
     pub counters: &'a Caller,
 }
@@ -62,38 +68,23 @@ pub enum Path<'a> {
 }
 
 impl Record<'_> {
-    /// Counts the request and writes its line. The last step of every request, refused or not.
+    /// Counts the request and writes its line: the last step of every request, refused or not.
     pub fn finish(&self, metrics: &Metrics, log: &AccessLog) {
-        todo!()
+        metrics.request(self.direction, self.decision, self.status, self.duration);
+        metrics.bodies(self.direction, self.bytes_in, self.bytes_out);
+        if let Some(peer) = &self.peer {
+            peer.counters.request(self.decision);
+        }
+        match (self.decision, self.reason) {
+            (Decision::Allow, None) => {}
+            (Decision::Allow, Some(reason)) => metrics.upstream_failure(self.direction, reason),
+            (refused, reason) => {
+                metrics.refusal(self.direction, refused, reason.unwrap_or("unspecified"));
+            }
+        }
+        log.write(self);
     }
 }
 
-/// Where records go. Cheap to clone; all clones write to the same place.
-#[derive(Debug, Clone)]
-pub struct AccessLog {}
-
-impl AccessLog {
-    /// Opens the target and starts its writer, a thread that ends when the [`Writer`] is closed.
-    ///
-    /// # Errors
-    /// When the file cannot be opened for appending or the thread cannot be started.
-    pub fn open(target: &config::AccessLog, metrics: Arc<Metrics>) -> io::Result<(Self, Writer)> {
-        todo!()
-    }
-
-    /// Opens the file anew, after log rotation has moved it away. Lines already taken go to the old one.
-    pub fn reopen(&self) {
-        todo!()
-    }
-}
-
-/// The writing end.
-#[derive(Debug)]
-pub struct Writer {}
-
-impl Writer {
-    /// Writes out every line taken so far and ends the thread. Call it after the workers have ended. Blocks for the write.
-    pub fn close(self) {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -16,9 +16,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use policy::Policy;
 use tokio::sync::watch;
 
 use crate::drain::{Drain, Readiness};
@@ -30,20 +30,10 @@ use crate::{Config, IdentityFeed, config};
 pub struct State {
     pub config: Arc<ArcSwap<Config>>,
     pub feed: IdentityFeed,
-    pub policy: watch::Receiver<PolicyStatus>,
+    pub policy: watch::Receiver<Arc<Policy>>,
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
     pub drain: Drain,
-}
-
-/// How the policy in effect came about. Published by whoever loads policies.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyStatus {
-    /// Fingerprint of the documents that serve.
-    pub generation: String,
-    pub loaded_at: SystemTime,
-    /// Why the last reload was refused; None when the newest documents serve.
-    pub last_error: Option<String>,
 }
 
 /// The admin listeners, bound, not yet answering.

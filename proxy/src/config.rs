@@ -4,8 +4,10 @@
 //! names occur once. Every default is a constant below with its reason; what widens access has none.
 //! `identity:` and `policy:` belong to the binary, which composes the file.
 
+mod read;
+
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +41,7 @@ pub const MAX_STREAMS: u32 = 1024;
 /// A sidecar shares its pod's CPU with the app it protects; one worker carries tens of thousands of requests a second.
 pub const WORKERS: NonZeroUsize = NonZeroUsize::MIN;
 /// DESIGN section 7. Loopback only: what it tells (peers, rules) is for the operator on this machine.
-pub const ADMIN_LISTEN: &str = "127.0.0.1:15000";
+pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
 /// Only the owner of the socket may use the identity behind it.
 pub const SOCKET_MODE: u32 = 0o600;
 
@@ -154,6 +156,32 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
+impl Config {
+    /// What differs in `new` and takes effect only after a restart, as key paths: listeners, workers, the admin side and
+    /// the access log are bound at start. Everything else may change while connections stay.
+    pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let bound =
+            |outbound: &Option<Outbound>| outbound.as_ref().map(|outbound| outbound.listen.clone());
+        [
+            ("inbound", self.inbound != new.inbound),
+            (
+                "outbound.listen",
+                bound(&self.outbound) != bound(&new.outbound),
+            ),
+            (
+                "sizes.maxConnections",
+                self.sizes.max_connections != new.sizes.max_connections,
+            ),
+            ("admin", self.admin != new.admin),
+            ("accessLog", self.access_log != new.access_log),
+            ("workers", self.workers != new.workers),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
@@ -189,10 +217,5 @@ impl fmt::Display for Endpoint {
     }
 }
 
-impl Config {
-    /// What differs in `new` and takes effect only after a restart, as key paths: listeners, workers, the admin side and
-    /// the access log are bound at start. All else may change while connections stay.
-    pub fn restart_needed(&self, new: &Self) -> Vec<String> {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,32 +1,39 @@
 //! Every metric of the proxy: name, help, unit, labels.
 //!
 //! Labels are closed sets: enums, or `&'static str` (a text of the program can be one, a text of a peer cannot). The two
-//! series that name what others chose, callers and limits, are capped; whoever comes after the cap is counted as `other`.
+//! families that name what others chose, callers and limits, are capped; whoever comes after the cap counts as `other`.
 //! Series of the request path are resolved before the first request, so counting one is an atomic add.
 
-use std::collections::HashMap;
+mod capped;
+
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use identity::{Svid, TrustBundle};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use identity::SpiffeId;
+use policy::Policy;
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry};
 
-/// Callers with series of their own. An ID may have 2048 bytes; 256 of them in five decisions are 2.6 MiB of text, below
-/// the 4 MiB that `/metrics` may have.
+use crate::IdentityFeed;
+use capped::Capped;
+
+pub use capped::OTHER;
+
+/// Callers with series of their own. An ID may have 2048 bytes, so 256 of them in four decisions are 2.1 MiB of text:
+/// below the 4 MiB that `/metrics` may have.
 pub const MAX_CALLERS: usize = 256;
 /// Limits with a series of their own.
 pub const MAX_LIMITS: usize = 256;
-/// What is counted under this name came after the cap.
-pub const OTHER: &str = "other";
 
-/// Upper bounds in seconds. Few, since each is a line per direction: from well below the proxy's own cost to the timeouts.
+/// Upper bounds in seconds. Few, since each is a line per direction: from the proxy's own cost to its timeouts.
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Which way a request goes, seen from the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -73,45 +80,154 @@ impl Decision {
     }
 }
 
-const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
+type PerDirection<M> = [M; Direction::ALL.len()];
+type PerDecision<M> = [M; Decision::ALL.len()];
 type Labels<const N: usize> = [(&'static str, &'static str); N];
+type CountBy<const N: usize> = Family<Labels<N>, Counter>;
 
 /// All metrics of one proxy, shared by its workers.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: [[[Counter; STATUS_CLASSES.len()]; Decision::ALL.len()]; Direction::ALL.len()],
-    durations: [Histogram; Direction::ALL.len()],
-    received: [Counter; Direction::ALL.len()],
-    sent: [Counter; Direction::ALL.len()],
-    refusals: Family<Labels<3>, Counter>,
-    upstream_failures: Family<Labels<2>, Counter>,
-    connections: [Gauge; Direction::ALL.len()],
-    refused_connections: Family<Labels<2>, Counter>,
-    handshakes: [Counter; Direction::ALL.len()],
-    handshake_failures: Family<Labels<2>, Counter>,
-    callers: Capped<[Counter; Decision::ALL.len()]>,
+    requests: PerDirection<PerDecision<[Counter; STATUS_CLASSES.len()]>>,
+    durations: PerDirection<Histogram>,
+    received: PerDirection<Counter>,
+    sent: PerDirection<Counter>,
+    refusals: CountBy<3>,
+    upstream_failures: CountBy<2>,
+    connections: PerDirection<Gauge>,
+    connections_refused: CountBy<2>,
+    handshakes: PerDirection<Counter>,
+    handshake_failures: CountBy<2>,
+    callers: Capped<Caller>,
     limits: Capped<Counter>,
     identity_expiry: Gauge,
     identity_remaining: Gauge<f64, AtomicU64>,
     identity_changes: Counter,
     renewal_failing: Gauge,
     bundle_sequence: Gauge,
-    policy_reloads: Counter,
-    policy_reload_failures: Counter,
-    policy_generation: Family<Vec<(&'static str, String)>, Gauge>,
-    policy_loaded: Gauge,
+    reloads: Counter,
+    reload_failures: Counter,
+    reload_error: Mutex<Option<String>>,
+    policy_generation: Family<[(&'static str, String); 1], Gauge>,
     access_log_dropped: Counter,
     access_log_suppressed: Counter,
 }
 
 impl Metrics {
+    /// Declares everything. This is the list of metrics.
     pub fn new() -> Arc<Self> {
-        todo!()
+        let mut all = Declare(Registry::with_prefix("tipstaff"));
+
+        let requests: CountBy<3> = all.family("requests", "Requests that have ended");
+        let durations: Family<Labels<1>, Histogram, fn() -> Histogram> = all.declare(
+            "request_duration_seconds",
+            "From the request head to the end of the response, in seconds",
+            Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS)),
+        );
+        let received: CountBy<1> = all.family("received_bytes", "Bodies from callers");
+        let sent: CountBy<1> = all.family("sent_bytes", "Bodies to callers");
+        let refusals = all.family("refusals", "Requests not let through, by reason");
+        let upstream_failures = all.family(
+            "upstream_failures",
+            "Requests let through that got no answer, by reason",
+        );
+
+        let connections: Family<Labels<1>, Gauge> = all.family(
+            "open_connections",
+            "Connections accepted and not yet closed",
+        );
+        let connections_refused = all.family(
+            "refused_connections",
+            "Connections closed before their first byte was read, by reason",
+        );
+        let handshakes: CountBy<1> = all.family("tls_handshakes", "TLS handshakes that succeeded");
+        let handshake_failures = all.family(
+            "tls_handshake_failures",
+            "TLS handshakes that failed, by reason",
+        );
+
+        let callers: Family<[(&'static str, String); 2], Counter> = all.family(
+            "caller_requests",
+            "Inbound requests by caller; those past the cap as `other`",
+        );
+        let limits: Family<[(&'static str, String); 1], Counter> = all.family(
+            "limit_refusals",
+            "Requests refused by limit; those past the cap as `other`",
+        );
+
+        Arc::new(Self {
+            requests: Direction::ALL.map(|direction| {
+                Decision::ALL.map(|decision| {
+                    STATUS_CLASSES.map(|status| {
+                        requests.get_or_create_owned(&[
+                            ("direction", direction.as_str()),
+                            ("decision", decision.as_str()),
+                            ("status", status),
+                        ])
+                    })
+                })
+            }),
+            durations: per_direction(&durations),
+            received: per_direction(&received),
+            sent: per_direction(&sent),
+            refusals,
+            upstream_failures,
+            connections: per_direction(&connections),
+            connections_refused,
+            handshakes: per_direction(&handshakes),
+            handshake_failures,
+            callers: Capped::new(MAX_CALLERS, move |caller| {
+                Caller(Decision::ALL.map(|decision| {
+                    callers.get_or_create_owned(&[
+                        ("caller", caller.to_owned()),
+                        ("decision", decision.as_str().to_owned()),
+                    ])
+                }))
+            }),
+            limits: Capped::new(MAX_LIMITS, move |limit| {
+                limits.get_or_create_owned(&[("limit", limit.to_owned())])
+            }),
+            identity_expiry: all.family(
+                "identity_expiry_timestamp_seconds",
+                "When the present certificate ends, as Unix time; 0 without one",
+            ),
+            identity_remaining: all.family(
+                "identity_remaining_ratio",
+                "What is left of the present certificate's life, from 1 to 0; alarm at 0.33",
+            ),
+            identity_changes: all.family(
+                "identity_changes",
+                "Certificates taken into use, the first one included",
+            ),
+            renewal_failing: all.family(
+                "identity_renewal_failing_seconds",
+                "For how long attempts to obtain or renew the identity have failed; 0 while all is well",
+            ),
+            bundle_sequence: all.family("bundle_sequence", "Sequence number of the trust bundle"),
+            reloads: all.family("reloads", "Reloads of configuration and policy that succeeded"),
+            reload_failures: all.family(
+                "reload_failures",
+                "Reloads refused; what was there before goes on serving",
+            ),
+            reload_error: Mutex::default(),
+            policy_generation: all.family(
+                "policy_generation",
+                "Always 1; the label is the fingerprint of the policy in use",
+            ),
+            access_log_dropped: all.family(
+                "access_log_dropped_lines",
+                "Lines lost because the writer fell behind or failed",
+            ),
+            access_log_suppressed: all.family(
+                "access_log_suppressed_lines",
+                "Lines of refusals left out under flood",
+            ),
+            registry: all.0,
+        })
     }
 
-    /// Counts a request that has ended. [`crate::access_log::Record::finish`] calls it; nothing else should.
+    /// Counts a request that has ended; [`crate::access_log::Record::finish`] is its one caller.
     pub(crate) fn request(
         &self,
         direction: Direction,
@@ -119,60 +235,197 @@ impl Metrics {
         status: u16,
         duration: Duration,
     ) {
-        todo!()
+        // A connection that ended before a status is the caller's own doing, hence with the 4xx.
+        let class = match status / 100 {
+            class @ 1..=5 => usize::from(class) - 1,
+            _ => 3,
+        };
+        self.requests[direction as usize][decision as usize][class].inc();
+        self.durations[direction as usize].observe(duration.as_secs_f64());
     }
 
-    /// The counters of one caller, to be looked up once per connection and kept with it.
+    pub(crate) fn bodies(&self, direction: Direction, received: u64, sent: u64) {
+        self.received[direction as usize].inc_by(received);
+        self.sent[direction as usize].inc_by(sent);
+    }
+
+    /// `reason` of a request that was not let through.
+    pub(crate) fn refusal(&self, direction: Direction, decision: Decision, reason: &'static str) {
+        self.refusals
+            .get_or_create(&[
+                ("direction", direction.as_str()),
+                ("decision", decision.as_str()),
+                ("reason", reason),
+            ])
+            .inc();
+    }
+
+    /// `reason` of a request that was let through and got no answer.
+    pub(crate) fn upstream_failure(&self, direction: Direction, reason: &'static str) {
+        count(&self.upstream_failures, direction, reason);
+    }
+
+    /// The counters of one caller: look them up once per connection and keep them with it.
     pub fn caller(&self, id: &SpiffeId) -> Caller {
-        todo!()
+        self.callers.of(id.as_str())
     }
 
     /// Counts a refusal by the limit with this name.
     pub fn limit_refusal(&self, limit: &str) {
-        todo!()
+        self.limits.of(limit).inc();
     }
 
     /// Counts an open connection until the guard is dropped.
     #[must_use = "the connection is counted only while the guard lives"]
     pub fn connection(&self, direction: Direction) -> OpenConnection {
-        todo!()
+        let open = &self.connections[direction as usize];
+        open.inc();
+        OpenConnection(open.clone())
     }
 
-    /// Counts a connection that was closed before its first byte was read: over the cap, or not from the workload.
+    /// Counts a connection closed before its first byte was read: over the cap, or not from the workload.
     pub fn connection_refused(&self, direction: Direction, reason: &'static str) {
-        todo!()
+        count(&self.connections_refused, direction, reason);
     }
 
     /// Counts a TLS handshake that succeeded.
     pub fn handshake(&self, direction: Direction) {
-        todo!()
+        self.handshakes[direction as usize].inc();
     }
 
     /// Counts a TLS handshake that failed.
     pub fn handshake_failure(&self, direction: Direction, reason: &'static str) {
-        todo!()
+        count(&self.handshake_failures, direction, reason);
     }
 
-    /// Publishes the policy that serves from now on.
-    pub fn policy_loaded(&self, generation: &str, at: SystemTime) {
-        todo!()
+    /// Counts a reload of configuration and policy. With an error it was refused: what was there before goes on serving,
+    /// and `/ready` shows the error until a reload succeeds.
+    pub fn reloaded(&self, error: Option<String>) {
+        match &error {
+            Some(_) => self.reload_failures.inc(),
+            None => self.reloads.inc(),
+        };
+        *self
+            .reload_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    /// Counts a policy or configuration that was refused at reload; the one before goes on serving.
-    pub fn policy_reload_failed(&self) {
-        todo!()
+    /// Why the last reload was refused; None when it was not.
+    pub(crate) fn reload_error(&self) -> Option<String> {
+        self.reload_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
-    /// All metrics as OpenMetrics text.
-    pub fn encode(&self) -> String {
-        todo!()
+    pub(crate) fn identity_changed(&self) {
+        self.identity_changes.inc();
+    }
+
+    pub(crate) fn access_log_dropped(&self, lines: u64) {
+        self.access_log_dropped.inc_by(lines);
+    }
+
+    pub(crate) fn access_log_suppressed(&self) {
+        self.access_log_suppressed.inc();
+    }
+
+    /// All metrics as OpenMetrics text, with identity and policy as they are at `now`.
+    pub(crate) fn encode(&self, feed: &IdentityFeed, policy: &Policy, now: SystemTime) -> String {
+        self.observe(feed, now);
+        // One generation at a time, or every reload would leave a series behind.
+        self.policy_generation.clear();
+        let generation = policy.fingerprint().to_owned();
+        self.policy_generation
+            .get_or_create(&[("generation", generation)])
+            .set(1);
+        let mut encoded = String::new();
+        text::encode(&mut encoded, &self.registry).expect("a String takes every write");
+        encoded
+    }
+
+    fn observe(&self, feed: &IdentityFeed, now: SystemTime) {
+        let (expiry, remaining) = match feed.svid.borrow().as_ref() {
+            Some(svid) => {
+                let leaf = svid.leaf();
+                let life = seconds_between(leaf.not_before, leaf.not_after);
+                let left = seconds_between(now, leaf.not_after);
+                (unix_seconds(leaf.not_after), (left / life).clamp(0.0, 1.0))
+            }
+            None => (0, 0.0),
+        };
+        self.identity_expiry.set(expiry);
+        self.identity_remaining.set(remaining);
+        let failing = feed
+            .state
+            .borrow()
+            .failing
+            .as_ref()
+            .map(|failing| failing.since);
+        let failing = failing.map_or(0.0, |since| seconds_between(since, now));
+        self.renewal_failing.set(failing as i64);
+        let sequence = feed.bundle.borrow().sequence();
+        self.bundle_sequence
+            .set(i64::try_from(sequence).unwrap_or(i64::MAX));
     }
 }
 
 /// The counters of one caller. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Caller([Counter; Decision::ALL.len()]);
+pub struct Caller(PerDecision<Counter>);
+
+impl Caller {
+    pub(crate) fn request(&self, decision: Decision) {
+        self.0[decision as usize].inc();
+    }
+}
 
 /// An open connection, counted until dropped.
 #[derive(Debug)]
 pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Registers metrics and hands them back.
+struct Declare(Registry);
+
+impl Declare {
+    fn family<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        self.declare(name, help, M::default())
+    }
+
+    fn declare<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+}
+
+fn per_direction<M: Clone, C>(family: &Family<Labels<1>, M, C>) -> PerDirection<M>
+where
+    C: prometheus_client::metrics::family::MetricConstructor<M>,
+{
+    Direction::ALL.map(|direction| family.get_or_create_owned(&[("direction", direction.as_str())]))
+}
+
+fn count(family: &CountBy<2>, direction: Direction, reason: &'static str) {
+    family
+        .get_or_create(&[("direction", direction.as_str()), ("reason", reason)])
+        .inc();
+}
+
+fn unix_seconds(at: SystemTime) -> i64 {
+    seconds_between(SystemTime::UNIX_EPOCH, at) as i64
+}
+
+/// 0 when `to` is not after `from`.
+fn seconds_between(from: SystemTime, to: SystemTime) -> f64 {
+    to.duration_since(from).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests;

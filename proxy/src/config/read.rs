@@ -1,0 +1,428 @@
+//! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use policy::target::host::Host;
+use policy::yaml::{self, Map, Node, Problems};
+
+use super::{
+    ADMIN_LISTEN, AccessLog, Admin, Config, Endpoint, Inbound, Outbound, OutboundListen,
+    SOCKET_MODE, Service, Sizes, Timeouts, WORKERS,
+};
+
+/// The port that a host without one means: the workload speaks `http://` to us.
+const DEFAULT_PORT: u16 = 80;
+/// A longer wait is a slip of the pen, and timers stay far from overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// hyper takes no smaller buffer.
+const MIN_HEAD_BYTES: u64 = 8 * 1024;
+/// What each connection may hold before it has said who it is.
+const MAX_HEAD_BYTES: u64 = 1024 * 1024;
+
+impl Config {
+    /// Reads the proxy's keys from the top map of a configuration file; the caller reads its own from the same map.
+    /// None, or anything in the map's [`Problems`], means that there is no configuration.
+    pub fn read(map: &mut Map<'_>) -> Option<Self> {
+        let listens = Listens::default();
+        let timeouts = map.optional("timeouts", Timeouts::read).unwrap_or_default();
+        let inbound = map.optional(
+            "inbound",
+            yaml::list(|node, problems| inbound(node, problems, &listens)),
+        );
+        let outbound = map.optional("outbound", |node, problems| {
+            outbound(node, problems, &listens, timeouts.response)
+        });
+        let admin = map.optional("admin", |node, problems| admin(node, problems, &listens));
+        let admin = admin.or_else(|| {
+            let listen = listens.claim(ADMIN_LISTEN, map.node(), map.problems())?;
+            Some(Admin {
+                listen,
+                socket: None,
+            })
+        });
+        Some(Self {
+            inbound: inbound.unwrap_or_default(),
+            outbound,
+            timeouts,
+            sizes: map.optional("sizes", Sizes::read).unwrap_or_default(),
+            admin: admin?,
+            access_log: map
+                .optional("accessLog", access_log)
+                .unwrap_or(AccessLog::Stdout),
+            workers: map
+                .optional("workers", within(1, 256))
+                .and_then(NonZeroUsize::new)
+                .unwrap_or(WORKERS),
+        })
+    }
+}
+
+fn inbound(node: &Node, problems: &Problems, listens: &Listens) -> Option<Inbound> {
+    yaml::map(node, problems, |map| {
+        let listen = map.required("listen", |node, problems| {
+            listens.claim(address(node, problems)?, node, problems)
+        });
+        let app = map.required("app", endpoint);
+        map.optional("protocol", only("http", &["tcp"]));
+        map.optional("mtls", only("strict", &["permissive"]));
+        Some(Inbound {
+            listen: listen?,
+            app: app?,
+        })
+    })
+}
+
+fn outbound(
+    node: &Node,
+    problems: &Problems,
+    listens: &Listens,
+    response: Duration,
+) -> Option<Outbound> {
+    yaml::map(node, problems, |map| {
+        let hosts = Hosts::default();
+        let listen = map.required("listen", |node, problems| {
+            outbound_listen(node, problems, listens)
+        });
+        let mode = map
+            .node_of("mode")
+            .map(|node| (node, octal_mode(node, problems)));
+        let listen = match (listen, mode) {
+            (Some(OutboundListen::Unix { path, .. }), Some((_, mode))) => {
+                mode.map(|mode| OutboundListen::Unix { path, mode })
+            }
+            (Some(OutboundListen::Tcp(_)), Some((node, _))) => {
+                problems.push(node.problem("expected no mode: only a Unix socket has one"));
+                None
+            }
+            (listen, _) => listen,
+        };
+        let uids = map
+            .optional("uids", uids)
+            .unwrap_or_else(|| vec![rustix::process::geteuid().as_raw()]);
+        let services = map.required(
+            "services",
+            yaml::list(|node, problems| service(node, problems, &hosts, response)),
+        );
+        Some(Outbound {
+            listen: listen?,
+            uids,
+            services: services?,
+        })
+    })
+}
+
+fn service(node: &Node, problems: &Problems, hosts: &Hosts, response: Duration) -> Option<Service> {
+    yaml::map(node, problems, |map| {
+        let hosts = map.required(
+            "hosts",
+            some("host", |node, problems| hosts.claim(node, problems)),
+        );
+        let endpoints = map.required("endpoints", some("endpoint", endpoint));
+        let identity = map.required(
+            "identity",
+            yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
+        );
+        let timeout = map.optional("timeout", timeout).unwrap_or(response);
+        Some(Service {
+            hosts: hosts?,
+            endpoints: endpoints?,
+            identity: identity?,
+            timeout,
+        })
+    })
+}
+
+fn admin(node: &Node, problems: &Problems, listens: &Listens) -> Option<Admin> {
+    yaml::map(node, problems, |map| {
+        let listen = match map.node_of("listen") {
+            Some(node) => loopback(node, problems, listens),
+            None => listens.claim(ADMIN_LISTEN, map.node(), problems),
+        };
+        let socket = map.optional("socket", path);
+        Some(Admin {
+            listen: listen?,
+            socket,
+        })
+    })
+}
+
+impl Timeouts {
+    fn read(node: &Node, problems: &Problems) -> Option<Self> {
+        let default = Self::default();
+        yaml::map(node, problems, |map| {
+            let mut read = |key, default| map.optional(key, timeout).unwrap_or(default);
+            Some(Self {
+                tls_hello: read("tlsHello", default.tls_hello),
+                request_head: read("requestHead", default.request_head),
+                idle: read("idle", default.idle),
+                app_idle: read("appIdle", default.app_idle),
+                upstream_connect: read("upstreamConnect", default.upstream_connect),
+                response: read("response", default.response),
+                drain: read("drain", default.drain),
+            })
+        })
+    }
+}
+
+impl Sizes {
+    fn read(node: &Node, problems: &Problems) -> Option<Self> {
+        let default = Self::default();
+        yaml::map(node, problems, |map| {
+            Some(Self {
+                max_head_bytes: map
+                    .optional("maxHeadBytes", head_bytes)
+                    .unwrap_or(default.max_head_bytes),
+                max_headers: map
+                    .optional("maxHeaders", within(1, 1000))
+                    .unwrap_or(default.max_headers),
+                max_connections: map
+                    .optional("maxConnections", within(1, 1_000_000))
+                    .unwrap_or(default.max_connections),
+                max_streams: map
+                    .optional("maxStreams", within(1, 65_535))
+                    .unwrap_or(default.max_streams),
+            })
+        })
+    }
+}
+
+/// `off`, `stdout` or the path of a file.
+fn access_log(node: &Node, problems: &Problems) -> Option<AccessLog> {
+    match yaml::text(node, problems)?.as_str() {
+        "off" => Some(AccessLog::Off),
+        "stdout" => Some(AccessLog::Stdout),
+        file if file.contains('/') => Some(AccessLog::File(file.into())),
+        found => {
+            let found = yaml::shown(found);
+            problems.push(node.problem(format!(
+                "expected off, stdout or a path with a slash, found {found}"
+            )));
+            None
+        }
+    }
+}
+
+fn outbound_listen(node: &Node, problems: &Problems, listens: &Listens) -> Option<OutboundListen> {
+    let text = yaml::text(node, problems)?;
+    match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => Some(OutboundListen::Unix {
+            path: path.into(),
+            mode: SOCKET_MODE,
+        }),
+        Some(path) => {
+            let found = yaml::shown(path);
+            problems.push(node.problem(format!(
+                "expected an absolute path after unix:, found {found}"
+            )));
+            None
+        }
+        None => loopback(node, problems, listens).map(OutboundListen::Tcp),
+    }
+}
+
+/// An address that only this machine reaches.
+fn loopback(node: &Node, problems: &Problems, listens: &Listens) -> Option<SocketAddr> {
+    let found = address(node, problems)?;
+    if !found.ip().is_loopback() {
+        problems.push(node.problem(format!(
+            "expected a loopback address such as 127.0.0.1:15000, found {found}"
+        )));
+        return None;
+    }
+    listens.claim(found, node, problems)
+}
+
+fn address(node: &Node, problems: &Problems) -> Option<SocketAddr> {
+    yaml::parsed("an address such as 127.0.0.1:15006")(node, problems)
+}
+
+fn endpoint(node: &Node, problems: &Problems) -> Option<Endpoint> {
+    yaml::parsed("host:port such as 10.0.0.7:15006")(node, problems)
+}
+
+fn path(node: &Node, problems: &Problems) -> Option<PathBuf> {
+    yaml::text(node, problems).map(PathBuf::from)
+}
+
+fn timeout(node: &Node, problems: &Problems) -> Option<Duration> {
+    let found = yaml::duration(node, problems)?;
+    if found.is_zero() || found > MAX_TIMEOUT {
+        problems.push(node.problem(format!(
+            "expected more than 0s and at most 24h, found {found:?}"
+        )));
+        return None;
+    }
+    Some(found)
+}
+
+fn head_bytes(node: &Node, problems: &Problems) -> Option<usize> {
+    let found = yaml::byte_size(node, problems)?;
+    if !(MIN_HEAD_BYTES..=MAX_HEAD_BYTES).contains(&found) {
+        problems.push(node.problem(format!("expected 8KiB to 1MiB, found {found}B")));
+        return None;
+    }
+    usize::try_from(found).ok()
+}
+
+/// Quoted octal digits, as chmod takes them.
+fn octal_mode(node: &Node, problems: &Problems) -> Option<u32> {
+    let text = yaml::text(node, problems)?;
+    match u32::from_str_radix(&text, 8) {
+        Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => Some(mode),
+        _ => {
+            let found = yaml::shown(&text);
+            problems.push(node.problem(format!(
+                "expected a mode from \"0600\" to \"0666\" without execute bits, found {found}"
+            )));
+            None
+        }
+    }
+}
+
+fn uids(node: &Node, problems: &Problems) -> Option<Vec<u32>> {
+    some("uid", yaml::number)(node, problems)
+}
+
+/// A list with at least one item.
+fn some<'n, T>(
+    item: &'static str,
+    read: impl Fn(&'n Node, &'n Problems) -> Option<T>,
+) -> impl Fn(&'n Node, &'n Problems) -> Option<Vec<T>> {
+    let list = yaml::list(read);
+    move |node, problems| {
+        let items = list(node, problems)?;
+        if items.is_empty() {
+            problems.push(node.problem(format!("expected at least one {item}, found none")));
+            return None;
+        }
+        Some(items)
+    }
+}
+
+/// A whole number in a range.
+fn within<T>(min: T, max: T) -> impl Fn(&Node, &Problems) -> Option<T>
+where
+    T: FromStr + PartialOrd + std::fmt::Display,
+{
+    move |node, problems| {
+        let found: T = yaml::number(node, problems)?;
+        if found < min || found > max {
+            problems.push(node.problem(format!("expected {min} to {max}, found {found}")));
+            return None;
+        }
+        Some(found)
+    }
+}
+
+/// One word is understood; `later` are known from the design and refused with that reason.
+fn only(
+    word: &'static str,
+    later: &'static [&'static str],
+) -> impl Fn(&Node, &Problems) -> Option<()> {
+    move |node, problems| {
+        let found = yaml::text(node, problems)?;
+        if found == word {
+            return Some(());
+        }
+        let reason = if later.contains(&found.as_str()) {
+            ", which is not supported yet"
+        } else {
+            ""
+        };
+        problems.push(node.problem(format!(
+            "expected {word}, found {}{reason}",
+            yaml::shown(&found)
+        )));
+        None
+    }
+}
+
+/// Addresses listened on so far, with their lines. `SO_REUSEPORT` would let two listeners of ours share one.
+#[derive(Default)]
+struct Listens(RefCell<Vec<(SocketAddr, usize)>>);
+
+impl Listens {
+    fn claim(&self, address: SocketAddr, node: &Node, problems: &Problems) -> Option<SocketAddr> {
+        let mut taken = self.0.borrow_mut();
+        let overlaps = |other: &SocketAddr| {
+            let either_any = other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0
+                && other.port() == address.port()
+                && (either_any || other.ip() == address.ip())
+        };
+        if let Some((_, line)) = taken.iter().find(|(other, _)| overlaps(other)) {
+            problems.push(node.problem(format!(
+                "expected an address of its own, found {address}, taken in line {line}"
+            )));
+            return None;
+        }
+        taken.push((address, node.line()));
+        Some(address)
+    }
+}
+
+/// Hosts of services so far, with their lines.
+#[derive(Default)]
+struct Hosts(RefCell<HashMap<String, usize>>);
+
+impl Hosts {
+    /// In canonical form, so that two spellings of one host count as one.
+    fn claim(&self, node: &Node, problems: &Problems) -> Option<String> {
+        let text = yaml::text(node, problems)?;
+        let Ok(host) = Host::parse(text.as_bytes()) else {
+            let found = yaml::shown(&text);
+            problems.push(node.problem(format!(
+                "expected a host such as orders or orders.shop:8080, found {found}"
+            )));
+            return None;
+        };
+        let canonical = match host.port() {
+            Some(port) if port != DEFAULT_PORT => host.to_string(),
+            _ => host.name().to_owned(),
+        };
+        match self.0.borrow_mut().entry(canonical) {
+            Entry::Occupied(taken) => {
+                let (host, line) = (taken.key(), taken.get());
+                problems.push(node.problem(format!(
+                    "expected each host once, found {host} again, first in line {line}"
+                )));
+                None
+            }
+            Entry::Vacant(free) => {
+                let canonical = free.key().clone();
+                free.insert(node.line());
+                Some(canonical)
+            }
+        }
+    }
+}
+
+/// Why a text is not `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseEndpointError {
+    #[error("the host is not a DNS name or an address")]
+    Host,
+    #[error("the port is missing")]
+    Port,
+}
+
+impl FromStr for Endpoint {
+    type Err = ParseEndpointError;
+
+    fn from_str(text: &str) -> Result<Self, ParseEndpointError> {
+        let host = Host::parse(text.as_bytes()).map_err(|_| ParseEndpointError::Host)?;
+        let port = host.port().ok_or(ParseEndpointError::Port)?;
+        let name = host.name().trim_start_matches('[').trim_end_matches(']');
+        Ok(Self {
+            host: name.to_owned(),
+            port,
+        })
+    }
+}
