@@ -159,9 +159,7 @@ impl Limits {
             debts.push(debt);
         }
         for ((debt, digest), limiter) in debts.into_iter().zip(digests).zip(limiters) {
-            state.limiters[limiter]
-                .store
-                .set(digest, now.saturating_add(debt), now);
+            state.limiters[limiter].store.set(digest, now + debt, now);
         }
         Ok(tightest)
     }

@@ -6,18 +6,19 @@ use std::time::Duration;
 use super::Standing;
 
 /// Time in the limiter is counted in sixteenths of a nanosecond: fine enough that a rate of 1 000 000/s is kept
-/// to 0.01 %, coarse enough that 64 bits last for 36 years.
+/// to 0.01 %, coarse enough that 63 bits last for 18 years.
 const TICKS_PER_NANOSECOND: u64 = 16;
 const TICKS_PER_SECOND: u64 = TICKS_PER_NANOSECOND * 1_000_000_000;
 
 /// An empty budget has to fill up within a year: what takes longer is a mistake.
 const MAX_WINDOW: u64 = 366 * 86_400 * TICKS_PER_SECOND;
 
+/// Stops at half the range: then nothing is refilled any more, and an instant plus a debt still fits.
 pub(super) fn ticks(time: Duration) -> u64 {
     let ticks = time
         .as_nanos()
         .saturating_mul(u128::from(TICKS_PER_NANOSECOND));
-    u64::try_from(ticks).unwrap_or(u64::MAX)
+    u64::try_from(ticks).unwrap_or(u64::MAX).min(u64::MAX / 2)
 }
 
 /// Whole seconds, rounded up.
@@ -301,3 +302,6 @@ impl Quota {
         u64::try_from(scaled.div_ceil(u128::from(self.window()))).unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,8 @@ const ROWS: usize = 4;
 /// Instants are in ticks.
 #[derive(Debug)]
 pub(super) struct Store {
-    /// Buckets of [`BUCKET`] slots. A key has two of them to choose from, so that the table gets nearly full before
-    /// a key finds no place.
+    /// Buckets of [`BUCKET`] slots. A key has two of them to choose from, so that the table is three
+    /// quarters full before one finds no place.
     slots: Vec<Slot>,
     max_slots: usize,
     /// Made when it is first needed.
@@ -78,7 +78,7 @@ impl Store {
     pub(super) fn convert(&mut self, now: u64, convert: impl Fn(u64) -> u64) {
         let rewrite = |full_at: &mut u64| {
             if *full_at > now {
-                *full_at = now.saturating_add(convert(*full_at - now));
+                *full_at = now + convert(*full_at - now);
             }
         };
         self.slots
@@ -193,3 +193,6 @@ impl Sketch {
         .map(move |(row, bits)| row * width + (bits as usize & (width - 1)))
     }
 }
+
+#[cfg(test)]
+mod tests;
