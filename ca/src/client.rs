@@ -1,24 +1,42 @@
 //! The sidecar's side of the CA: enrols, renews in the background, follows the trust bundle.
 //!
 //! Leaf keys are made in memory, one per certificate, and never touch disk. What rests on disk is the enrolment key,
-//! which proves at the next start that this is the same workload.
+//! which proves at the next start that this is the same workload. The CA is known by its SPIFFE ID alone: whoever
+//! answers at the endpoint with another certificate is not talked to.
 
+mod agent;
+mod bundles;
+mod connect;
+mod enrolment_key;
+mod schedule;
+
+pub use enrolment_key::EnrolmentKeyError;
+
+use crate::token::{JoinToken, ParseTokenError};
+use agent::{Agent, Standing};
+use bundles::Bundles;
+use connect::{Connector, Endpoint};
+use enrolment_key::EnrolmentKey;
 use identity::{SpiffeId, Svid, TrustBundle};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use zeroize::Zeroizing;
+
+/// Requests for a renewal that may wait: they are answered together, by the next attempt.
+const WAITING_RENEWALS: usize = 16;
 
 /// What a sidecar needs to obtain its identity.
 pub struct ClientConfig {
-    /// `https://host:port` of the CA. The host only says where to connect: the server is known by its SPIFFE ID.
+    /// `https://host:port` of the CA. It only says where to connect: the server is known by its SPIFFE ID.
     pub endpoint: String,
     /// The bundle to start with; its trust domain names the CA's identity.
     pub bundle: TrustBundle,
     /// The identity asked for.
     pub spiffe_id: SpiffeId,
-    /// Needed until the enrolment key is registered, harmless afterwards.
+    /// Needed until the enrolment key is registered, harmless afterwards. Forgotten at the first success.
     pub join_token: Option<Zeroizing<String>>,
     /// Where the enrolment key rests. Made with mode 0600 when missing, never overwritten.
     pub enrolment_key_path: PathBuf,
@@ -29,13 +47,14 @@ pub struct ClientConfig {
 /// What the background tasks publish. Dropping it ends them.
 #[derive(Debug)]
 pub struct Handles {
-    /// The present identity: `None` until the first certificate. An expired one stays here, as users check expiry anyway.
+    /// The present identity: `None` until the first certificate. An expired one stays, as its users check expiry.
     pub svid: watch::Receiver<Option<Arc<Svid>>>,
     /// Never goes back in sequence, never empty.
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     pub state: watch::Receiver<ClientState>,
     /// Asks for a renewal at once. The answer is `Ok` when the new identity is in `svid`.
     pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
+    _tasks: JoinSet<()>,
 }
 
 /// How the identity stands, for readiness and metrics.
@@ -43,29 +62,64 @@ pub struct Handles {
 pub enum ClientState {
     /// No certificate yet and no failure yet.
     Enrolling,
-    Valid {
-        renew_at: SystemTime,
-    },
-    /// The last attempt failed; a certificate obtained earlier, if any, is still valid.
-    Retrying {
-        error: String,
-        since: SystemTime,
-    },
-    /// The certificate has expired and attempts go on failing.
-    Expired {
-        error: String,
-        since: SystemTime,
-    },
+    /// The last attempt succeeded.
+    Valid { renew_at: SystemTime },
+    /// Attempts have failed since `since`; a certificate obtained earlier, if any, is still valid.
+    Retrying { error: String, since: SystemTime },
+    /// The certificate has expired and no new one was obtained.
+    Expired { error: String, since: SystemTime },
 }
 
 /// Reads or makes the enrolment key and starts the background tasks on the current tokio runtime.
 ///
 /// # Errors
-/// When the endpoint cannot be read as one, the identity lies outside the bundle's trust domain, or the enrolment key
-/// cannot be used. An unreachable CA is no error: it is retried.
+/// When the configuration cannot work. An unreachable CA is no error: it is retried.
+///
+/// # Panics
+/// Outside a tokio runtime.
 pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
-    let _ = config;
-    unimplemented!()
+    let endpoint = Endpoint::parse(&config.endpoint)
+        .ok_or_else(|| StartError::Endpoint(config.endpoint.clone()))?;
+    if config.spiffe_id.trust_domain() != *config.bundle.trust_domain() {
+        return Err(StartError::ForeignId {
+            id: config.spiffe_id,
+            bundle: config.bundle.trust_domain().to_string(),
+        });
+    }
+    let token = config
+        .join_token
+        .as_ref()
+        .map(|text| JoinToken::parse(text))
+        .transpose()?;
+    let key = EnrolmentKey::load_or_create(&config.enrolment_key_path)?;
+
+    let bundles = Arc::new(Bundles::new(config.bundle));
+    let connector = Connector::new(endpoint, config.spiffe_id.trust_domain(), &bundles);
+    let standing = Arc::new(Standing::default());
+    let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
+    let (svid, state) = standing.subscribe();
+    let bundle = bundles.subscribe();
+    let agent = Agent {
+        connector: connector.clone(),
+        bundles: Arc::clone(&bundles),
+        standing,
+        key,
+        token,
+        id: config.spiffe_id,
+        ttl: config.ttl,
+        svid_refused: false,
+    };
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(agent.run(asks));
+    tasks.spawn(bundles::follow(connector, bundles, svid.clone()));
+    Ok(Handles {
+        svid,
+        bundle,
+        state,
+        renew,
+        _tasks: tasks,
+    })
 }
 
 /// Why a client could not be started.
@@ -73,6 +127,12 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
 pub enum StartError {
     #[error("expected a CA endpoint such as https://ca.example:8443, found {0:?}")]
     Endpoint(String),
+    #[error("expected an identity in the trust domain of the bundle, {bundle}, found {id}")]
+    ForeignId { id: SpiffeId, bundle: String },
+    #[error("the join token cannot be used")]
+    Token(#[from] ParseTokenError),
+    #[error("the enrolment key cannot be used")]
+    EnrolmentKey(#[from] EnrolmentKeyError),
 }
 
 impl std::fmt::Debug for ClientConfig {

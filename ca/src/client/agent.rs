@@ -1,0 +1,384 @@
+//! Keeps the identity valid: obtain, wait until it is due or asked for, renew, and try again when that fails.
+
+use super::ClientState;
+use super::bundles::Bundles;
+use super::connect::{ConnectError, Connector};
+use super::enrolment_key::EnrolmentKey;
+use super::schedule::{Backoff, Schedule, now};
+use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
+use crate::token::JoinToken;
+use identity::{BundleError, SpiffeId, Svid, SvidError, Usage, VerifyError};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+type Asker = oneshot::Sender<Result<(), String>>;
+
+/// For one attempt, connection and all.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
+/// The clocks are looked at this often while waiting, so that a jump is noticed soon after.
+const LOOK: Duration = Duration::from_secs(5);
+/// An SVID this close to its end is not used to renew: it could expire in the handshake.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// The task behind [`super::start`].
+pub(super) struct Agent {
+    pub(super) connector: Connector,
+    pub(super) bundles: Arc<Bundles>,
+    pub(super) standing: Arc<Standing>,
+    pub(super) key: EnrolmentKey,
+    pub(super) token: Option<JoinToken>,
+    pub(super) id: SpiffeId,
+    pub(super) ttl: Option<Duration>,
+    /// The CA did not take the present SVID: the enrolment key speaks next time.
+    pub(super) svid_refused: bool,
+}
+
+impl Agent {
+    /// Never returns; ends with its [`super::Handles`].
+    pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Asker>) {
+        let standing = Arc::clone(&self.standing);
+        let mut backoff = Backoff::default();
+        let mut schedule = None;
+        let mut askers = Vec::new();
+        loop {
+            let outcome = standing.noting_expiry(self.attempt()).await;
+            // Whoever asked while the attempt ran gets its outcome too.
+            askers.extend(std::iter::from_fn(|| asks.try_recv().ok()));
+            let answer = match outcome {
+                Ok(next) => {
+                    standing.succeeded(&next);
+                    backoff = Backoff::default();
+                    schedule = Some(next);
+                    Ok(())
+                }
+                Err(error) => {
+                    let error = in_full(&error);
+                    tracing::warn!(error, "no new certificate");
+                    standing.failed(&error);
+                    Err(error)
+                }
+            };
+            askers.drain(..).for_each(|asker| {
+                let _ = asker.send(answer.clone());
+            });
+            let waiting = async {
+                match (&answer, &schedule) {
+                    (Ok(()), Some(schedule)) => wait_until_due(schedule).await,
+                    (_, schedule) => {
+                        let life = schedule.as_ref().map(Schedule::life);
+                        sleep(backoff.next(life, standing.valid_svid().is_some())).await;
+                    }
+                }
+            };
+            tokio::select! {
+                () = standing.noting_expiry(waiting) => {}
+                Some(asker) = asks.recv() => askers.push(asker),
+            }
+        }
+    }
+
+    /// Obtains one certificate and publishes it once it holds up to every check.
+    async fn attempt(&mut self) -> Result<Schedule, AttemptError> {
+        timeout(ATTEMPT_TIMEOUT, self.obtain())
+            .await
+            .map_err(|_| AttemptError::Timeout)?
+    }
+
+    async fn obtain(&mut self) -> Result<Schedule, AttemptError> {
+        let key = KeyPair::generate().map_err(AttemptError::Key)?;
+        let csr = certificate_request(&key).map_err(AttemptError::Key)?;
+        let present = self.standing.valid_svid().filter(|_| !self.svid_refused);
+        let reply = match present {
+            Some(svid) => {
+                let renewed = self.renew(&svid, csr).await;
+                self.svid_refused = renewed.as_ref().is_err_and(AttemptError::blames_svid);
+                renewed?
+            }
+            None => {
+                let issued = self.issue(csr).await?;
+                // The enrolment key is registered now; a secret that has done its work is dropped.
+                self.token = None;
+                self.svid_refused = false;
+                issued
+            }
+        };
+        let received = now();
+        self.bundles.offer(reply.bundle)?;
+        let certificate = reply.certificate;
+        let schedule = Schedule::new(
+            reply.server_time_unix_ms,
+            certificate.renew_at_unix_ms,
+            certificate.not_after_unix_ms,
+            received,
+        );
+        let svid = self.check(certificate.chain, &key)?;
+        self.standing.publish(svid);
+        Ok(schedule)
+    }
+
+    async fn issue(&self, csr: Vec<u8>) -> Result<Reply, AttemptError> {
+        let mut connection = self.connector.connect(None).await?;
+        let request = IssueRequest {
+            spiffe_id: self.id.to_string(),
+            enrolment_key: self.key.public_key().to_vec(),
+            enrolment_proof: self.key.prove(&self.id, &csr),
+            csr,
+            join_token: self
+                .token
+                .as_ref()
+                .map(|token| token.reveal().to_string())
+                .unwrap_or_default(),
+            ttl_seconds: self.ttl_seconds(),
+        };
+        let reply = connection
+            .calls
+            .issue(request)
+            .await
+            .map_err(Box::new)?
+            .into_inner();
+        Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
+    }
+
+    async fn renew(&self, svid: &Svid, csr: Vec<u8>) -> Result<Reply, AttemptError> {
+        let mut connection = self.connector.connect(Some(svid)).await?;
+        let request = RenewRequest {
+            csr,
+            ttl_seconds: self.ttl_seconds(),
+        };
+        let reply = connection
+            .calls
+            .renew(request)
+            .await
+            .map_err(Box::new)?
+            .into_inner();
+        Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
+    }
+
+    /// The new SVID, once it is what was asked for and validates to the present bundle.
+    fn check(&self, chain: Vec<Vec<u8>>, key: &KeyPair) -> Result<Svid, AttemptError> {
+        let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
+        let verify = |usage| {
+            self.bundles
+                .present()
+                .verify(&chain, usage, SystemTime::now())
+        };
+        let leaf = verify(Usage::Client)?;
+        verify(Usage::Server)?;
+        if leaf.id != self.id {
+            return Err(AttemptError::OtherId(leaf.id));
+        }
+        Ok(Svid::new(
+            chain,
+            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
+        )?)
+    }
+
+    /// Zero is the CA's default. Sub-second lives are asked for as the shortest there is.
+    fn ttl_seconds(&self) -> u32 {
+        self.ttl.map_or(0, |ttl| {
+            u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+/// A request that carries the public key; nothing else of it is looked at.
+fn certificate_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    Ok(params.serialize_request(key)?.der().to_vec())
+}
+
+/// A complete answer to Issue or Renew.
+struct Reply {
+    certificate: Certificate,
+    bundle: TrustBundle,
+    server_time_unix_ms: i64,
+}
+
+impl Reply {
+    fn new(
+        certificate: Option<Certificate>,
+        bundle: Option<TrustBundle>,
+        server_time_unix_ms: i64,
+    ) -> Result<Self, AttemptError> {
+        match (certificate, bundle) {
+            (Some(certificate), Some(bundle)) => Ok(Self {
+                certificate,
+                bundle,
+                server_time_unix_ms,
+            }),
+            _ => Err(AttemptError::Incomplete),
+        }
+    }
+}
+
+async fn wait_until_due(schedule: &Schedule) {
+    while !schedule.is_due(now()) {
+        sleep(schedule.wait(now()).min(LOOK)).await;
+    }
+}
+
+/// What the outside sees of the identity.
+#[derive(Debug)]
+pub(super) struct Standing {
+    svid: watch::Sender<Option<Arc<Svid>>>,
+    state: watch::Sender<ClientState>,
+}
+
+impl Default for Standing {
+    fn default() -> Self {
+        Self {
+            svid: watch::Sender::new(None),
+            state: watch::Sender::new(ClientState::Enrolling),
+        }
+    }
+}
+
+impl Standing {
+    pub(super) fn subscribe(
+        &self,
+    ) -> (
+        watch::Receiver<Option<Arc<Svid>>>,
+        watch::Receiver<ClientState>,
+    ) {
+        (self.svid.subscribe(), self.state.subscribe())
+    }
+
+    fn publish(&self, svid: Svid) {
+        let leaf = svid.leaf();
+        tracing::info!(spiffe_id = %leaf.id, serial = %leaf.serial, "new certificate");
+        self.svid.send_replace(Some(Arc::new(svid)));
+    }
+
+    /// The present SVID, unless it ends about now.
+    fn valid_svid(&self) -> Option<Arc<Svid>> {
+        let svid = self.svid.borrow().clone()?;
+        (svid.leaf().not_after > SystemTime::now() + MARGIN).then_some(svid)
+    }
+
+    fn succeeded(&self, schedule: &Schedule) {
+        self.state.send_replace(ClientState::Valid {
+            renew_at: schedule.renew_at(),
+        });
+    }
+
+    /// `since` stays at the first failure of a row.
+    fn failed(&self, error: &str) {
+        self.state.send_modify(|state| {
+            let first = SystemTime::now();
+            let error = error.to_owned();
+            *state = match state {
+                ClientState::Expired { since, .. } => ClientState::Expired {
+                    error,
+                    since: *since,
+                },
+                ClientState::Retrying { since, .. } => ClientState::Retrying {
+                    error,
+                    since: *since,
+                },
+                _ => ClientState::Retrying {
+                    error,
+                    since: first,
+                },
+            };
+        });
+        self.note_expiry();
+    }
+
+    /// Runs `work`, and tells the outside should the certificate expire meanwhile.
+    async fn noting_expiry<F: Future>(&self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                output = &mut work => return output,
+                () = sleep(self.until_expiry().min(LOOK)) => self.note_expiry(),
+            }
+        }
+    }
+
+    fn until_expiry(&self) -> Duration {
+        let ends = self
+            .svid
+            .borrow()
+            .as_ref()
+            .map(|svid| svid.leaf().not_after);
+        ends.and_then(|ends| ends.duration_since(SystemTime::now()).ok())
+            .filter(|left| !left.is_zero())
+            .unwrap_or(LOOK)
+    }
+
+    fn note_expiry(&self) {
+        let expired = |svid: &Arc<Svid>| svid.leaf().not_after <= SystemTime::now();
+        if !self.svid.borrow().as_ref().is_some_and(expired) {
+            return;
+        }
+        self.state.send_if_modified(|state| {
+            let error = match state {
+                ClientState::Expired { .. } => return false,
+                ClientState::Retrying { error, .. } => std::mem::take(error),
+                _ => "no attempt to renew it has ended yet".to_owned(),
+            };
+            tracing::error!(error, "the certificate has expired");
+            *state = ClientState::Expired {
+                error,
+                since: SystemTime::now(),
+            };
+            true
+        });
+    }
+}
+
+/// Why an attempt brought no certificate.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the CA did not answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("the CA refused ({:?}): {}", .0.code(), .0.message())]
+    Refused(#[from] Box<Status>),
+    #[error("no leaf key could be made")]
+    Key(#[source] rcgen::Error),
+    #[error("the CA's reply lacks the certificate or the trust bundle")]
+    Incomplete,
+    #[error("the CA's reply holds no usable trust bundle")]
+    Bundle(#[from] BundleError),
+    #[error("the new certificate does not validate to the trust bundle")]
+    Path(#[from] VerifyError),
+    #[error("the new certificate is for {0}, which was not asked for")]
+    OtherId(SpiffeId),
+    #[error("the new certificate cannot be used")]
+    Svid(#[from] SvidError),
+}
+
+impl AttemptError {
+    /// Whether the enrolment key might fare better than the present SVID.
+    fn blames_svid(&self) -> bool {
+        match self {
+            Self::Refused(status) => !matches!(
+                status.code(),
+                Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
+            ),
+            Self::Connect(ConnectError::Tls(_) | ConnectError::Http(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
