@@ -1,8 +1,17 @@
-//! Documents to `Policy`.
+//! Documents to `Policy`: what has to be right between documents, and what concerns whom.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use identity::SpiffeId;
 
 use crate::{
-    view::{Latest, Policy},
-    yaml::Problem,
+    document::{self, Document, Grant, Guard, HttpProfile, Scope, SharedLimit, TestFile},
+    pattern::IdPattern,
+    view::{Caller, Latest, Policy, Selection},
+    yaml::{self, Place, Problem, Problems},
 };
 
 /// One file of a policy directory.
@@ -36,7 +45,165 @@ impl Default for Options {
 /// # Errors
 /// Every problem found, each with file, line, column and key path. One is enough to refuse them all: the caller keeps
 /// the policy it has.
+///
+/// ```
+/// let source = policy::Source { name: "a.yaml".into(), text: "kind: Grnat".into() };
+/// let problems = policy::compile(&[source], &policy::Options::default()).unwrap_err();
+/// assert_eq!(
+///     problems[1].to_string(),
+///     "a.yaml:1:7: kind: expected one of Grant, Guard, Limit, HttpProfile, Test, found \"Grnat\""
+/// );
+/// ```
 pub fn compile(sources: &[Source], options: &Options) -> Result<Policy, Vec<Problem>> {
-    let _ = (sources, options);
-    Ok(Policy::deny_all())
+    let problems = Problems::new();
+    let mut rules = Rules {
+        fingerprint: fingerprint(sources),
+        ..Rules::default()
+    };
+    for source in sources {
+        for node in yaml::parse(&source.name, &source.text, &problems) {
+            match document::read(&node, &options.root_namespace, &problems) {
+                Some(Document::Grant(grant)) => rules.grants.push(grant),
+                Some(Document::Guard(guard)) => rules.guards.push(guard),
+                Some(Document::Limit(limit)) => rules.limits.push(limit),
+                Some(Document::HttpProfile(profile)) => rules.profiles.push(profile),
+                Some(Document::Test(tests)) => rules.tests.push(tests),
+                None => {}
+            }
+        }
+    }
+    unique(
+        "Grant",
+        rules.grants.iter().map(|d| (&d.name, &d.place)),
+        &problems,
+    );
+    unique(
+        "Guard",
+        rules.guards.iter().map(|d| (&d.name, &d.place)),
+        &problems,
+    );
+    unique(
+        "Limit",
+        rules.limits.iter().map(|d| (&d.name, &d.place)),
+        &problems,
+    );
+    unique(
+        "HttpProfile",
+        rules.profiles.iter().map(|d| (&d.name, &d.place)),
+        &problems,
+    );
+    unique(
+        "Test",
+        rules.tests.iter().map(|d| (&d.name, &d.place)),
+        &problems,
+    );
+    no_limit_twice(&rules, &problems);
+    one_reading(&rules.profiles, &problems);
+    // Which of two equal patterns names a decision must not depend on the order of files.
+    rules.grants.sort_by(|a, b| a.name.cmp(&b.name));
+    rules.guards.sort_by(|a, b| a.name.cmp(&b.name));
+    rules.limits.sort_by(|a, b| a.name.cmp(&b.name));
+    problems
+        .or_value(Some(rules))
+        .map(|rules| Policy::new(rules, options.latest.clone()))
+}
+
+/// All documents of a policy.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    pub(crate) fingerprint: String,
+    pub(crate) grants: Vec<Grant>,
+    pub(crate) guards: Vec<Guard>,
+    pub(crate) limits: Vec<SharedLimit>,
+    pub(crate) profiles: Vec<HttpProfile>,
+    pub(crate) tests: Vec<TestFile>,
+}
+
+impl Rules {
+    /// The documents that concern a caller, callee and port.
+    pub(crate) fn select(&self, caller: Caller<'_>, callee: &SpiffeId, port: u16) -> Selection {
+        let is_one_of =
+            |patterns: &[IdPattern]| patterns.iter().any(|pattern| pattern.matches(caller));
+        let reaches = |scope: &Scope| scope.reaches(callee, port);
+        Selection {
+            grants: indices(&self.grants, |grant| {
+                is_one_of(&grant.from) && reaches(&grant.scope)
+            }),
+            guards: indices(&self.guards, |guard| {
+                reaches(&guard.scope) && !is_one_of(&guard.except)
+            }),
+            limits: indices(&self.limits, |limit| reaches(&limit.scope)),
+        }
+    }
+}
+
+fn indices<T>(documents: &[T], concerns: impl Fn(&T) -> bool) -> Vec<u32> {
+    let numbered = (0..).zip(documents);
+    numbered
+        .filter(|(_, document)| concerns(document))
+        .map(|(index, _)| index)
+        .collect()
+}
+
+/// Does not depend on the order of sources. Not a security boundary, so a fast hash will do.
+fn fingerprint(sources: &[Source]) -> String {
+    let mut sources: Vec<_> = sources
+        .iter()
+        .map(|source| (&source.name, &source.text))
+        .collect();
+    sources.sort();
+    let mut hasher = DefaultHasher::new();
+    sources.hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+fn unique<'d>(
+    kind: &str,
+    documents: impl Iterator<Item = (&'d String, &'d Place)>,
+    problems: &Problems,
+) {
+    let mut seen = HashMap::new();
+    for (name, place) in documents {
+        if let Some(first) = seen.insert(name, place) {
+            let (file, line) = (first.file(), first.line());
+            problems.push(place.problem(format!(
+                "there is a {kind} {name} already, at {file}:{line}"
+            )));
+        }
+    }
+}
+
+/// A limit's state is kept by `namespace/document/limit`: a Grant and a Limit of one name would share it.
+fn no_limit_twice(rules: &Rules, problems: &Problems) {
+    let mut seen: HashMap<&str, &str> = HashMap::new();
+    for limit in rules.grants.iter().flat_map(|grant| &grant.limits) {
+        seen.insert(limit.id(), "Grant");
+    }
+    for document in &rules.limits {
+        for limit in document
+            .limits
+            .iter()
+            .filter(|limit| seen.contains_key(limit.id()))
+        {
+            problems.push(document.place.problem(format!(
+                "a Grant of this name has a limit {} too",
+                limit.id()
+            )));
+        }
+    }
+}
+
+/// Two readings of one request are what request smuggling is made of.
+fn one_reading(profiles: &[HttpProfile], problems: &Problems) {
+    for (index, profile) in profiles.iter().enumerate() {
+        let differs = |other: &&HttpProfile| {
+            other.profile != profile.profile && other.scope.overlaps(&profile.scope)
+        };
+        if let Some(other) = profiles[..index].iter().find(differs) {
+            let name = &other.name;
+            problems.push(profile.place.problem(format!(
+                "HttpProfile {name} says otherwise for the same callees"
+            )));
+        }
+    }
 }

@@ -1,21 +1,41 @@
 //! The decision on one request: guards beat grants, the most specific path names the decision, default deny.
 
+mod fold;
+pub(crate) mod trie;
+
 use std::{fmt, time::SystemTime};
 
 use smallvec::SmallVec;
 
-use crate::{limit::LimitSpec, view::View};
+use crate::{
+    document::{Clause, Grant, Validity},
+    limit::LimitSpec,
+    pattern::elements,
+    view::View,
+};
+
+pub(crate) use fold::MAX_FOLDED_BYTES;
+
+/// Fields by which some frameworks replace the method. A guard looks at them as at the method itself; the proxy removes
+/// them before it forwards a request.
+pub const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
 
 /// What a decision may look at. The strings are in canonical form (see [`crate::target`]): deciding on anything else
 /// than what goes upstream would be a hole.
 #[derive(Clone, Copy)]
 pub struct Attributes<'a> {
-    /// As sent; methods are case-sensitive tokens (RFC 9110 section 9.1).
+    /// As sent; methods are case-sensitive tokens (RFC 9110, section 9.1).
     pub method: &'a str,
     /// The canonical path, without the query.
     pub path: &'a str,
-    /// The canonical host, without the default port.
+    /// The canonical host name ([`crate::target::host::Host::name`]).
     pub host: &'a str,
+    /// The port written with the host, if any.
+    pub host_port: Option<u16>,
     /// All header fields of the request.
     pub headers: &'a dyn Headers,
 }
@@ -39,7 +59,7 @@ pub enum Decision<'v> {
     Allow(Allow<'v>),
     /// 403, or grpc-status 7.
     Deny(Deny<'v>),
-    /// 400: not a well-formed request for the protocol the policy speaks of here.
+    /// 400, or grpc-status 3: not a well-formed request for the protocol the policy speaks of here.
     Reject(Reason),
 }
 
@@ -66,17 +86,17 @@ pub struct Deny<'v> {
     pub rule: Option<&'v str>,
 }
 
-/// Why a request was not allowed: a closed set, usable as a metrics label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request was not allowed: a closed set, usable as a metrics label. Of several, the greatest is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// A guard matched.
-    ExplicitDeny,
     /// No grant matched.
     NoMatchingAllow,
-    /// Only a grant that is not valid yet or no longer matched.
-    OutsideValidity,
-    /// Only a gRPC grant matched, and the request is not a gRPC call.
+    /// A gRPC grant has this path, but the request is not a gRPC call.
     NotGrpc,
+    /// A grant matches, but is not valid yet or no longer.
+    OutsideValidity,
+    /// A guard matched.
+    ExplicitDeny,
     /// A gRPC call whose path is not `/service/method`.
     GrpcBadPath,
 }
@@ -95,13 +115,174 @@ impl Reason {
 }
 
 impl View {
-    /// Decides one request at `now`. Allocates nothing on allow; the cost grows with the length of the path, not with
-    /// the number of grants.
+    /// Decides one request at `now`. Allocates nothing on allow (past eight limits excepted); the cost grows with the
+    /// length of the path and the number of rules that match it, not with the number of grants.
     pub fn decide(&self, request: &Attributes<'_>, now: SystemTime) -> Decision<'_> {
-        let _ = (request, now);
-        Decision::Deny(Deny {
-            reason: Reason::NoMatchingAllow,
-            rule: None,
-        })
+        let now = self.latest.at_least(now);
+        if self.grpc && is_grpc(request) && !is_grpc_path(request.path) {
+            return Decision::Reject(Reason::GrpcBadPath);
+        }
+        if let Some(guard) = self.guard_against(request) {
+            return Decision::Deny(Deny {
+                reason: Reason::ExplicitDeny,
+                rule: Some(guard),
+            });
+        }
+        let mut allow: Option<Allow<'_>> = None;
+        let mut reason = Reason::NoMatchingAllow;
+        // Grants that had their limits listed: two rules of one grant charge it once.
+        let mut charged: SmallVec<[u32; 8]> = SmallVec::new();
+        self.grants.narrow(request.path, &mut |id| {
+            let grant = &self.rules.grants[id.document as usize];
+            let clause = &grant.allow[id.rule as usize];
+            if let Err(refusal) = permits(grant, clause, request, now) {
+                reason = reason.max(refusal);
+                return;
+            }
+            let allow = allow.get_or_insert_with(|| Allow {
+                grant: &grant.name,
+                route: clause.path.as_str(),
+                limits: LimitList::new(),
+            });
+            if !grant.limits.is_empty() && !charged.contains(&id.document) {
+                charged.push(id.document);
+                allow.limits.extend(&grant.limits);
+            }
+        });
+        let Some(mut allow) = allow else {
+            return Decision::Deny(Deny { reason, rule: None });
+        };
+        self.add_shared_limits(request, &mut allow.limits);
+        Decision::Allow(allow)
     }
+
+    fn guard_against(&self, request: &Attributes<'_>) -> Option<&str> {
+        let mut found = None;
+        self.guards.wide(request.path, &mut |id| {
+            let guard = &self.rules.guards[id.document as usize];
+            let holds = guard.deny[id.rule as usize].may_match(request);
+            if holds {
+                found = Some(guard.name.as_str());
+            }
+            holds
+        });
+        found
+    }
+
+    fn add_shared_limits<'v>(&'v self, request: &Attributes<'_>, limits: &mut LimitList<'v>) {
+        let mut charged: SmallVec<[u32; 8]> = SmallVec::new();
+        self.limits.narrow(request.path, &mut |id| {
+            let shared = &self.rules.limits[id.document as usize];
+            if shared.matching[id.rule as usize]
+                .mismatch(request)
+                .is_none()
+                && !charged.contains(&id.document)
+            {
+                charged.push(id.document);
+                limits.extend(&shared.limits);
+            }
+        });
+    }
+}
+
+/// Whether a grant whose path matched lets the request through.
+fn permits(
+    grant: &Grant,
+    clause: &Clause,
+    request: &Attributes<'_>,
+    now: SystemTime,
+) -> Result<(), Reason> {
+    match clause.mismatch(request) {
+        Some(Mismatch::Protocol) => Err(Reason::NotGrpc),
+        Some(_) => Err(Reason::NoMatchingAllow),
+        None if !grant.validity.contains(now) => Err(Reason::OutsideValidity),
+        None => Ok(()),
+    }
+}
+
+/// The part of a rule that a request does not satisfy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mismatch {
+    Protocol,
+    Method,
+    Host,
+    Header(usize),
+}
+
+impl Clause {
+    /// The first part that does not match besides the path, read narrowly, as for a grant.
+    pub(crate) fn mismatch(&self, request: &Attributes<'_>) -> Option<Mismatch> {
+        if self.grpc && (request.method != "POST" || !is_grpc(request)) {
+            return Some(Mismatch::Protocol);
+        }
+        if !self.methods.contains(request.method) {
+            return Some(Mismatch::Method);
+        }
+        if !self.hosts.is_empty()
+            && !self
+                .hosts
+                .iter()
+                .any(|h| h.matches(request.host, request.host_port))
+        {
+            return Some(Mismatch::Host);
+        }
+        let missing = self
+            .headers
+            .iter()
+            .position(|header| !header.holds_alone(request.headers));
+        missing.map(Mismatch::Header)
+    }
+
+    /// Whether everything besides the path may match in the eyes of some server: as for a guard. The protocol makes no
+    /// difference, so that a gRPC method is guarded however it is called.
+    fn may_match(&self, request: &Attributes<'_>) -> bool {
+        let method = || {
+            let mut found = self.methods.contains_folded(request.method.as_bytes());
+            for field in METHOD_OVERRIDES {
+                request.headers.values(field, &mut |value| {
+                    found |= elements(value).any(|method| self.methods.contains_folded(method));
+                });
+            }
+            found
+        };
+        let host =
+            || self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches_name(request.host));
+        method()
+            && host()
+            && self
+                .headers
+                .iter()
+                .all(|h| h.holds_somewhere(request.headers))
+    }
+}
+
+impl Validity {
+    /// Both ends belong to it.
+    pub(crate) fn contains(&self, now: SystemTime) -> bool {
+        self.not_before.is_none_or(|start| start <= now)
+            && self.not_after.is_none_or(|end| now <= end)
+    }
+}
+
+/// The content type of a gRPC call, once.
+fn is_grpc(request: &Attributes<'_>) -> bool {
+    let mut count = 0;
+    let mut grpc = false;
+    request.headers.values("content-type", &mut |value| {
+        count += 1;
+        grpc = value.starts_with(b"application/grpc");
+    });
+    count == 1 && grpc
+}
+
+/// `/service/method`.
+fn is_grpc_path(path: &str) -> bool {
+    let mut segments = crate::pattern::segments(path);
+    let two = segments
+        .by_ref()
+        .take(2)
+        .filter(|segment| !segment.is_empty())
+        .count()
+        == 2;
+    two && segments.next().is_none()
 }

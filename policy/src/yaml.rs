@@ -119,24 +119,19 @@ struct Key {
 }
 
 impl Node {
-    /// The line in the file, counted from 1.
-    pub fn line(&self) -> usize {
-        self.place.line
-    }
-
-    /// The column in the line, counted from 1.
-    pub fn column(&self) -> usize {
-        self.place.column
-    }
-
-    /// The name of the file this node was read from.
-    pub fn file(&self) -> &str {
-        self.place.path.file()
+    /// Where it stands.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// A problem located at this node.
     pub fn problem(&self, message: impl Into<String>) -> Problem {
-        self.place.problem(message.into())
+        self.place.problem(message)
+    }
+
+    /// Whether this is a scalar with exactly this text.
+    pub fn is_word(&self, word: &str) -> bool {
+        matches!(&self.value, Value::Scalar { text, .. } if text == word)
     }
 
     /// What this is, for the "found" half of a message.
@@ -220,7 +215,7 @@ pub fn parse_one(file: &str, text: &str, problems: &Problems) -> Option<Node> {
                     column: 1,
                     path,
                 }
-                .problem("expected one document, found none".to_owned()),
+                .problem("expected one document, found none"),
             );
         }
         return None;
@@ -347,7 +342,7 @@ impl Builder<'_> {
             };
             if !seen.insert(text.clone()) {
                 self.problems
-                    .push(place.problem("this key is written twice in one map".to_owned()));
+                    .push(place.problem("this key is written twice in one map"));
             }
             *key = Some(Key { name: text, place });
             return Ok(());
@@ -398,26 +393,33 @@ fn is_null(plain: &str) -> bool {
     matches!(plain, "" | "~" | "null" | "Null" | "NULL")
 }
 
+/// Where something stands in a file. Cheap to clone; outlives the nodes.
 #[derive(Debug, Clone)]
-struct Place {
+pub struct Place {
     line: usize,
     column: usize,
     path: Arc<Path>,
 }
 
 impl Place {
-    fn problem(&self, message: String) -> Problem {
-        let Place {
-            line,
-            column,
-            ref path,
-        } = *self;
+    /// The line in the file, counted from 1.
+    pub fn line(&self) -> usize {
+        self.line
+    }
+
+    /// The name of the file.
+    pub fn file(&self) -> &str {
+        self.path.file()
+    }
+
+    /// A problem located here.
+    pub fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
-            file: path.file().to_owned(),
-            line,
-            column,
-            key: path.to_string(),
-            message,
+            file: self.file().to_owned(),
+            line: self.line,
+            column: self.column,
+            key: self.path.to_string(),
+            message: message.into(),
         }
     }
 }

@@ -1,0 +1,57 @@
+//! `limits`, in a Grant and in a Limit document (POLICY.md, section 6).
+
+use std::collections::HashSet;
+
+use super::later;
+use crate::{
+    limit::{Definition, Key, LimitSpec, Rate},
+    pattern::Method,
+    yaml::{self, Node, Problems},
+};
+
+pub(super) fn limits(document: &str, node: &Node, problems: &Problems) -> Option<Vec<LimitSpec>> {
+    let limits = yaml::list(|node, problems| limit(document, node, problems))(node, problems)?;
+    let mut seen = HashSet::new();
+    if let Some(twice) = limits.iter().find(|limit| !seen.insert(limit.alias())) {
+        problems.push(node.problem(format!("two limits have the name `{}`", twice.alias())));
+    }
+    Some(limits)
+}
+
+fn limit(document: &str, node: &Node, problems: &Problems) -> Option<LimitSpec> {
+    yaml::map(node, problems, |map| {
+        later::refuse(map, later::LIMIT);
+        let name = map.required("name", yaml::text);
+        let key = map.optional("key", yaml::list(yaml::parsed::<Key>("what to count by")));
+        let rate = map.required("rate", yaml::parsed::<Rate>("a rate"));
+        let burst = map.optional("burst", yaml::number);
+        let cost = map.optional("cost", costs);
+        let ipv6_prefix = map.optional("ipv6Prefix", yaml::number);
+        let alias = name?;
+        let definition = Definition {
+            id: format!("{document}/{alias}"),
+            alias,
+            key: key.unwrap_or_default(),
+            rate: rate?,
+            burst,
+            cost: cost.unwrap_or_default(),
+            ipv6_prefix: ipv6_prefix.unwrap_or(Definition::IPV6_PREFIX),
+        };
+        LimitSpec::new(definition)
+            .map_err(|error| problems.push(node.problem(error.to_string())))
+            .ok()
+    })
+}
+
+fn costs(node: &Node, problems: &Problems) -> Option<Vec<(String, u32)>> {
+    yaml::map(node, problems, |map| {
+        let mut costs = Vec::new();
+        for (method, cost) in map.rest() {
+            if let Err(error) = method.parse::<Method>() {
+                problems.push(cost.problem(format!("expected a method as the key: {error}")));
+            }
+            costs.push((method.to_owned(), yaml::number(cost, problems)?));
+        }
+        Some(costs)
+    })
+}
