@@ -363,7 +363,7 @@ impl Listens {
             )));
             return None;
         }
-        taken.push((address, node.line()));
+        taken.push((address, node.place().line()));
         Some(address)
     }
 }
@@ -397,7 +397,7 @@ impl Hosts {
             }
             Entry::Vacant(free) => {
                 let canonical = free.key().clone();
-                free.insert(node.line());
+                free.insert(node.place().line());
                 Some(canonical)
             }
         }
