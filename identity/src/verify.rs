@@ -192,12 +192,17 @@ fn moment(time: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
-/// RFC 3339 where the year allows it.
+/// RFC 3339, or seconds since 1970 for a year that RFC 3339 cannot write.
 fn text(moment: SystemTime) -> String {
-    let moment = OffsetDateTime::from(moment);
-    moment
-        .format(&Rfc3339)
-        .unwrap_or_else(|_| moment.unix_timestamp().to_string())
+    let seconds = moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Leaf;
 use crate::mint::{self, Minted, WORKLOAD};
-use rustls::client::Resumption;
+use rustls::server::ServerSessionMemoryCache;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConnection};
 use std::sync::Mutex;
@@ -109,7 +109,6 @@ fn both_ends_learn_who_the_other_is() {
     assert_eq!(peer(client.peer_certificates()).as_str(), SERVER);
     assert_eq!(peer(server.peer_certificates()).as_str(), WORKLOAD);
     assert_eq!(server.alpn_protocol(), Some(&b"h2"[..]));
-    assert_eq!(server.server_name(), None);
 }
 
 #[test]
@@ -121,6 +120,20 @@ fn the_hybrid_key_exchange_is_what_both_ends_choose() {
     ] {
         assert_eq!(group.unwrap().name(), NamedGroup::X25519MLKEM768);
     }
+}
+
+#[test]
+fn a_server_name_stays_at_home() {
+    let pair = Pair::new();
+    let name = ServerName::try_from("orders.shop").unwrap();
+    let mut client = ClientConnection::new(stopped_client(pair.client), name).unwrap();
+    let mut server = ServerConnection::new(stopped_server(pair.server)).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    feed(&hello, |bytes| server.read_tls(bytes));
+    server.process_new_packets().unwrap();
+    assert!(server.alpn_protocol().is_some(), "the hello was not read");
+    assert_eq!(server.server_name(), None);
 }
 
 #[test]
@@ -143,6 +156,19 @@ fn a_client_that_would_resume_gets_no_ticket() {
         let (client, _) = handshake(&client, &server).unwrap();
         assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
         assert_eq!(client.tls13_tickets_received(), 0);
+    }
+}
+
+#[test]
+fn a_client_does_not_use_the_tickets_of_a_server_that_sends_them() {
+    let mut pair = Pair::new();
+    pair.server.session_storage = ServerSessionMemoryCache::new(8);
+    pair.server.send_tls13_tickets = 2;
+    let (client, server) = (stopped_client(pair.client), stopped_server(pair.server));
+    for _ in 0..2 {
+        let (client, _) = handshake(&client, &server).unwrap();
+        assert_eq!(client.tls13_tickets_received(), 2);
+        assert_eq!(client.handshake_kind(), Some(HandshakeKind::Full));
     }
 }
 

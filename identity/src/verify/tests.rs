@@ -233,6 +233,24 @@ fn each_refusal_has_its_reason() {
 }
 
 #[test]
+fn an_issuer_for_one_use_is_refused_for_the_other() {
+    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let cases = [
+        (ServerAuth, Usage::Server, "accepted"),
+        (ServerAuth, Usage::Client, "wrong_usage"),
+        (ClientAuth, Usage::Client, "accepted"),
+        (ClientAuth, Usage::Server, "wrong_usage"),
+    ];
+    for (purpose, usage, expected) in cases {
+        let root = Minted::root();
+        let issuer = root.sign(signer(|p| p.extended_key_usages = vec![purpose.clone()]));
+        let chain = [issuer.sign(mint::leaf(WORKLOAD)).der, issuer.der];
+        let found = root.bundle().verify(&chain, usage, mint::now());
+        assert_eq!(reason(&found), expected, "{purpose:?} {usage:?}");
+    }
+}
+
+#[test]
 fn a_workload_cannot_sign_for_another() {
     let root = Minted::root();
     let workload = root.sign(mint::leaf(WORKLOAD));
@@ -294,5 +312,16 @@ fn an_expiry_is_told_in_rfc_3339() {
         verify(expired, signer(|_| ())).unwrap_err().to_string(),
         "expected a certificate that is valid at 2026-06-01T12:00:00Z, \
          found one that ended at 2026-06-01T11:59:00Z"
+    );
+}
+
+#[test]
+fn a_clock_past_the_year_9999_is_told_in_seconds() {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+    let not_after = SystemTime::UNIX_EPOCH;
+    assert_eq!(
+        VerifyError::Expired { now, not_after }.to_string(),
+        "expected a certificate that is valid at 1099511627776, \
+         found one that ended at 1970-01-01T00:00:00Z"
     );
 }
