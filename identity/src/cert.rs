@@ -2,21 +2,39 @@
 //!
 //! Profiles only: signatures, validity at a given time and the trust domain are [`crate::verify`]'s.
 
+mod fields;
+
 use crate::{ParseIdError, SpiffeId};
-use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
-use x509_parser::asn1_rs::Any;
+use fields::{
+    basic_constraints, extended_key_usage, key_usage, parse, serial, system_time, uri_name,
+};
+pub(crate) use fields::{check_encoding, encoded_length};
+use std::time::SystemTime;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{BasicConstraints, GeneralName, KeyUsage, ParsedExtension};
+use x509_parser::extensions::{ExtendedKeyUsage, KeyUsage};
 use x509_parser::oid_registry::{
     OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE,
     OID_X509_EXT_NAME_CONSTRAINTS, OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
-use x509_parser::prelude::FromDer as _;
-use x509_parser::time::ASN1Time;
 
 /// RFC 5280 section 4.1.2.2. Serials go into logs and records, so their length is held to it.
 const MAX_SERIAL_OCTETS: usize = 20;
+
+/// What a leaf may mark critical: the extensions read here (RFC 5280 section 4.2).
+const LEAF_EXTENSIONS: [Oid<'static>; 4] = [
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+];
+/// A signer may also constrain names, which path validation reads.
+const SIGNER_EXTENSIONS: [Oid<'static>; 5] = [
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_EXTENDED_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_NAME_CONSTRAINTS,
+];
 
 /// What a leaf certificate says, once it satisfies the X.509-SVID leaf profile. Not yet path-validated, unless it comes
 /// from [`TrustBundle::verify`](crate::TrustBundle::verify).
@@ -42,15 +60,7 @@ impl Leaf {
     /// The first rule that the certificate breaks. No input makes it panic.
     pub fn parse(der: &[u8]) -> Result<Self, CertError> {
         let cert = parse(der)?;
-        refuse_unknown_critical(
-            &cert,
-            &[
-                OID_X509_EXT_BASIC_CONSTRAINTS,
-                OID_X509_EXT_KEY_USAGE,
-                OID_X509_EXT_EXTENDED_KEY_USAGE,
-                OID_X509_EXT_SUBJECT_ALT_NAME,
-            ],
-        )?;
+        refuse_unknown_critical(&cert, &LEAF_EXTENSIONS)?;
         // The name comes first: an ordinary certificate is refused for what it lacks, not for a detail of its profile.
         let id = uri_name(&cert)?.ok_or(CertError::NoUri)?;
         if id.path().is_empty() {
@@ -61,7 +71,9 @@ impl Leaf {
             return Err(CertError::LeafIsCa);
         }
         check_leaf_key_usage(key_usage(&cert)?.ok_or(CertError::NoKeyUsage)?)?;
-        check_extended_key_usage(&cert)?;
+        if let Some(usage) = extended_key_usage(&cert)? {
+            check_extended_key_usage(usage)?;
+        }
         Ok(Self {
             id,
             serial: serial(&cert)?,
@@ -96,16 +108,7 @@ impl Signer {
     }
 
     fn check(cert: &X509Certificate<'_>, usage: Option<&KeyUsage>) -> Result<Self, CertError> {
-        refuse_unknown_critical(
-            cert,
-            &[
-                OID_X509_EXT_BASIC_CONSTRAINTS,
-                OID_X509_EXT_KEY_USAGE,
-                OID_X509_EXT_EXTENDED_KEY_USAGE,
-                OID_X509_EXT_SUBJECT_ALT_NAME,
-                OID_X509_EXT_NAME_CONSTRAINTS,
-            ],
-        )?;
+        refuse_unknown_critical(cert, &SIGNER_EXTENSIONS)?;
         if !basic_constraints(cert)?.is_some_and(|constraints| constraints.ca) {
             return Err(CertError::SignerIsNotCa);
         }
@@ -219,25 +222,6 @@ pub enum CertError {
     },
 }
 
-fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
-    let (rest, cert) = X509Certificate::from_der(der).map_err(|_| CertError::Malformed)?;
-    match rest.len() {
-        0 => Ok(cert),
-        bytes => Err(CertError::TrailingData { bytes }),
-    }
-}
-
-/// Holds a certificate to nothing but its encoding.
-pub(crate) fn check_encoding(der: &[u8]) -> Result<(), CertError> {
-    parse(der).map(|_| ())
-}
-
-/// The length of the certificate that `der` begins with.
-pub(crate) fn encoded_length(der: &[u8]) -> Result<usize, CertError> {
-    let (rest, _) = X509Certificate::from_der(der).map_err(|_| CertError::Malformed)?;
-    Ok(der.len() - rest.len())
-}
-
 fn refuse_unknown_critical(
     cert: &X509Certificate<'_>,
     known: &[Oid<'static>],
@@ -250,46 +234,6 @@ fn refuse_unknown_critical(
             oid: extension.oid.to_id_string(),
         }),
         None => Ok(()),
-    }
-}
-
-/// The extension's content: `None` only when it is absent, so that one which cannot be read is never taken for that.
-fn extension<'c, 'd>(
-    cert: &'c X509Certificate<'d>,
-    oid: &Oid<'static>,
-    name: &'static str,
-) -> Result<Option<&'c ParsedExtension<'d>>, CertError> {
-    let unreadable = CertError::Extension { name };
-    let Some(extension) = cert
-        .get_extension_unique(oid)
-        .map_err(|_| unreadable.clone())?
-    else {
-        return Ok(None);
-    };
-    // The parser stops at the end of the first value; what follows could say something else to another reader.
-    match Any::from_der(extension.value) {
-        Ok(([], _)) => Ok(Some(extension.parsed_extension())),
-        _ => Err(unreadable),
-    }
-}
-
-fn basic_constraints<'c>(
-    cert: &'c X509Certificate<'_>,
-) -> Result<Option<&'c BasicConstraints>, CertError> {
-    let name = "basicConstraints";
-    match extension(cert, &OID_X509_EXT_BASIC_CONSTRAINTS, name)? {
-        None => Ok(None),
-        Some(ParsedExtension::BasicConstraints(constraints)) => Ok(Some(constraints)),
-        Some(_) => Err(CertError::Extension { name }),
-    }
-}
-
-fn key_usage<'c>(cert: &'c X509Certificate<'_>) -> Result<Option<&'c KeyUsage>, CertError> {
-    let name = "keyUsage";
-    match extension(cert, &OID_X509_EXT_KEY_USAGE, name)? {
-        None => Ok(None),
-        Some(ParsedExtension::KeyUsage(usage)) => Ok(Some(usage)),
-        Some(_) => Err(CertError::Extension { name }),
     }
 }
 
@@ -337,74 +281,13 @@ fn refuse_other_key_usage<const N: usize>(
     })
 }
 
-fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), CertError> {
-    let name = "extKeyUsage";
-    let usage = match extension(cert, &OID_X509_EXT_EXTENDED_KEY_USAGE, name)? {
-        None => return Ok(()),
-        Some(ParsedExtension::ExtendedKeyUsage(usage)) => usage,
-        Some(_) => return Err(CertError::Extension { name }),
-    };
+fn check_extended_key_usage(usage: &ExtendedKeyUsage<'_>) -> Result<(), CertError> {
     let missing = match (usage.server_auth, usage.client_auth) {
         (true, true) => return Ok(()),
         (false, _) => "serverAuth",
         (true, false) => "clientAuth",
     };
     Err(CertError::ExtendedKeyUsage { missing })
-}
-
-/// The URI name as a SPIFFE ID. A name of any kind that cannot be read hides what it says, so it refuses the certificate.
-fn uri_name(cert: &X509Certificate<'_>) -> Result<Option<SpiffeId>, CertError> {
-    let name = "subjectAltName";
-    let names = match extension(cert, &OID_X509_EXT_SUBJECT_ALT_NAME, name)? {
-        None => return Ok(None),
-        Some(ParsedExtension::SubjectAlternativeName(names)) => &names.general_names,
-        Some(_) => return Err(CertError::Extension { name }),
-    };
-    let mut uris = Vec::new();
-    for general_name in names {
-        match general_name {
-            GeneralName::URI(uri) => uris.push(*uri),
-            GeneralName::Invalid(..) => return Err(CertError::Extension { name }),
-            _ => {}
-        }
-    }
-    match uris[..] {
-        [] => Ok(None),
-        [uri] => SpiffeId::parse(uri)
-            .map(Some)
-            .map_err(CertError::NotSpiffeId),
-        _ => Err(CertError::SeveralUris { count: uris.len() }),
-    }
-}
-
-fn serial(cert: &X509Certificate<'_>) -> Result<String, CertError> {
-    let octets = cert.raw_serial();
-    // DER puts a zero octet before a magnitude whose first bit is set, to keep the integer positive.
-    let magnitude = match octets {
-        [0, rest @ ..] if !rest.is_empty() => rest,
-        _ => octets,
-    };
-    if magnitude.is_empty() || magnitude.len() > MAX_SERIAL_OCTETS {
-        return Err(CertError::Serial {
-            octets: magnitude.len(),
-        });
-    }
-    let mut text = String::with_capacity(magnitude.len() * 2);
-    for octet in magnitude {
-        write!(text, "{octet:02x}").expect("writing to a String cannot fail");
-    }
-    Ok(text)
-}
-
-fn system_time(time: ASN1Time) -> Result<SystemTime, CertError> {
-    let seconds = time.timestamp();
-    let distance = Duration::from_secs(seconds.unsigned_abs());
-    let moment = if seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(distance)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(distance)
-    };
-    moment.ok_or(CertError::Validity)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use crate::mint::{self, Minted, WORKLOAD};
 use proptest::prelude::*;
 use rcgen::{CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rcgen::{SanType, SerialNumber};
+use std::time::Duration;
 
 /// The leaf profile's verdict on a good leaf with one thing changed.
 fn changed(change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf, CertError> {
