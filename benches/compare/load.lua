@@ -11,7 +11,8 @@ end
 function done(summary, latency)
    local errors = summary.errors
    io.write(string.format(
-      'RESULT {"requests": %d, "seconds": %f, "p50_us": %d, "p99_us": %d, "errors": %d, "failures": "connect %d, read %d, write %d, status %d, timeout %d"}\n',
+      'RESULT {"requests": %d, "seconds": %f, "p50_us": %d, "p99_us": %d, ' ..
+      '"errors": %d, "failures": "connect %d, read %d, write %d, status %d, timeout %d"}\n',
       summary.requests, summary.duration / 1e6, latency:percentile(50), latency:percentile(99),
       errors.connect + errors.read + errors.write + errors.status + errors.timeout,
       errors.connect, errors.read, errors.write, errors.status, errors.timeout))

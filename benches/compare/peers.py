@@ -35,8 +35,7 @@ class Pair:
     def __enter__(self):
         with self.running:
             self.start_authority()
-            self.run("app", ["nginx", "-p", self.folder, "-e", "app.err", "-c", self.template("nginx/app.conf", pki.STRANGER)],
-                     self.app_port)
+            self.run("app", nginx(self.folder, self.template("nginx/app.conf", pki.STRANGER)), self.app_port)
             self.inbound = self.start("inbound", pki.ORDERS, self.inbound_port)
             self.outbound = self.start("outbound", pki.FRONTEND, self.outbound_port)
             self.running = self.running.pop_all()
@@ -79,10 +78,13 @@ class HAProxyHttp2(HAProxy):
     alpn = "h2"
 
 
+def nginx(folder, config):
+    return ["nginx", "-p", folder, "-e", config.with_suffix(".err").name, "-c", config]
+
+
 class Nginx(Pair):
     def start(self, side, spiffe_id, port):
-        config = self.template(f"nginx/{side}.conf", spiffe_id)
-        return self.run(side, ["nginx", "-p", self.folder, "-e", f"{side}.err", "-c", config], port)
+        return self.run(side, nginx(self.folder, self.template(f"nginx/{side}.conf", spiffe_id)), port)
 
 
 class Envoy(Pair):
@@ -90,7 +92,8 @@ class Envoy(Pair):
 
     def start(self, side, spiffe_id, port):
         config = self.template(f"envoy/{side}.yaml", spiffe_id, ALPN=self.alpn, PROTOCOL=self.protocol)
-        return self.run(side, [ENVOY, "-c", config, "--concurrency", 1, "--disable-hot-restart", "--log-level", "warning"], port)
+        options = ["--concurrency", 1, "--disable-hot-restart", "--log-level", "warning"]
+        return self.run(side, [ENVOY, "-c", config, *options], port)
 
 
 class EnvoyHttp2(Envoy):
@@ -109,12 +112,14 @@ class Tipstaff(Pair):
     def start_authority(self):
         self.ca_port = free_port()
         self.authority = TipstaffAuthority(self.binary, self.folder / "ca")
-        self.run("ca", [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"127.0.0.1:{self.ca_port}"], self.ca_port)
+        serve = [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"127.0.0.1:{self.ca_port}"]
+        self.run("ca", serve, self.ca_port)
         self.policy = self.folder / "policy"
         self.policy.mkdir()
         for name in ["orders", *(f"resource-{n}" for n in range(1, GRANTS))]:
             grant = self.policy / f"{name}.yaml"
-            render(HERE / "tipstaff" / "grant.yaml", grant, NAME=name, CALLER_ID=pki.FRONTEND, CALLEE_ID=pki.ORDERS, LIMIT=self.limit)
+            render(HERE / "tipstaff" / "grant.yaml", grant, NAME=name, LIMIT=self.limit,
+                   CALLER_ID=pki.FRONTEND, CALLEE_ID=pki.ORDERS)
 
     def start(self, side, spiffe_id, port):
         token, admin = self.folder / f"{side}.token", free_port()
