@@ -22,6 +22,7 @@ mod upstream;
 mod respond;
 mod error;
 mod worker;
+mod exchange;
 
 pub mod access_log;
 pub mod admin;
@@ -33,8 +34,11 @@ mod workload;
 pub use config::Config;
 
 use arc_swap::ArcSwap;
-use drain::Drain;
+use access_log::AccessLog;
+use admin::PolicyStatus;
+use drain::{Drain, Readiness};
 use identity::{Svid, TrustBundle};
+use metrics::Metrics;
 use policy::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,11 +83,20 @@ pub enum Address {
 }
 
 /// What was bound, in the order of the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     pub inbound: Vec<SocketAddr>,
     pub outbound: Option<Address>,
-    pub admin: Option<SocketAddr>,
+    pub admin: SocketAddr,
+}
+
+/// Where policies come from: whoever loads them publishes, the data plane reads.
+#[derive(Debug, Clone)]
+pub struct PolicyFeed {
+    /// The policy in force; [`Policy::deny_all`] until the first good one.
+    pub policy: watch::Receiver<Arc<Policy>>,
+    /// How it came about; shown by the admin listener.
+    pub status: watch::Receiver<PolicyStatus>,
 }
 
 /// The data plane of one sidecar.
@@ -91,27 +104,37 @@ pub struct Addresses {
 pub struct Proxy;
 
 impl Proxy {
-    /// Binds every listener that `config` names; nothing is accepted before [`Bound::run`].
+    /// Binds every listener that `config` names; nothing is accepted before [`Bound::run`]. `readiness` is what `/ready`
+    /// waits for beyond an identity.
     ///
     /// # Errors
-    /// When an address cannot be bound; nothing stays bound then.
+    /// When an address cannot be bound or the access log cannot be opened; nothing stays bound then.
     pub fn build(
         config: Config,
-        feed: IdentityFeed,
-        policy: watch::Receiver<Arc<Policy>>,
+        identity: IdentityFeed,
+        policy: PolicyFeed,
+        readiness: Readiness,
     ) -> Result<Bound, BuildError> {
         let sockets = listener::bind(&config)?;
-        let admin = admin::bind(&config).map_err(BuildError::Admin)?;
-        let addresses = Addresses {
-            inbound: sockets.inbound.clone(),
-            outbound: sockets.outbound.clone(),
-            admin: admin.address(),
-        };
+        let admin = admin::bind(&config.admin).map_err(BuildError::Admin)?;
+        let metrics = Metrics::new();
+        let (access_log, log_writer) =
+            AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(BuildError::AccessLog)?;
         Ok(Bound {
-            shared: worker::Shared::new(config, feed, policy),
+            addresses: Addresses {
+                inbound: sockets.inbound.clone(),
+                outbound: sockets.outbound.clone(),
+                admin: admin.address(),
+            },
+            config: Arc::new(ArcSwap::from_pointee(config)),
+            identity,
+            policy,
+            readiness,
             sockets,
             admin,
-            addresses,
+            metrics,
+            access_log,
+            log_writer,
         })
     }
 }
@@ -119,9 +142,15 @@ impl Proxy {
 /// Every listener bound, nothing accepted yet.
 #[derive(Debug)]
 pub struct Bound {
-    shared: Arc<worker::Shared>,
+    config: Arc<ArcSwap<Config>>,
+    identity: IdentityFeed,
+    policy: PolicyFeed,
+    readiness: Readiness,
     sockets: listener::Sockets,
     admin: admin::Bound,
+    metrics: Arc<Metrics>,
+    access_log: AccessLog,
+    log_writer: access_log::Writer,
     addresses: Addresses,
 }
 
@@ -134,30 +163,53 @@ impl Bound {
     /// Swaps the configuration while this runs.
     pub fn reload_handle(&self) -> ReloadHandle {
         ReloadHandle {
-            config: Arc::clone(&self.shared.config),
+            config: Arc::clone(&self.config),
         }
     }
 
-    /// The counters that `/metrics` shows, for the parts of the process that live outside this crate.
-    pub fn metrics(&self) -> Arc<metrics::Metrics> {
-        Arc::clone(&self.shared.metrics)
+    /// What `/metrics` shows, for the parts of the process that live outside this crate.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// The log of requests, to be reopened after its file was moved away.
+    pub fn access_log(&self) -> AccessLog {
+        self.access_log.clone()
     }
 
     /// Serves until `drain` starts, then lets requests in flight end within the configured drain timeout and returns.
     ///
     /// # Errors
-    /// When a worker thread cannot be started or ends before its time.
+    /// When a thread cannot be started or ends before its time.
     pub async fn run(self, drain: Drain) -> Result<(), RunError> {
-        let admin = tokio::spawn(self.admin.serve(admin::State {
-            config: Arc::clone(&self.shared.config),
-            feed: self.shared.feed.clone(),
-            policy: self.shared.policy.clone(),
-            metrics: Arc::clone(&self.shared.metrics),
-            drain: drain.clone(),
-        }));
-        let served = worker::run(self.shared, self.sockets, drain).await;
-        // The admin listener outlives the workers so that `/ready` tells of the drain to its end.
-        admin.abort();
+        let shared = Arc::new(worker::Shared::new(
+            Arc::clone(&self.config),
+            &self.identity,
+            &self.policy,
+            Arc::clone(&self.metrics),
+            self.access_log,
+            drain.clone(),
+        ));
+        // The admin listener outlives the workers, so that `/ready` tells of the drain to its end.
+        let _admin = self
+            .admin
+            .spawn(admin::State {
+                config: self.config,
+                feed: self.identity,
+                policy: self.policy.status,
+                metrics: self.metrics,
+                readiness: self.readiness,
+                drain: drain.clone(),
+            })
+            .map_err(RunError::Spawn)?;
+        let draining = async {
+            drain.started().await;
+            let limit = shared.config.load().timeouts.drain;
+            let cut = drain.run(limit).await;
+            tracing::info!(cut, "drained");
+        };
+        let (served, ()) = tokio::join!(worker::run(&shared, self.sockets), draining);
+        self.log_writer.close();
         served
     }
 }
@@ -192,12 +244,14 @@ pub enum BuildError {
     },
     #[error("cannot open the admin listener")]
     Admin(#[source] std::io::Error),
+    #[error("cannot open the access log")]
+    AccessLog(#[source] std::io::Error),
 }
 
 /// Why the proxy stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("cannot start a worker thread")]
+    #[error("cannot start a thread")]
     Spawn(#[source] std::io::Error),
     #[error("a worker thread ended before the drain; its panic is on stderr")]
     WorkerLost,

@@ -1,0 +1,149 @@
+//! Request and peer -> a [`Permit`], or why not. The only place that makes permits.
+
+use crate::error::Failure;
+use crate::normalize::{Normal, Rejection};
+use crate::peer::Peer;
+use crate::worker::Shared;
+use http::{HeaderMap, Request};
+use identity::SpiffeId;
+use policy::target::Profile;
+use policy::{Allow, Attributes, Caller, Decision, Policy, View};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::sync::watch;
+
+/// What one generation of the policy says about one connection.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    policy: Arc<Policy>,
+    view: Arc<View>,
+    pub(crate) profile: Profile,
+}
+
+impl Rules {
+    pub(crate) fn generation(&self) -> &str {
+        self.policy.fingerprint()
+    }
+}
+
+/// The rules of one connection, looked up again only when the policy has changed.
+#[derive(Debug)]
+pub(crate) struct Rulebook {
+    callee: SpiffeId,
+    port: u16,
+    present: Mutex<(watch::Receiver<Arc<Policy>>, Arc<Rules>)>,
+}
+
+impl Rulebook {
+    /// `callee` and `port` say which workload is being called: the sidecar's own identity and its app's port.
+    pub(crate) fn new(shared: &Shared, peer: &Peer, callee: SpiffeId, port: u16) -> Self {
+        let mut policy = shared.policy.clone();
+        let rules = rules(&policy.borrow_and_update(), peer, &callee, port);
+        Self {
+            callee,
+            port,
+            present: Mutex::new((policy, rules)),
+        }
+    }
+
+    pub(crate) fn rules(&self, peer: &Peer) -> Arc<Rules> {
+        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let (policy, rules_now) = &mut *present;
+        // An error means that nobody can publish any more: the last policy goes on.
+        if policy.has_changed().unwrap_or(false) {
+            *rules_now = rules(&policy.borrow_and_update(), peer, &self.callee, self.port);
+        }
+        Arc::clone(rules_now)
+    }
+}
+
+fn rules(policy: &Arc<Policy>, peer: &Peer, callee: &SpiffeId, port: u16) -> Arc<Rules> {
+    Arc::new(Rules {
+        view: policy.view(Caller::Identity(peer.id()), callee, port),
+        profile: policy.profile(callee, port),
+        policy: Arc::clone(policy),
+    })
+}
+
+/// Proof that a grant allows this request. [`forward`](crate::forward) takes one.
+#[derive(Debug)]
+pub(crate) struct Permit<'r> {
+    allow: Allow<'r>,
+}
+
+impl<'r> Permit<'r> {
+    pub(crate) fn allow(&self) -> &Allow<'r> {
+        &self.allow
+    }
+}
+
+/// A request that policy refuses.
+#[derive(Debug)]
+pub(crate) struct Denial {
+    reason: policy::Reason,
+    /// The guard that refused, for the operator alone.
+    pub(crate) rule: Option<String>,
+    pub(crate) id: DecisionId,
+}
+
+impl Denial {
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason.as_str()
+    }
+}
+
+/// Asks the policy about a request that was normalised.
+pub(crate) fn authorize<'r, B>(
+    rules: &'r Rules,
+    request: &Request<B>,
+    normal: &Normal,
+    now: SystemTime,
+) -> Result<Permit<'r>, Failure> {
+    let headers = request.headers();
+    let attributes = Attributes {
+        method: request.method().as_str(),
+        path: request.uri().path(),
+        host: normal.host(headers),
+        headers: &Fields(headers),
+    };
+    match rules.view.decide(&attributes, now) {
+        Decision::Allow(allow) => Ok(Permit { allow }),
+        Decision::Deny(deny) => Err(Failure::Denied(Denial {
+            reason: deny.reason,
+            rule: deny.rule.map(str::to_owned),
+            id: DecisionId::new(),
+        })),
+        Decision::Reject(reason) => Err(Rejection::Protocol(reason.as_str()).into()),
+    }
+}
+
+/// Header fields as policy reads them.
+pub(crate) struct Fields<'r>(pub(crate) &'r HeaderMap);
+
+impl policy::Headers for Fields<'_> {
+    fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        for value in self.0.get_all(name) {
+            see(value.as_bytes());
+        }
+    }
+}
+
+/// Ties a refusal that a caller saw to the line in the log that says why. Tells nothing by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DecisionId(String);
+
+impl DecisionId {
+    pub(crate) fn new() -> Self {
+        // A counter under a keyed hash: unique in this process, and nobody learns how many refusals there were.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(format!("{:016x}", KEY.hash_one(number)))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}

@@ -1,0 +1,100 @@
+//! What can go wrong with a request, and whose fault it is. No statuses here: `respond.rs` chooses those.
+
+use crate::authorize::Denial;
+use crate::limit::Exceeded;
+use crate::normalize::Rejection;
+use std::io;
+use std::time::Duration;
+
+/// Who has to act on a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The caller: what it sent is not acceptable.
+    Downstream,
+    /// The app, or the sidecar of the service called.
+    Upstream,
+    /// This sidecar or its operator.
+    Internal,
+}
+
+/// Why a request was answered by the proxy instead of by the app.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("the request is not acceptable")]
+    Rejected(#[from] Rejection),
+    #[error("policy does not allow the request")]
+    Denied(Denial),
+    #[error("a rate limit is exceeded")]
+    Limited(Exceeded),
+    #[error("no configured service has the host {host:?}")]
+    UnknownDestination { host: String },
+    #[error("cannot reach the upstream")]
+    Connect(#[from] ConnectError),
+    #[error("expected a response head within {0:?}, found none")]
+    ResponseTimeout(Duration),
+    #[error("the upstream broke off before its response head")]
+    NoResponse(#[source] hyper::Error),
+}
+
+/// Why there is no connection to an upstream.
+///
+/// Shared by every request that waited for the same attempt, so it is cheap to clone.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("this sidecar has no identity yet")]
+    NoIdentity,
+    #[error("this sidecar's certificate has expired")]
+    IdentityExpired,
+    #[error("expected a connection within {0:?}, found none")]
+    Timeout(Duration),
+    #[error("cannot connect")]
+    Io(#[source] std::sync::Arc<io::Error>),
+    #[error("the TLS handshake failed")]
+    Handshake(#[source] std::sync::Arc<io::Error>),
+    #[error("expected the upstream to speak HTTP/2, found another protocol")]
+    NoHttp2,
+    #[error("the upstream closed each connection before it took the request")]
+    Unstable,
+    #[error("the HTTP handshake failed")]
+    Http(#[source] std::sync::Arc<hyper::Error>),
+}
+
+impl Failure {
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::Rejected(_) | Self::Denied(_) | Self::Limited(_) => Fault::Downstream,
+            Self::UnknownDestination { .. } => Fault::Downstream,
+            Self::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
+                Fault::Internal
+            }
+            Self::Connect(_) | Self::ResponseTimeout(_) | Self::NoResponse(_) => Fault::Upstream,
+        }
+    }
+
+    /// A word from a closed set, for the access log and as a metric label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejection) => rejection.reason(),
+            Self::Denied(denial) => denial.reason(),
+            Self::Limited(_) => "limited",
+            Self::UnknownDestination { .. } => "unknown_destination",
+            Self::Connect(error) => error.reason(),
+            Self::ResponseTimeout(_) => "response_timeout",
+            Self::NoResponse(_) => "no_response",
+        }
+    }
+}
+
+impl ConnectError {
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::NoIdentity => "identity_absent",
+            Self::IdentityExpired => "identity_expired",
+            Self::Timeout(_) => "connect_timeout",
+            Self::Io(_) => "connect_failed",
+            Self::Handshake(_) => "handshake_failed",
+            Self::Unstable => "connection_lost",
+            Self::NoHttp2 | Self::Http(_) => "protocol_error",
+        }
+    }
+}

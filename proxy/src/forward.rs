@@ -1,0 +1,152 @@
+//! Sends a request that may go on, and fits the response to the hop back. Inbound it takes a [`Permit`]: forwarding
+//! what nobody allowed does not compile.
+
+use crate::authorize::Permit;
+use crate::config::Endpoint;
+use crate::error::Failure;
+use crate::exchange::{Body, Exchange};
+use crate::normalize::{Normal, remove_overrides};
+use crate::peer::Peer;
+use crate::upstream::http2::{Lanes, Ready, Remote};
+use crate::upstream::{Deadlines, Lease, RequestBody, http1, is_grpc};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::uri::{Authority, Parts, Scheme};
+use http::{HeaderMap, Request, Response, Uri, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use std::sync::Arc;
+
+/// The caller's certificate, in Envoy's format.
+const FORWARDED_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The caller's SPIFFE ID.
+const PEER: HeaderName = HeaderName::from_static("tipstaff-peer");
+
+/// The workload of this sidecar, as one worker reaches it.
+#[derive(Debug)]
+pub(crate) struct App {
+    name: Arc<str>,
+    pub(crate) http1: Arc<http1::Pool>,
+    /// For gRPC, whose trailers HTTP/1.1 does not carry well.
+    http2: Arc<Lanes>,
+}
+
+impl App {
+    pub(crate) fn new(endpoint: &Endpoint) -> Arc<Self> {
+        Arc::new(Self {
+            name: endpoint.to_string().into(),
+            http1: http1::Pool::new(endpoint.clone()),
+            http2: Lanes::new(endpoint.clone(), Remote::App),
+        })
+    }
+}
+
+/// A response head with what it came on.
+pub(crate) struct Answered {
+    response: Response<Incoming>,
+    lease: Lease,
+}
+
+/// Sends an allowed request to the app, in the protocol that the caller's request is in.
+pub(crate) async fn to_app(
+    _permit: Permit<'_>,
+    request: Request<Incoming>,
+    normal: &Normal,
+    peer: &Peer,
+    app: &App,
+    deadlines: Deadlines,
+    exchange: &mut Exchange,
+) -> Result<Answered, Failure> {
+    let (mut head, body) = request.into_parts();
+    let body = RequestBody::new(body);
+    exchange.forwarded(Arc::clone(&app.name), body.progress());
+    if normal.has_override {
+        remove_overrides(&mut head.headers);
+    }
+    head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
+    head.headers.insert(PEER, peer.header());
+    if is_grpc(&head.headers) {
+        let authority = head.headers.remove(HOST);
+        absolute(&mut head.uri, Scheme::HTTP, authority.as_ref());
+        head.version = Version::HTTP_2;
+        let ready = app.http2.ready(deadlines.connect).await?;
+        let request = Request::from_parts(head, body);
+        let (response, stream) = app.http2.send(ready, request, deadlines).await?;
+        return Ok(Answered {
+            response,
+            lease: Lease::Http2(stream),
+        });
+    }
+    head.headers.remove(TE);
+    head.version = Version::HTTP_11;
+    // Without either field hyper takes a GET for one without a body and would drop what the caller sent.
+    if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
+        head.headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let request = Request::from_parts(head, body);
+    let (response, lease) = app.http1.send(request, deadlines).await?;
+    Ok(Answered {
+        response,
+        lease: Lease::Http1(lease),
+    })
+}
+
+/// Sends a request on a connection to the sidecar of a service.
+pub(crate) async fn to_service(
+    request: Request<Incoming>,
+    lanes: &Arc<Lanes>,
+    ready: Ready,
+    deadlines: Deadlines,
+    exchange: &mut Exchange,
+) -> Result<Answered, Failure> {
+    let (mut head, body) = request.into_parts();
+    let body = RequestBody::new(body);
+    exchange.forwarded(Arc::clone(lanes.name()), body.progress());
+    let authority = head.headers.remove(HOST);
+    absolute(&mut head.uri, Scheme::HTTPS, authority.as_ref());
+    head.version = Version::HTTP_2;
+    let request = Request::from_parts(head, body);
+    let (response, stream) = lanes.send(ready, request, deadlines).await?;
+    Ok(Answered {
+        response,
+        lease: Lease::Http2(stream),
+    })
+}
+
+impl Answered {
+    /// The response for the caller: without the fields of the hop it came over, recorded to its end.
+    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<Body> {
+        let (mut head, body) = self.response.into_parts();
+        strip(&mut head.headers);
+        exchange.answered(head.status.as_u16());
+        Response::from_parts(head, Body::upstream(body, self.lease, exchange))
+    }
+}
+
+/// HTTP/2 clients take scheme and authority from the URI. `authority` was made canonical, so it can be one; if it could
+/// not, the request would go without and be refused.
+fn absolute(uri: &mut Uri, scheme: Scheme, authority: Option<&HeaderValue>) {
+    let mut parts = Parts::default();
+    parts.path_and_query = std::mem::take(uri).into_parts().path_and_query;
+    parts.authority = authority.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    parts.scheme = Some(scheme);
+    *uri = Uri::from_parts(parts).unwrap_or_default();
+}
+
+/// Removes the fields of the hop that a response came over (RFC 9110 section 7.6.1).
+fn strip(headers: &mut HeaderMap) {
+    if let Some(listed) = headers.remove(CONNECTION) {
+        for name in listed.as_bytes().split(|byte| *byte == b',') {
+            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in [TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}

@@ -1,0 +1,58 @@
+//! Permit -> go on, or 429. After the decision, so that a refused caller spends no quota.
+
+use crate::authorize::{DecisionId, Fields, Permit};
+use crate::error::Failure;
+use crate::peer::Peer;
+use crate::upstream::is_grpc;
+use crate::worker::Shared;
+use http::Request;
+use policy::limit::Subject;
+use std::net::IpAddr;
+
+/// A request over one of its limits.
+#[derive(Debug)]
+pub(crate) struct Exceeded {
+    /// The limit as documents name it, for the operator alone.
+    pub(crate) limit: String,
+    /// Seconds.
+    pub(crate) retry_after: u64,
+    /// The values of `RateLimit-Policy` and `RateLimit`; they name an alias.
+    pub(crate) policy_field: String,
+    pub(crate) limit_field: String,
+    pub(crate) id: DecisionId,
+}
+
+/// Charges every limit of the permit, or none.
+pub(crate) fn charge<B>(
+    shared: &Shared,
+    permit: &Permit<'_>,
+    request: &Request<B>,
+    peer: &Peer,
+    client_ip: IpAddr,
+) -> Result<(), Failure> {
+    let allow = permit.allow();
+    if allow.limits.is_empty() {
+        return Ok(());
+    }
+    let path = request.uri().path();
+    let subject = Subject {
+        identity: Some(peer.id().as_str()),
+        namespace: peer.id().namespace(),
+        route: allow.route,
+        method: request.method().as_str(),
+        grpc_method: is_grpc(request.headers()).then(|| path.trim_start_matches('/')),
+        client_ip: Some(client_ip),
+        headers: &Fields(request.headers()),
+    };
+    let charged = shared.limits.charge(&allow.limits, &subject, shared.uptime());
+    charged.map(|_| ()).map_err(|exceeded| {
+        shared.metrics.limit_refusal(exceeded.id);
+        Failure::Limited(Exceeded {
+            limit: exceeded.id.to_owned(),
+            retry_after: exceeded.retry_after,
+            policy_field: exceeded.standing.policy_field().to_string(),
+            limit_field: exceeded.standing.limit_field().to_string(),
+            id: DecisionId::new(),
+        })
+    })
+}

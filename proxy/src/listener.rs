@@ -1,0 +1,189 @@
+//! Binding and accepting: one socket per worker and address (`SO_REUSEPORT`), a cap on open connections, and a pause
+//! when the system has no descriptors left.
+
+use crate::config::{Config, OutboundListen};
+use crate::drain::Drain;
+use crate::{Address, BuildError};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Connections that the kernel may hold for us between two turns of the accept loop.
+const BACKLOG: i32 = 1024;
+/// How long accepting pauses after an error of the system (no descriptors, no memory): long enough not to spin, short
+/// enough that a caller's connect does not time out.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// All listening sockets: one set per worker.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    pub(crate) inbound: Vec<SocketAddr>,
+    pub(crate) outbound: Option<Address>,
+    pub(crate) per_worker: Vec<WorkerSockets>,
+}
+
+/// The listening sockets of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerSockets {
+    /// In the order of the configuration.
+    pub(crate) inbound: Vec<std::net::TcpListener>,
+    pub(crate) outbound: Option<OutboundSocket>,
+}
+
+#[derive(Debug)]
+pub(crate) enum OutboundSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Binds what the configuration names, once per worker.
+pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
+    let workers = config.workers.get();
+    let mut sockets = Sockets {
+        inbound: Vec::new(),
+        outbound: None,
+        per_worker: std::iter::repeat_with(WorkerSockets::default).take(workers).collect(),
+    };
+    for inbound in &config.inbound {
+        let (address, listeners) = bind_tcp(inbound.listen, workers)?;
+        sockets.inbound.push(address);
+        for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
+            worker.inbound.push(listener);
+        }
+    }
+    match config.outbound.as_ref().map(|outbound| &outbound.listen) {
+        None => {}
+        Some(OutboundListen::Tcp(address)) => {
+            let (address, listeners) = bind_tcp(*address, workers)?;
+            sockets.outbound = Some(Address::Tcp(address));
+            for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
+                worker.outbound = Some(OutboundSocket::Tcp(listener));
+            }
+        }
+        Some(OutboundListen::Unix { path, mode }) => {
+            let at = |source| BuildError::Bind {
+                address: path.display().to_string(),
+                source,
+            };
+            let listener = bind_unix(path, *mode).map_err(at)?;
+            sockets.outbound = Some(Address::Unix(path.clone()));
+            for worker in &mut sockets.per_worker {
+                worker.outbound = Some(OutboundSocket::Unix(listener.try_clone().map_err(at)?));
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+fn bind_tcp(
+    address: SocketAddr,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<std::net::TcpListener>), BuildError> {
+    let at = |source| BuildError::Bind {
+        address: address.to_string(),
+        source,
+    };
+    let first = listen(address).map_err(at)?;
+    // With port 0 the first socket learns the port and the others join it there.
+    let bound = first.local_addr().map_err(at)?;
+    let mut listeners = vec![first];
+    for _ in 1..workers {
+        listeners.push(listen(bound).map_err(at)?);
+    }
+    Ok((bound, listeners))
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    // A socket file that nobody answers on was left by a dead process; anything else stays and is an error.
+    if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Something that yields connections.
+pub(crate) trait Accept {
+    type Stream: Send + 'static;
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    async fn next(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // Heads and small bodies are written in one piece; waiting for more only adds latency.
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// A place under the cap on open connections; free again when dropped.
+pub(crate) type Slot = OwnedSemaphorePermit;
+
+/// Accepts until the drain starts. At the cap it stops accepting, so that the kernel's queue holds callers back.
+pub(crate) async fn accept<L: Accept>(
+    listener: L,
+    slots: &Arc<Semaphore>,
+    drain: &Drain,
+    mut serve: impl FnMut(L::Stream, Slot),
+) {
+    loop {
+        let next = async {
+            let slot = Arc::clone(slots)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
+            (listener.next().await, slot)
+        };
+        let (accepted, slot) = tokio::select! {
+            accepted = next => accepted,
+            () = drain.started() => return,
+        };
+        match accepted {
+            Ok(stream) => serve(stream, slot),
+            Err(error) if is_callers_own(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an accept error concerns only the connection that was about to be accepted.
+fn is_callers_own(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::InvalidInput
+    )
+}

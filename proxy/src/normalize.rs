@@ -1,0 +1,301 @@
+//! One reading of a request, or none: rejects what two servers could read differently, and takes out what is not the
+//! caller's to say. What remains is decided on and forwarded.
+//!
+//! hyper has read the message before: it refuses bad field names, obsolete folding and differing Content-Lengths, cuts
+//! a target at `#`, and drops a Content-Length beside Transfer-Encoding. The last two are the known gaps of this reading.
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Uri, Version};
+use policy::target::{self, Profile, Reject, host};
+
+/// The port that a host without one means: what callers reach is HTTPS, even where the first hop is plain text.
+const DEFAULT_PORT: u16 = 443;
+
+/// A second method that some frameworks obey. Guards look at them; they are never forwarded.
+pub(crate) const METHOD_OVERRIDES: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+
+/// Why a request is not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rejection {
+    #[error(transparent)]
+    Target(#[from] Reject),
+    #[error("Host occurs more than once")]
+    RepeatedHost,
+    #[error("the method is not in upper case")]
+    Method,
+    #[error("CONNECT is not served here")]
+    Connect,
+    #[error("TRACE is not served here")]
+    Trace,
+    #[error("expected HTTP/1.1 or HTTP/2")]
+    Version,
+    #[error("the protocol that Upgrade asks for is not served here")]
+    Upgrade,
+    #[error("the end of the body is ambiguous")]
+    Framing,
+    #[error("a header field belongs to HTTP/1.1 connections")]
+    ConnectionHeader,
+    #[error("a header field has a character that is not allowed there")]
+    HeaderValue,
+    #[error("policy speaks of another protocol here: {0}")]
+    Protocol(&'static str),
+}
+
+impl Rejection {
+    /// A word from a closed set, for logs and as a metric label.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Target(reject) => reject.reason(),
+            Self::RepeatedHost => "repeated_host",
+            Self::Method => "non_canonical_method",
+            Self::Connect => "connect_not_enabled",
+            Self::Trace => "trace_not_enabled",
+            Self::Version => "http_version",
+            Self::Upgrade => "upgrade_not_enabled",
+            Self::Framing => "ambiguous_framing",
+            Self::ConnectionHeader => "h2_connection_header",
+            Self::HeaderValue => "bad_header_value",
+            Self::Protocol(reason) => reason,
+        }
+    }
+}
+
+/// What was learnt on the way, beyond what is left in the request itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Normal {
+    /// Length of the host name at the start of the canonical Host field: the rest is a port.
+    host_name: usize,
+    pub(crate) has_override: bool,
+}
+
+impl Normal {
+    /// The canonical name in the Host field that [`normalize`] left.
+    pub(crate) fn host<'r>(&self, headers: &'r HeaderMap) -> &'r str {
+        headers
+            .get(HOST)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|host| host.get(..self.host_name))
+            .unwrap_or_default()
+    }
+}
+
+/// Brings a request head into its one form: canonical target in origin-form, one canonical Host, no field that belongs
+/// to the connection, no field that only a proxy may set.
+pub(crate) fn normalize<B>(
+    request: &mut Request<B>,
+    profile: &Profile,
+) -> Result<Normal, Rejection> {
+    let is_http2 = match request.version() {
+        Version::HTTP_11 => false,
+        Version::HTTP_2 => true,
+        _ => return Err(Rejection::Version),
+    };
+    check_method(request.method())?;
+    check_framing(request.headers(), is_http2)?;
+    let host_name = canonical_target(request, profile, is_http2)?;
+    let has_override = strip(request.headers_mut(), is_http2)?;
+    Ok(Normal {
+        host_name,
+        has_override,
+    })
+}
+
+fn check_method(method: &Method) -> Result<(), Rejection> {
+    match *method {
+        Method::GET | Method::POST | Method::HEAD | Method::PUT | Method::DELETE
+        | Method::OPTIONS | Method::PATCH => Ok(()),
+        Method::CONNECT => Err(Rejection::Connect),
+        Method::TRACE => Err(Rejection::Trace),
+        // Methods are case-sensitive; `get` is another method to us and the same to some apps.
+        _ if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => {
+            Err(Rejection::Method)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_framing(headers: &HeaderMap, is_http2: bool) -> Result<(), Rejection> {
+    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        let is_repeated = headers.get_all(TRANSFER_ENCODING).iter().nth(1).is_some();
+        let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if is_http2 {
+            return Err(Rejection::ConnectionHeader);
+        }
+        if is_repeated || !is_chunked || headers.contains_key(CONTENT_LENGTH) {
+            return Err(Rejection::Framing);
+        }
+    }
+    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(Rejection::Framing);
+    }
+    Ok(())
+}
+
+/// Replaces target and Host by their canonical forms where they differ. Answers the length of the host name.
+fn canonical_target<B>(
+    request: &mut Request<B>,
+    profile: &Profile,
+    is_http2: bool,
+) -> Result<usize, Rejection> {
+    let uri = request.uri();
+    let written = match uri.path_and_query() {
+        Some(path_and_query) => path_and_query.as_str(),
+        // `http` reads `*` as a path, and an authority-form target belongs to CONNECT alone.
+        None => return Err(Reject::NotAbsolute.into()),
+    };
+    if !is_http2 && !matches!(uri.scheme_str(), None | Some("http")) {
+        return Err(Reject::BadScheme.into());
+    }
+    let target = target::canonicalise_path(written.as_bytes(), profile)?;
+    let canonical = match (&target.path, target.query) {
+        (std::borrow::Cow::Borrowed(_), _) => None,
+        (std::borrow::Cow::Owned(path), None) => Some(PathAndQuery::try_from(path.as_str())),
+        (std::borrow::Cow::Owned(path), Some(query)) => {
+            Some(PathAndQuery::try_from(format!("{path}?{query}")))
+        }
+    };
+    let canonical = canonical
+        .transpose()
+        .map_err(|_| Rejection::Target(Reject::BadCharacter))?;
+
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let field = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Rejection::RepeatedHost);
+    }
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let host = host::agree(field.map(HeaderValue::as_bytes), authority, DEFAULT_PORT)?;
+    let name_length = host.name().len();
+    let is_canonical = field.is_some_and(|field| is_written_as(&host, field.as_bytes()));
+    let host = if is_canonical {
+        None
+    } else {
+        Some(HeaderValue::try_from(host.to_string()).map_err(|_| Reject::BadHost)?)
+    };
+
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    if canonical.is_some() || request.uri().authority().is_some() {
+        let uri = std::mem::take(request.uri_mut());
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = canonical.or(uri.into_parts().path_and_query);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reject::BadCharacter)?;
+    }
+    Ok(name_length)
+}
+
+fn is_written_as(host: &host::Host<'_>, field: &[u8]) -> bool {
+    let Some(rest) = field.strip_prefix(host.name().as_bytes()) else {
+        return false;
+    };
+    match (host.port(), rest) {
+        (None, rest) => rest.is_empty(),
+        (Some(port), [b':', digits @ ..]) => {
+            itoa::Buffer::new().format(port).as_bytes() == digits
+        }
+        (Some(_), _) => false,
+    }
+}
+
+/// What becomes of a header field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Remove,
+    Override,
+}
+
+/// Removes the fields of this hop (RFC 9110 section 7.6.1), then those that only a proxy may set. In this order and
+/// before ours are added: otherwise `Connection: tipstaff-peer` would take ours out. Answers whether a method override is left.
+fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
+    if let Some(upgrade) = headers.get(UPGRADE)
+        && (is_http2 || !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c"))
+    {
+        return Err(if is_http2 {
+            Rejection::ConnectionHeader
+        } else {
+            Rejection::Upgrade
+        });
+    }
+    let mut has_override = false;
+    // Most requests have nothing to remove; then this allocates nothing.
+    let mut removed: Vec<HeaderName> = Vec::new();
+    for (name, value) in headers.iter() {
+        match fate(name.as_str()) {
+            Fate::Keep => {}
+            Fate::Override => has_override = true,
+            Fate::Remove if name == TE && is_http2 && value == "trailers" => {}
+            Fate::Remove => {
+                if name == CONNECTION {
+                    removed.extend(listed(value)?);
+                }
+                removed.push(name.clone());
+            }
+        }
+    }
+    for name in removed {
+        // Removing Host or a length that a caller lists here would change what was read (RFC 9110 section 7.6.1 forbids it).
+        if name == HOST || name == CONTENT_LENGTH {
+            return Err(Rejection::ConnectionHeader);
+        }
+        if let Entry::Occupied(field) = headers.entry(name) {
+            field.remove_entry_mult();
+        }
+    }
+    Ok(has_override)
+}
+
+/// The field names that a Connection field lists.
+fn listed(connection: &HeaderValue) -> Result<Vec<HeaderName>, Rejection> {
+    connection
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty())
+        .map(|name| HeaderName::from_bytes(name).map_err(|_| Rejection::HeaderValue))
+        .collect()
+}
+
+fn fate(name: &str) -> Fate {
+    match name {
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+        | "http2-settings" | "proxy-authenticate" | "proxy-authorization" | "expect" => {
+            Fate::Remove
+        }
+        // Servers take these for the target or its host in place of the ones that were decided on.
+        "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "x-forwarded-uri"
+        | "x-original-url" | "x-original-uri" | "x-original-host" | "x-rewrite-url"
+        | "x-envoy-original-path" | "x-envoy-original-host" => Fate::Remove,
+        _ if METHOD_OVERRIDES.contains(&name) => Fate::Override,
+        _ if is_ours(name) => Fate::Remove,
+        _ => Fate::Keep,
+    }
+}
+
+/// Whether a field tells the app who the caller is. Underscores count as hyphens: CGI makes them the same.
+fn is_ours(name: &str) -> bool {
+    fn starts(name: &str, with: &str) -> bool {
+        name.len() >= with.len()
+            && name.bytes().zip(with.bytes()).all(|(byte, expected)| {
+                byte == expected || (byte == b'_' && expected == b'-')
+            })
+    }
+    starts(name, "tipstaff-") || starts(name, "x-forwarded-client-cert")
+}
+
+/// Takes out the method overrides, once guards have seen them.
+pub(crate) fn remove_overrides(headers: &mut HeaderMap) {
+    for name in METHOD_OVERRIDES {
+        headers.remove(name);
+    }
+}
+

@@ -1,0 +1,175 @@
+//! Failure -> status, fields and body. The only place that chooses failure statuses.
+//!
+//! Callers learn what they did, never which rule says so. A gRPC call gets the same as a trailers-only response.
+
+use crate::error::{ConnectError, Failure};
+use crate::exchange::{Body, Exchange};
+use crate::normalize::Rejection;
+use bytes::Bytes;
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use http::{HeaderMap, Response, StatusCode, Version};
+
+/// Names the decision in our log that refused the request.
+pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("tipstaff-decision-id");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// How the caller spoke, which is how it is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    pub(crate) version: Version,
+    pub(crate) is_grpc: bool,
+}
+
+/// The answer to a request that goes no further, put on its record.
+pub(crate) fn failure(
+    failure: &Failure,
+    manner: Manner,
+    mut exchange: Box<Exchange>,
+) -> Response<Body> {
+    exchange.failed(failure);
+    let response = response(failure, manner);
+    exchange.answered(response.status().as_u16());
+    response.map(|bytes| Body::own(bytes, exchange))
+}
+
+fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
+    let answer = answer(failure);
+    let mut response = if manner.is_grpc {
+        grpc(&answer)
+    } else {
+        problem(failure, &answer)
+    };
+    let headers = response.headers_mut();
+    decision_fields(failure, manner, headers);
+    // After a head that cannot be trusted the next one on the same connection cannot be, either.
+    if matches!(failure, Failure::Rejected(_)) && manner.version == Version::HTTP_11 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+struct Answer {
+    status: StatusCode,
+    /// Status codes of gRPC, as in google/rpc/code.proto.
+    grpc_status: u8,
+    detail: String,
+}
+
+fn answer(failure: &Failure) -> Answer {
+    const INVALID_ARGUMENT: u8 = 3;
+    const DEADLINE_EXCEEDED: u8 = 4;
+    const PERMISSION_DENIED: u8 = 7;
+    const RESOURCE_EXHAUSTED: u8 = 8;
+    const UNAVAILABLE: u8 = 14;
+    let (status, grpc_status) = match failure {
+        Failure::Rejected(rejection) => (rejected(*rejection), INVALID_ARGUMENT),
+        Failure::Denied(_) | Failure::UnknownDestination { .. } => {
+            (StatusCode::FORBIDDEN, PERMISSION_DENIED)
+        }
+        Failure::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED),
+        Failure::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
+            (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)
+        }
+        Failure::Connect(ConnectError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE),
+        Failure::Connect(_) | Failure::NoResponse(_) => (StatusCode::BAD_GATEWAY, UNAVAILABLE),
+        Failure::ResponseTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+    };
+    let detail = match failure {
+        // These say what the caller itself wrote, or what it has to wait for.
+        Failure::Rejected(rejection) => rejection.to_string(),
+        Failure::Connect(error) => error.to_string(),
+        _ => failure.to_string(),
+    };
+    Answer {
+        status,
+        grpc_status,
+        detail,
+    }
+}
+
+fn rejected(rejection: Rejection) -> StatusCode {
+    match rejection {
+        Rejection::Target(reject) => {
+            StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST)
+        }
+        Rejection::Connect | Rejection::Trace => StatusCode::METHOD_NOT_ALLOWED,
+        Rejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// A trailers-only response: HTTP 200, the outcome in fields (gRPC over HTTP/2, "Responses").
+fn grpc(answer: &Answer) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(answer.grpc_status)));
+    headers.insert(GRPC_MESSAGE, text(&answer.detail));
+    response
+}
+
+/// RFC 9457. `reason` is our own member: a word from a closed set.
+fn problem(failure: &Failure, answer: &Answer) -> Response<Bytes> {
+    let body = serde_json::json!({
+        "title": answer.status.canonical_reason(),
+        "status": answer.status.as_u16(),
+        "detail": answer.detail,
+        "reason": shown_reason(failure),
+    });
+    let mut response = Response::new(Bytes::from(body.to_string()));
+    *response.status_mut() = answer.status;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if answer.status == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110 section 15.5.6 asks for the field; which of these are granted is not for everyone to know.
+        headers.insert(
+            ALLOW,
+            HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        );
+    }
+    response
+}
+
+/// Whether a guard or the want of a grant refused is the operator's to know.
+fn shown_reason(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Denied(_) => "denied",
+        _ => failure.reason(),
+    }
+}
+
+fn decision_fields(failure: &Failure, manner: Manner, headers: &mut HeaderMap) {
+    match failure {
+        Failure::Denied(denial) => {
+            headers.insert(DECISION_ID, text(denial.id.as_str()));
+        }
+        Failure::Limited(exceeded) => {
+            headers.insert(DECISION_ID, text(exceeded.id.as_str()));
+            headers.insert(RETRY_AFTER, HeaderValue::from(exceeded.retry_after));
+            headers.insert(RATE_LIMIT_POLICY, text(&exceeded.policy_field));
+            headers.insert(RATE_LIMIT, text(&exceeded.limit_field));
+            if manner.is_grpc {
+                headers.insert(
+                    GRPC_PUSHBACK,
+                    HeaderValue::from(exceeded.retry_after.saturating_mul(1000)),
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Texts of ours are visible ASCII; a text that is not says nothing rather than something wrong.
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,265 @@
+//! TLS between sidecars: configurations that follow the live SVID and bundle, and the handshakes that use them.
+//!
+//! Path validation is `identity`'s. What is decided here: both sides authenticate, nothing is ever resumed (rustls resumes
+//! without asking the verifier), and an expired SVID of our own is never presented.
+
+use crate::IdentityFeed;
+use crate::error::ConnectError;
+use crate::peer::Peer;
+use aws_lc_rs::digest;
+use identity::tls::BundleSource;
+use identity::{Leaf, SpiffeId, Svid, TrustBundle};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
+use std::fmt::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_rustls::{TlsAcceptor, client, server};
+
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// Proof that a handshake with a verified client certificate has ended. Made only in this module.
+#[derive(Debug)]
+pub(crate) struct Verified(());
+
+/// What both peers agreed to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alpn {
+    Http1,
+    Http2,
+}
+
+/// The server side: one per process, shared by all listeners.
+#[derive(Clone)]
+pub(crate) struct Acceptor {
+    acceptor: TlsAcceptor,
+    identity: Arc<LiveIdentity>,
+}
+
+impl Acceptor {
+    pub(crate) fn new(identity: Arc<LiveIdentity>) -> Self {
+        let verifier = identity::tls::client_verifier(identity.clone(), true);
+        let mut config = ServerConfig::builder_with_provider(identity::tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has TLS 1.3 suites")
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(identity.clone());
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Self {
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            identity,
+        }
+    }
+
+    /// Shakes hands with a caller. The caller of this sets the deadline.
+    pub(crate) async fn accept<S>(&self, stream: S) -> Result<Accepted<S>, HandshakeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let own = self.identity.present()?;
+        let tls = self.acceptor.accept(stream).await.map_err(HandshakeError::Tls)?;
+        let (_, session) = tls.get_ref();
+        // The verifier refuses a client without a certificate and a leaf without one SPIFFE ID; both arms are for the
+        // day when it does not.
+        let der = session
+            .peer_certificates()
+            .and_then(<[_]>::first)
+            .ok_or(HandshakeError::NoCertificate)?;
+        let leaf = Leaf::parse(der).map_err(|_| HandshakeError::NoCertificate)?;
+        let ends = leaf.not_after.min(own.leaf().not_after);
+        let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(der));
+        let alpn = match session.alpn_protocol() {
+            Some(HTTP2) => Alpn::Http2,
+            _ => Alpn::Http1,
+        };
+        Ok(Accepted {
+            tls,
+            peer,
+            alpn,
+            ends,
+            own: own.id().clone(),
+        })
+    }
+}
+
+/// A finished handshake.
+pub(crate) struct Accepted<S> {
+    pub(crate) tls: server::TlsStream<S>,
+    pub(crate) peer: Peer,
+    pub(crate) alpn: Alpn,
+    /// When the first of the two certificates expires: the connection must not outlive it.
+    pub(crate) ends: SystemTime,
+    /// Who the caller reached: this sidecar's identity.
+    pub(crate) own: SpiffeId,
+}
+
+/// Why a handshake with a caller failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    #[error("no certificate to present")]
+    Identity(#[from] ConnectError),
+    #[error("TLS failed")]
+    Tls(#[source] std::io::Error),
+    #[error("expected a client certificate with one SPIFFE ID, found none")]
+    NoCertificate,
+}
+
+impl HandshakeError {
+    /// A word from a closed set, for logs and as a metric label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Identity(error) => error.reason(),
+            Self::NoCertificate => "no_certificate",
+            Self::Tls(error) => tls_reason(error),
+        }
+    }
+}
+
+/// The client side towards one expected identity. It keeps the SVID it was made with: a connection belongs to one certificate.
+pub(crate) fn connector(
+    live: &Arc<LiveIdentity>,
+    expected: SpiffeId,
+) -> Result<(tokio_rustls::TlsConnector, Arc<Svid>), ConnectError> {
+    let svid = live.present()?;
+    let key = live.certified(&svid).ok_or(ConnectError::NoIdentity)?;
+    let mut config = ClientConfig::builder_with_provider(identity::tls::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("the provider has TLS 1.3 suites")
+        .dangerous()
+        .with_custom_certificate_verifier(identity::tls::server_verifier(live.clone(), expected))
+        .with_client_cert_resolver(Arc::new(OneKey(key)));
+    config.alpn_protocols = vec![HTTP2.to_vec()];
+    config.resumption = Resumption::disabled();
+    // The verifier looks at the SPIFFE ID alone; a server name would only leak where we go.
+    config.enable_sni = false;
+    Ok((Arc::new(config).into(), svid))
+}
+
+/// When the server's certificate ends, once its handshake is over and HTTP/2 was agreed on.
+pub(crate) fn server_not_after<S>(tls: &client::TlsStream<S>) -> Result<SystemTime, ConnectError> {
+    let (_, session) = tls.get_ref();
+    if session.alpn_protocol() != Some(HTTP2) {
+        return Err(ConnectError::NoHttp2);
+    }
+    session
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .and_then(|der| Leaf::parse(der).ok())
+        .map(|leaf| leaf.not_after)
+        .ok_or(ConnectError::NoHttp2)
+}
+
+/// The present SVID and bundle, as rustls asks for them at each handshake.
+pub(crate) struct LiveIdentity {
+    svid: watch::Receiver<Option<Arc<Svid>>>,
+    bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// The present SVID in rustls's form; made again when the SVID has changed.
+    certified: Mutex<Option<(Arc<Svid>, Arc<CertifiedKey>)>>,
+}
+
+impl LiveIdentity {
+    pub(crate) fn new(feed: &IdentityFeed) -> Arc<Self> {
+        Arc::new(Self {
+            svid: feed.svid.clone(),
+            bundle: feed.bundle.clone(),
+            certified: Mutex::new(None),
+        })
+    }
+
+    /// The present SVID, if it is there and has not expired.
+    pub(crate) fn present(&self) -> Result<Arc<Svid>, ConnectError> {
+        let svid = self.svid.borrow().clone().ok_or(ConnectError::NoIdentity)?;
+        if svid.leaf().not_after <= SystemTime::now() {
+            return Err(ConnectError::IdentityExpired);
+        }
+        Ok(svid)
+    }
+
+    /// Resolves when the SVID is another than at the last call with this receiver.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<Svid>>> {
+        self.svid.clone()
+    }
+
+    fn certified(&self, svid: &Arc<Svid>) -> Option<Arc<CertifiedKey>> {
+        let mut cached = self.certified.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cached {
+            Some((of, key)) if Arc::ptr_eq(of, svid) => Some(Arc::clone(key)),
+            _ => {
+                let key = CertifiedKey::from_der(
+                    svid.chain().to_vec(),
+                    svid.key().clone_key(),
+                    &identity::tls::provider(),
+                );
+                let key = Arc::new(key.ok()?);
+                *cached = Some((Arc::clone(svid), Arc::clone(&key)));
+                Some(key)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for LiveIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveIdentity").finish_non_exhaustive()
+    }
+}
+
+impl BundleSource for LiveIdentity {
+    fn bundle(&self) -> Arc<TrustBundle> {
+        self.bundle.borrow().clone()
+    }
+}
+
+impl ResolvesServerCert for LiveIdentity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.certified(&self.present().ok()?)
+    }
+}
+
+/// The one certificate that a connection authenticates with.
+#[derive(Debug)]
+struct OneKey(Arc<CertifiedKey>);
+
+impl ResolvesClientCert for OneKey {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// What rustls says went wrong, as a word from a closed set.
+pub(crate) fn tls_reason(error: &std::io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+        return "connection_lost";
+    };
+    match error {
+        Error::NoCertificatesPresented => "no_certificate",
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => "expired",
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "unknown_issuer",
+        Error::InvalidCertificate(_) => "bad_certificate",
+        Error::AlertReceived(_) => "refused_by_peer",
+        Error::NoApplicationProtocol => "no_common_protocol",
+        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => "not_tls",
+        _ => "tls_error",
+    }
+}
+
+fn fingerprint(der: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, der);
+    let mut hex = String::with_capacity(64);
+    for byte in hash.as_ref() {
+        write!(hex, "{byte:02x}").expect("writing to a String does not fail");
+    }
+    hex
+}

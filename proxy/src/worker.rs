@@ -1,0 +1,195 @@
+//! Worker threads: each a current-thread runtime with listeners and pools of its own. Nothing on the request path wakes
+//! another thread.
+
+use crate::access_log::AccessLog;
+use crate::config::{self, Config};
+use crate::drain::Drain;
+use crate::forward::App;
+use crate::inbound::Inbound;
+use crate::listener::{OutboundSocket, Sockets, WorkerSockets, accept};
+use crate::metrics::{Direction, Metrics};
+use crate::outbound::Outbound;
+use crate::tls::{Acceptor, LiveIdentity};
+use crate::workload::{Stranger, Workload};
+use crate::{IdentityFeed, PolicyFeed, RunError};
+use arc_swap::ArcSwap;
+use policy::Policy;
+use policy::limit::Limits;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+/// Cells of the limiter store. One is some 100 bytes with its key: 65 536 callers and routes in 6 MiB.
+const LIMITER_CELLS: usize = 65_536;
+/// How often idle connections to the app are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    pub(crate) identity: Arc<LiveIdentity>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: AccessLog,
+    pub(crate) drain: Drain,
+    /// Whether somebody reads what is gathered for the access log alone.
+    pub(crate) logs_requests: bool,
+    slots: Arc<Semaphore>,
+    start: Instant,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: Arc<ArcSwap<Config>>,
+        feed: &IdentityFeed,
+        policy: &PolicyFeed,
+        metrics: Arc<Metrics>,
+        access_log: AccessLog,
+        drain: Drain,
+    ) -> Self {
+        let present = config.load();
+        let slots = Semaphore::new(present.sizes.max_connections);
+        let logs_requests = present.access_log != config::AccessLog::Off;
+        drop(present);
+        Self {
+            logs_requests,
+            config,
+            policy: policy.policy.clone(),
+            identity: LiveIdentity::new(feed),
+            limits: Limits::new(LIMITER_CELLS),
+            metrics,
+            access_log,
+            drain,
+            slots: Arc::new(slots),
+            start: Instant::now(),
+        }
+    }
+
+    /// The limiters' clock: monotonic, since this process began to serve.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Runs the workers until the drain has cut off what was left.
+pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), RunError> {
+    let mut ends = Vec::new();
+    for (number, sockets) in sockets.per_worker.into_iter().enumerate() {
+        let (ended, end) = oneshot::channel();
+        let shared = Arc::clone(shared);
+        let runtime = runtime().map_err(RunError::Spawn)?;
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || {
+                let served = runtime.block_on(serve(&shared, sockets));
+                // The receiver is gone only when `run` was dropped: nobody is left to be told.
+                let _ = ended.send(served);
+            })
+            .map_err(RunError::Spawn)?;
+        ends.push(end);
+    }
+    for end in ends {
+        end.await.map_err(|_| RunError::WorkerLost)?.map_err(RunError::Spawn)?;
+    }
+    Ok(())
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+}
+
+/// One worker's life: accept until the drain starts, then wait until it cuts. Connections end with the runtime.
+async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
+    let config = shared.config.load_full();
+    let acceptor = Acceptor::new(Arc::clone(&shared.identity));
+    let mut apps = Vec::new();
+    for (listener, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
+        let listener = TcpListener::from_std(listener)?;
+        let inbound = Inbound::new(shared, &acceptor, inbound);
+        apps.push(Arc::clone(&inbound.app));
+        let accepting = Arc::clone(shared);
+        tokio::spawn(async move {
+            accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
+                tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
+            })
+            .await;
+        });
+    }
+    if let (Some(socket), Some(config)) = (sockets.outbound, &config.outbound) {
+        serve_outbound(shared, socket, Workload::new(config.uids.clone()))?;
+    }
+    tokio::select! {
+        () = sweep(shared, &apps) => {}
+        () = shared.drain.cut_off() => {}
+    }
+    Ok(())
+}
+
+fn serve_outbound(shared: &Arc<Shared>, socket: OutboundSocket, workload: Workload) -> io::Result<()> {
+    let outbound = Outbound::new(shared);
+    let accepting = Arc::clone(shared);
+    match socket {
+        OutboundSocket::Tcp(listener) => {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::spawn(async move {
+                accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
+                    if let Err(stranger) = admit_tcp(&workload, &stream) {
+                        turn_away(&accepting, &stranger);
+                    } else {
+                        tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+                    }
+                })
+                .await;
+            });
+        }
+        OutboundSocket::Unix(listener) => {
+            let listener = UnixListener::from_std(listener)?;
+            tokio::spawn(async move {
+                accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
+                    if let Err(stranger) = workload.admit_unix(&stream) {
+                        turn_away(&accepting, &stranger);
+                    } else {
+                        tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+                    }
+                })
+                .await;
+            });
+        }
+    }
+    Ok(())
+}
+
+fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
+    let addresses = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+    let (peer, local) = addresses.map_err(Stranger::Query)?;
+    workload.admit_tcp(peer, local)
+}
+
+/// The outbound listener lends this sidecar's identity; whoever is not its workload gets not even an answer.
+fn turn_away(shared: &Shared, stranger: &Stranger) {
+    tracing::warn!(error = %stranger, "connection to the outbound listener refused");
+    shared.metrics.connection_refused(Direction::Outbound, "not_the_workload");
+}
+
+/// Closes pooled connections that the app would soon close itself.
+async fn sweep(shared: &Shared, apps: &[Arc<App>]) {
+    let mut turn = tokio::time::interval(SWEEP);
+    loop {
+        turn.tick().await;
+        let limit = shared.config.load().timeouts.app_idle;
+        for app in apps {
+            app.http1.sweep(limit);
+        }
+    }
+}
