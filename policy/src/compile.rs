@@ -22,6 +22,9 @@ pub struct Source {
     pub text: String,
 }
 
+/// The root namespace, unless the configuration names another.
+pub const ROOT_NAMESPACE: &str = "tipstaff-system";
+
 /// What compiling needs besides the documents.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -34,7 +37,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            root_namespace: "tipstaff-system".to_owned(),
+            root_namespace: ROOT_NAMESPACE.to_owned(),
             latest: Latest::default(),
         }
     }
@@ -50,7 +53,7 @@ impl Default for Options {
 /// let source = policy::Source { name: "a.yaml".into(), text: "kind: Grnat".into() };
 /// let problems = policy::compile(&[source], &policy::Options::default()).unwrap_err();
 /// assert_eq!(
-///     problems[1].to_string(),
+///     problems.last().unwrap().to_string(),
 ///     "a.yaml:1:7: kind: expected one of Grant, Guard, Limit, HttpProfile, Test, found \"Grnat\""
 /// );
 /// ```

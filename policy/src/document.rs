@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use identity::SpiffeId;
 
 pub(crate) use clause::Clause;
-pub(crate) use test_case::{Expect, TestCase, TestFile};
+pub(crate) use test_case::{Call, TestCase, TestFile};
 
 use crate::{
     limit::LimitSpec,

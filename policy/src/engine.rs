@@ -34,8 +34,6 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// The canonical host name ([`crate::target::host::Host::name`]).
     pub host: &'a str,
-    /// The port written with the host, if any.
-    pub host_port: Option<u16>,
     /// All header fields of the request.
     pub headers: &'a dyn Headers,
 }
@@ -218,12 +216,7 @@ impl Clause {
         if !self.methods.contains(request.method) {
             return Some(Mismatch::Method);
         }
-        if !self.hosts.is_empty()
-            && !self
-                .hosts
-                .iter()
-                .any(|h| h.matches(request.host, request.host_port))
-        {
+        if !self.hosts.is_empty() && !self.hosts.iter().any(|h| h.matches(request.host)) {
             return Some(Mismatch::Host);
         }
         let missing = self
@@ -245,8 +238,7 @@ impl Clause {
             }
             found
         };
-        let host =
-            || self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches_name(request.host));
+        let host = || self.hosts.is_empty() || self.hosts.iter().any(|h| h.matches(request.host));
         method()
             && host()
             && self

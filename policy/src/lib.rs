@@ -33,6 +33,6 @@ pub mod lint;
 
 pub mod testing;
 
-pub use compile::{Options, Source, compile};
-pub use engine::{Allow, Attributes, Decision, Deny, Headers, LimitList, Reason};
+pub use compile::{Options, ROOT_NAMESPACE, Source, compile};
+pub use engine::{Allow, Attributes, Decision, Deny, Headers, LimitList, METHOD_OVERRIDES, Reason};
 pub use view::{Caller, Counts, Latest, Policy, View};

@@ -1,1 +1,144 @@
-//! Placeholder.
+//! What is allowed to be written and probably not meant.
+
+use std::time::SystemTime;
+
+use crate::{
+    Policy,
+    document::{Clause, Grant, Guard},
+    explain::instant,
+    pattern::{IdPattern, Methods},
+    yaml::Problem,
+};
+
+/// Looks for rules that surprise people. Nothing here changes a decision.
+pub fn lint(policy: &Policy, now: SystemTime) -> Vec<Problem> {
+    let rules = policy.rules();
+    let mut found = Vec::new();
+    for grant in &rules.grants {
+        found.extend(expiry(grant, now));
+        found.extend(shadowed(grant));
+        found.extend(missing_slash(grant));
+        for guard in rules
+            .guards
+            .iter()
+            .filter(|guard| guard.scope.overlaps(&grant.scope))
+        {
+            found.extend(
+                grant
+                    .allow
+                    .iter()
+                    .filter_map(|clause| under_guard(grant, clause, guard)),
+            );
+        }
+    }
+    found
+}
+
+fn expiry(grant: &Grant, now: SystemTime) -> Option<Problem> {
+    let end = grant.validity.not_after?;
+    let when = instant(Some(end), "");
+    if end < now {
+        return Some(
+            grant
+                .place
+                .problem(format!("this grant ended at {when} and allows nothing")),
+        );
+    }
+    let soon = now
+        .checked_add(grant.validity.warn_before)
+        .is_none_or(|warn| end <= warn);
+    soon.then(|| {
+        grant
+            .place
+            .problem(format!("this grant ends soon, at {when}"))
+    })
+}
+
+/// A rule that adds nothing to another one of its grant.
+fn shadowed(grant: &Grant) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (index, clause) in grant.allow.iter().enumerate() {
+        let earlier_or_wider = |(other, wider): &(usize, &Clause)| {
+            *other != index && covers(wider, clause) && (*other < index || !covers(clause, wider))
+        };
+        if let Some((_, wider)) = grant.allow.iter().enumerate().find(earlier_or_wider) {
+            let (path, line) = (&wider.path, wider.place.line());
+            found.push(clause.place.problem(format!(
+                "shadowed by `{path}` on line {line}: this rule adds nothing"
+            )));
+        }
+    }
+    found
+}
+
+/// `/x/**` does not match `/x`.
+fn missing_slash(grant: &Grant) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for clause in &grant.allow {
+        let Some(prefix) = clause
+            .path
+            .as_str()
+            .strip_suffix("/**")
+            .filter(|prefix| !prefix.is_empty())
+        else {
+            continue;
+        };
+        let sample = prefix.replace(['{', '}'], "x");
+        if !grant
+            .allow
+            .iter()
+            .any(|other| other.path.as_str() == prefix || other.path.matches(&sample))
+        {
+            found.push(clause.place.problem(format!(
+                "`{}` does not match `{prefix}` itself",
+                clause.path
+            )));
+        }
+    }
+    found
+}
+
+/// Allowing much and forbidding a part is the shape of every published bypass: the guard has to foresee each way to
+/// write the path.
+fn under_guard(grant: &Grant, clause: &Clause, guard: &Guard) -> Option<Problem> {
+    let (name, path) = (&guard.name, &clause.path);
+    for deny in &guard.deny {
+        if guard.except.is_empty()
+            && covers(deny, clause)
+            && all_covered(&guard.scope.to, &grant.scope.to)
+        {
+            return Some(clause.place.problem(format!(
+                "never matches: guard {name} denies all of `{path}`"
+            )));
+        }
+        if path.sequence().rest && path.sequence().overlaps(deny.path.sequence()) {
+            let denied = &deny.path;
+            return Some(clause.place.problem(format!(
+                "broad allow `{path}` under guard {name} (`{denied}`): better to list what is allowed"
+            )));
+        }
+    }
+    None
+}
+
+fn covers(wide: &Clause, narrow: &Clause) -> bool {
+    let methods = match (&wide.methods, &narrow.methods) {
+        (Methods::Any, _) => true,
+        (Methods::Listed(_), Methods::Any) => false,
+        (Methods::Listed(wide), Methods::Listed(narrow)) => {
+            narrow.iter().all(|method| wide.contains(method))
+        }
+    };
+    let unconditional =
+        wide.hosts.is_empty() && wide.headers.is_empty() && wide.grpc == narrow.grpc;
+    methods && unconditional && wide.path.sequence().covers(narrow.path.sequence())
+}
+
+fn all_covered(wide: &[IdPattern], narrow: &[IdPattern]) -> bool {
+    narrow
+        .iter()
+        .all(|narrow| wide.iter().any(|wide| wide.covers(narrow)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,8 @@ pub(crate) enum PatternError {
     NotCanonical(String),
     #[error("{0}")]
     Host(Reject),
+    #[error("a host is matched without its port; use `ports`")]
+    HostPort,
     #[error("methods are tokens of letters, digits and -_.!#$%&'*+^`|~")]
     Method,
     #[error("methods are case-sensitive; did you mean `{0}`?")]
@@ -98,6 +100,12 @@ impl std::str::FromStr for Method {
             return Err(PatternError::Method);
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use crate::engine::Headers;
 
 /// A condition on one header field.
@@ -52,6 +54,18 @@ impl HeaderRule {
         match self.test {
             HeaderTest::Present(expected) => present == expected,
             HeaderTest::OneOf(_) => matches,
+        }
+    }
+}
+
+impl fmt::Display for HeaderRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.test {
+            HeaderTest::Present(true) => write!(f, "{} once", self.name),
+            HeaderTest::Present(false) => write!(f, "no {}", self.name),
+            HeaderTest::OneOf(accepted) => {
+                write!(f, "{} once, with {}", self.name, accepted.join(" or "))
+            }
         }
     }
 }

@@ -1,35 +1,24 @@
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use super::PatternError;
 use crate::target::{Reject, host::Host};
 
-/// A host name, or `*.` and a name for names with one label more. A port that is not the default one has to be equal
-/// in a grant and makes no difference to a guard.
+/// A host name, or `*.` and a name for names with one label more. Ports make no difference: which one a request came in
+/// by is what `ports` is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostPattern {
     name: String,
-    port: Option<u16>,
     wildcard: bool,
 }
 
 impl HostPattern {
-    /// Whether a canonical name and the port written with it match.
-    pub(crate) fn matches(&self, name: &str, port: Option<u16>) -> bool {
-        explicit(port) == self.port && self.matches_name(name)
-    }
-
-    /// The same without looking at the port.
-    pub(crate) fn matches_name(&self, name: &str) -> bool {
+    /// Whether a canonical host name matches.
+    pub(crate) fn matches(&self, name: &str) -> bool {
         if !self.wildcard {
             return name == self.name;
         }
         matches!(name.split_once('.'), Some((label, rest)) if !label.is_empty() && rest == self.name)
     }
-}
-
-/// Clients write or leave out the default ports as they like.
-fn explicit(port: Option<u16>) -> Option<u16> {
-    port.filter(|port| !matches!(port, 80 | 443))
 }
 
 impl FromStr for HostPattern {
@@ -44,10 +33,18 @@ impl FromStr for HostPattern {
         if wildcard && host.name().starts_with('[') {
             return Err(PatternError::Host(Reject::BadHost));
         }
+        if host.port().is_some() {
+            return Err(PatternError::HostPort);
+        }
         Ok(Self {
             name: host.name().to_owned(),
-            port: explicit(host.port()),
             wildcard,
         })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.wildcard { "*." } else { "" }, self.name)
     }
 }

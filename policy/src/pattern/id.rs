@@ -83,6 +83,23 @@ impl IdPattern {
         }
     }
 
+    /// Whether every identity that `other` matches is matched by this pattern.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match (&self.kind, &other.kind) {
+            (
+                Kind::Id {
+                    trust_domain: a,
+                    sequence: mine,
+                },
+                Kind::Id {
+                    trust_domain: b,
+                    sequence: theirs,
+                },
+            ) => a == b && mine.covers(theirs),
+            _ => self.kind == other.kind,
+        }
+    }
+
     /// Whether the caller matches.
     pub(crate) fn matches(&self, caller: Caller<'_>) -> bool {
         match caller {

@@ -39,25 +39,33 @@ pub fn number<T: FromStr>(node: &Node, problems: &Problems) -> Option<T> {
     })
 }
 
-/// A number and one unit out of `ms`, `s`, `m`, `h`, `d`: `500ms`, `14d`.
+/// A duration as [`parse_duration`] reads it.
 pub fn duration(node: &Node, problems: &Problems) -> Option<Duration> {
-    scalar(
-        node,
-        problems,
-        "a duration such as 500ms, 5s, 10m, 24h or 14d",
-        |text, _| {
-            let (count, unit) = split_unit(text)?;
-            let millis = match unit {
-                "ms" => 1,
-                "s" => 1000,
-                "m" => 60_000,
-                "h" => 3_600_000,
-                "d" => 86_400_000,
-                _ => return None,
-            };
-            count.checked_mul(millis).map(Duration::from_millis)
-        },
-    )
+    scalar(node, problems, DURATION, |text, _| {
+        parse_duration(text).ok()
+    })
+}
+
+const DURATION: &str = "a duration such as 500ms, 5s, 10m, 24h or 14d";
+
+/// A number and one unit out of `ms`, `s`, `m`, `h`, `d`: `500ms`, `14d`.
+///
+/// # Errors
+/// What was expected, for flags of a command line.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let parse = || {
+        let (count, unit) = split_unit(text)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return None,
+        };
+        count.checked_mul(millis).map(Duration::from_millis)
+    };
+    parse().ok_or_else(|| format!("expected {DURATION}"))
 }
 
 /// A number of bytes with its unit out of `B`, `KiB`, `MiB`, `GiB`: `64KiB`.
@@ -80,18 +88,26 @@ pub fn byte_size(node: &Node, problems: &Problems) -> Option<u64> {
     )
 }
 
-/// An instant as RFC 3339 writes it, with its zone: `2026-11-01T00:00:00Z`.
+/// An instant as [`parse_timestamp`] reads it.
 pub fn timestamp(node: &Node, problems: &Problems) -> Option<SystemTime> {
-    scalar(
-        node,
-        problems,
-        "a time such as 2026-11-01T00:00:00Z",
-        |text, _| {
-            let instant = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-            let since = Duration::try_from(instant - OffsetDateTime::UNIX_EPOCH).ok()?;
-            SystemTime::UNIX_EPOCH.checked_add(since)
-        },
-    )
+    scalar(node, problems, TIMESTAMP, |text, _| {
+        parse_timestamp(text).ok()
+    })
+}
+
+const TIMESTAMP: &str = "a time such as 2026-11-01T00:00:00Z";
+
+/// An instant after 1970 as RFC 3339 writes it, with its zone: `2026-11-01T00:00:00Z`.
+///
+/// # Errors
+/// What was expected, for flags of a command line.
+pub fn parse_timestamp(text: &str) -> Result<SystemTime, String> {
+    let parse = || {
+        let instant = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        let since = Duration::try_from(instant - OffsetDateTime::UNIX_EPOCH).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    };
+    parse().ok_or_else(|| format!("expected {TIMESTAMP}"))
 }
 
 /// A reader for anything with a `FromStr`; `expected` names it with an example.
