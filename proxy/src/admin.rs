@@ -2,67 +2,143 @@
 //!
 //! | call | where | answer |
 //! |---|---|---|
-//! | `GET /live` | loopback TCP | 200 while the process runs |
-//! | `GET /ready` | loopback TCP | 200 or 503, with the state of identity, CA, policy and drain as JSON |
-//! | `GET /metrics` | loopback TCP | OpenMetrics text |
-//! | `GET /config` | loopback TCP | the configuration in effect as JSON, secrets left out |
-//! | `GET /identity` | loopback TCP | id, serial, validity, chain and bundle sequence as JSON; never the key |
+//! | `GET /live` | both | 200 while the process runs |
+//! | `GET /ready` | both | 200 or 503, with the state of identity, CA, policy and drain as JSON |
+//! | `GET /metrics` | both | OpenMetrics text |
+//! | `GET /config` | both | the configuration in effect as JSON |
+//! | `GET /identity` | both | id, serial, validity, chain and bundle sequence as JSON; never the key |
 //! | `POST /rotate` | Unix socket | renews the identity now and says how it went |
 //!
 //! What changes state is on the Unix socket alone (mode 0600, peer uid checked): a web page, a container with the host's
 //! network or a forgotten port-forward can reach a loopback port. On TCP the Host has to be a loopback name, against DNS
-//! rebinding. It runs on a thread of its own, so that a busy worker and a scrape do not starve each other.
+//! rebinding. All of it runs on a thread of its own, so that busy workers and a scrape do not starve each other.
+//!
+//! `admin/server.rs` accepts and routes, `admin/answer.rs` makes the answers.
+
+mod answer;
+mod server;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use policy::Policy;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
+use crate::config::SOCKET_MODE;
 use crate::drain::{Drain, Readiness};
 use crate::metrics::Metrics;
-use crate::{Config, IdentityFeed, config};
+use crate::{Config, IdentityFeed, config, listener};
 
 /// What the answers are made from.
 #[derive(Debug)]
 pub struct State {
     pub config: Arc<ArcSwap<Config>>,
     pub feed: IdentityFeed,
-    pub policy: watch::Receiver<Arc<Policy>>,
+    pub policy: watch::Receiver<PolicyStatus>,
     pub metrics: Arc<Metrics>,
     pub readiness: Readiness,
     pub drain: Drain,
 }
 
+/// How the policy in effect came about. Published by whoever loads policies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyStatus {
+    /// Fingerprint of the documents that serve.
+    pub generation: String,
+    pub loaded_at: SystemTime,
+    /// Why the last reload was refused; None when the newest documents serve.
+    pub last_error: Option<String>,
+}
+
 /// The admin listeners, bound, not yet answering.
 #[derive(Debug)]
-pub struct Bound {}
+pub struct Bound {
+    address: SocketAddr,
+    tcp: TcpListener,
+    unix: Option<(PathBuf, UnixListener)>,
+}
 
-/// Binds both listeners. A socket file left by a dead process is replaced.
+/// Binds both listeners. A socket file that a dead process left is replaced.
 ///
 /// # Errors
-/// When an address is taken, or the socket cannot be made with mode 0600.
+/// When an address is taken or the socket cannot be made.
 pub fn bind(config: &config::Admin) -> io::Result<Bound> {
-    todo!()
+    let tcp = TcpListener::bind(config.listen)?;
+    tcp.set_nonblocking(true)?;
+    let unix = match &config.socket {
+        Some(path) => Some((path.clone(), listener::bind_unix(path, SOCKET_MODE)?)),
+        None => None,
+    };
+    Ok(Bound {
+        address: tcp.local_addr()?,
+        tcp,
+        unix,
+    })
 }
 
 impl Bound {
     /// The address of the TCP listener; with port 0 in the configuration, the port that the system chose.
     pub fn address(&self) -> SocketAddr {
-        todo!()
+        self.address
     }
 
     /// Starts answering, on a thread that ends when [`Running`] is dropped.
     ///
     /// # Errors
-    /// When the thread cannot be started.
+    /// When the thread or its runtime cannot be started.
     pub fn spawn(self, state: State) -> io::Result<Running> {
-        todo!()
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = CancellationToken::new();
+        let socket = self.unix.as_ref().map(|(path, _)| path.clone());
+        let stopped = stop.clone();
+        let thread = thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                let served = runtime
+                    .block_on(stopped.run_until_cancelled(server::serve(self, Arc::new(state))));
+                if let Some(Err(error)) = served {
+                    tracing::error!(%error, "admin listener lost");
+                }
+            })?;
+        Ok(Running {
+            stop,
+            thread: Some(thread),
+            socket,
+        })
     }
 }
 
-/// The admin thread. It stops and is awaited on drop, so keep it until the workers have drained.
+/// The admin thread. It is stopped and awaited on drop: keep it until the workers have drained.
 #[derive(Debug)]
-pub struct Running {}
+pub struct Running {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+    socket: Option<PathBuf>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin thread panicked; its panic is on stderr");
+        }
+        if let Some(socket) = &self.socket
+            && let Err(error) = std::fs::remove_file(socket)
+        {
+            tracing::warn!(%error, path = %socket.display(), "admin socket not removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 
 mod read;
 
+pub use read::ParseEndpointError;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -13,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use identity::SpiffeId;
+use serde::{Serialize, Serializer};
 
 /// A client that has connected means to speak; ten seconds are five lost packets on a bad link.
 pub const TLS_HELLO: Duration = Duration::from_secs(10);
@@ -46,7 +49,8 @@ pub const ADMIN_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALH
 pub const SOCKET_MODE: u32 = 0o600;
 
 /// The proxy's part of the configuration, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Config {
     /// Where callers reach the workload. May be empty for a workload that only calls.
     pub inbound: Vec<Inbound>,
@@ -55,22 +59,27 @@ pub struct Config {
     pub timeouts: Timeouts,
     pub sizes: Sizes,
     pub admin: Admin,
+    #[serde(serialize_with = "as_text")]
     pub access_log: AccessLog,
     /// Threads with a runtime, listeners and pools of their own.
     pub workers: NonZeroUsize,
 }
 
 /// One inbound port: mutual TLS, HTTP, strict. (`mtls: permissive` and `protocol: tcp` are refused: not supported yet.)
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Inbound {
     pub listen: SocketAddr,
     /// The workload. Its port is the port that policy documents speak of.
+    #[serde(serialize_with = "as_text")]
     pub app: Endpoint,
 }
 
 /// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Outbound {
+    #[serde(serialize_with = "as_text")]
     pub listen: OutboundListen,
     /// Users whose processes may connect (checked by the kernel's record of the connecting socket). Never empty; the proxy's own by default.
     pub uids: Vec<u32>,
@@ -90,15 +99,19 @@ pub enum OutboundListen {
 }
 
 /// A destination the workload may name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Service {
     /// Canonical (folded case, no default port, no final dot); no host occurs twice in a configuration.
     pub hosts: Vec<String>,
     /// Sidecars that serve it. Never empty.
+    #[serde(serialize_with = "as_texts")]
     pub endpoints: Vec<Endpoint>,
     /// Who has to answer there.
+    #[serde(serialize_with = "as_text")]
     pub identity: SpiffeId,
     /// Time to the response head; [`Timeouts::response`] when not given.
+    #[serde(serialize_with = "as_duration")]
     pub timeout: Duration,
 }
 
@@ -111,26 +124,35 @@ pub struct Endpoint {
 }
 
 /// Every wait on a peer. None is zero.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Timeouts {
     /// From accept to the end of the TLS handshake.
+    #[serde(serialize_with = "as_duration")]
     pub tls_hello: Duration,
     /// From the first chance to send a request head to its end.
+    #[serde(serialize_with = "as_duration")]
     pub request_head: Duration,
     /// A connection to a caller or to another sidecar without a request, or a body without progress.
+    #[serde(serialize_with = "as_duration")]
     pub idle: Duration,
     /// A pooled connection to the app without a request.
+    #[serde(serialize_with = "as_duration")]
     pub app_idle: Duration,
     /// TCP connect and TLS handshake to a sidecar or to the app.
+    #[serde(serialize_with = "as_duration")]
     pub upstream_connect: Duration,
     /// From the request sent to the response head.
+    #[serde(serialize_with = "as_duration")]
     pub response: Duration,
     /// From SIGTERM to the end of whatever is left.
+    #[serde(serialize_with = "as_duration")]
     pub drain: Duration,
 }
 
 /// Every size a peer could grow. None is zero.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Sizes {
     pub max_head_bytes: usize,
     pub max_headers: usize,
@@ -140,7 +162,8 @@ pub struct Sizes {
 }
 
 /// The operator's side door; see `admin.rs` for what is behind it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Admin {
     /// Always a loopback address. Read only.
     pub listen: SocketAddr,
@@ -215,6 +238,39 @@ impl fmt::Display for Endpoint {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+impl fmt::Display for OutboundListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { path, mode } => write!(f, "unix:{} (mode {mode:04o})", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Stdout => f.write_str("stdout"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+// `/config` shows values the way the file writes them.
+
+fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_texts<S: Serializer>(values: &[impl fmt::Display], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(values.iter().map(ToString::to_string))
+}
+
+fn as_duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{}ms", value.as_millis()))
 }
 
 #[cfg(test)]

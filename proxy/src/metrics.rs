@@ -6,12 +6,11 @@
 
 mod capped;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use identity::SpiffeId;
-use policy::Policy;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
 use crate::IdentityFeed;
+use crate::admin::PolicyStatus;
 use capped::Capped;
 
 pub use capped::OTHER;
@@ -108,7 +108,7 @@ pub struct Metrics {
     bundle_sequence: Gauge,
     reloads: Counter,
     reload_failures: Counter,
-    reload_error: Mutex<Option<String>>,
+    policy_loaded: Gauge,
     policy_generation: Family<[(&'static str, String); 1], Gauge>,
     access_log_dropped: Counter,
     access_log_suppressed: Counter,
@@ -210,7 +210,10 @@ impl Metrics {
                 "reload_failures",
                 "Reloads refused; what was there before goes on serving",
             ),
-            reload_error: Mutex::default(),
+            policy_loaded: all.family(
+                "policy_loaded_timestamp_seconds",
+                "When the policy in use was loaded, as Unix time",
+            ),
             policy_generation: all.family(
                 "policy_generation",
                 "Always 1; the label is the fingerprint of the policy in use",
@@ -298,25 +301,14 @@ impl Metrics {
         count(&self.handshake_failures, direction, reason);
     }
 
-    /// Counts a reload of configuration and policy. With an error it was refused: what was there before goes on serving,
-    /// and `/ready` shows the error until a reload succeeds.
-    pub fn reloaded(&self, error: Option<String>) {
-        match &error {
-            Some(_) => self.reload_failures.inc(),
-            None => self.reloads.inc(),
-        };
-        *self
-            .reload_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = error;
+    /// Counts a reload of configuration and policy that succeeded.
+    pub fn reloaded(&self) {
+        self.reloads.inc();
     }
 
-    /// Why the last reload was refused; None when it was not.
-    pub(crate) fn reload_error(&self) -> Option<String> {
-        self.reload_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// Counts a reload that was refused; what was there before goes on serving.
+    pub fn reload_refused(&self) {
+        self.reload_failures.inc();
     }
 
     pub(crate) fn identity_changed(&self) {
@@ -332,11 +324,17 @@ impl Metrics {
     }
 
     /// All metrics as OpenMetrics text, with identity and policy as they are at `now`.
-    pub(crate) fn encode(&self, feed: &IdentityFeed, policy: &Policy, now: SystemTime) -> String {
-        self.observe(feed, now);
+    pub(crate) fn encode(
+        &self,
+        feed: &IdentityFeed,
+        policy: &PolicyStatus,
+        now: SystemTime,
+    ) -> String {
+        self.observe_identity(feed, now);
+        self.policy_loaded.set(unix_seconds(policy.loaded_at));
         // One generation at a time, or every reload would leave a series behind.
         self.policy_generation.clear();
-        let generation = policy.fingerprint().to_owned();
+        let generation = policy.generation.clone();
         self.policy_generation
             .get_or_create(&[("generation", generation)])
             .set(1);
@@ -345,7 +343,7 @@ impl Metrics {
         encoded
     }
 
-    fn observe(&self, feed: &IdentityFeed, now: SystemTime) {
+    fn observe_identity(&self, feed: &IdentityFeed, now: SystemTime) {
         let (expiry, remaining) = match feed.svid.borrow().as_ref() {
             Some(svid) => {
                 let leaf = svid.leaf();

@@ -1,0 +1,177 @@
+//! What each admin call answers.
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use identity::Svid;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::oneshot;
+
+use super::State;
+
+/// Shorter than a connection may last, so that a CA that does not answer is told of, not cut off.
+const ROTATE_TIME: Duration = Duration::from_secs(25);
+
+type Answer = Response<Full<Bytes>>;
+
+pub(super) fn live() -> Answer {
+    json_answer(StatusCode::OK, &json!({"live": true}))
+}
+
+/// Ready when everything that was waited for is up, the certificate is valid and no drain has begun. A CA that is away
+/// and a policy that was refused show here and do not take a serving sidecar out.
+pub(super) fn ready(state: &State) -> Answer {
+    let now = SystemTime::now();
+    let waiting = state.readiness.pending();
+    let draining = state.drain.is_started();
+    let svid = state.feed.svid.borrow().clone();
+    let (identity, valid) = match svid.as_deref() {
+        None => (json!({"state": "missing"}), false),
+        Some(svid) => {
+            let leaf = svid.leaf();
+            let left = leaf.not_after.duration_since(now).unwrap_or_default();
+            let valid = leaf.not_before <= now && !left.is_zero();
+            let identity = json!({
+                "state": if valid { "valid" } else if left.is_zero() { "expired" } else { "not_yet_valid" },
+                "id": leaf.id.as_str(),
+                "not_after": rfc3339(leaf.not_after),
+                "remaining_seconds": left.as_secs(),
+            });
+            (identity, valid)
+        }
+    };
+    let exchange = state.feed.state.borrow().clone();
+    let ca = json!({
+        "state": if exchange.failing.is_some() { "failing" } else { "ok" },
+        "failing_since": exchange.failing.as_ref().map(|failing| rfc3339(failing.since)),
+        "last_error": exchange.failing.as_ref().map(|failing| failing.error.as_str()),
+        "renew_at": exchange.renew_at.map(rfc3339),
+    });
+    let policy = state.policy.borrow().clone();
+    let ready = waiting.is_empty() && valid && !draining;
+    let detail = json!({
+        "ready": ready,
+        "waiting_for": waiting,
+        "draining": draining,
+        "in_flight": state.drain.in_flight(),
+        "identity": identity,
+        "ca": ca,
+        "policy": {
+            "state": if policy.last_error.is_some() { "reload_refused" } else { "ok" },
+            "generation": policy.generation,
+            "loaded_at": rfc3339(policy.loaded_at),
+            "last_error": policy.last_error,
+        },
+    });
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json_answer(status, &detail)
+}
+
+pub(super) fn metrics(state: &State) -> Answer {
+    let text = state
+        .metrics
+        .encode(&state.feed, &state.policy.borrow(), SystemTime::now());
+    let mut answer = Response::new(Full::new(Bytes::from(text)));
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    answer.headers_mut().insert(CONTENT_TYPE, kind);
+    answer
+}
+
+/// The proxy's sections hold no secret; a key that does has to be left out where it is declared.
+pub(super) fn config(state: &State) -> Answer {
+    match serde_json::to_value(&**state.config.load()) {
+        Ok(config) => json_answer(StatusCode::OK, &config),
+        // Only a path that is not UTF-8 does this.
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+pub(super) fn identity(state: &State) -> Answer {
+    let svid = state.feed.svid.borrow().clone();
+    match svid {
+        Some(svid) => json_answer(StatusCode::OK, &describe(&svid, state)),
+        None => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no identity yet; /ready says why",
+        ),
+    }
+}
+
+/// Renews and answers with the new identity, or with what the CA said.
+pub(super) async fn rotate(state: &State) -> Answer {
+    let (reply, outcome) = oneshot::channel();
+    let renewal = async {
+        let gone = || "the renewal task has ended".to_owned();
+        state.feed.renew.send(reply).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    };
+    match tokio::time::timeout(ROTATE_TIME, renewal).await {
+        Ok(Ok(())) => {
+            tracing::info!("identity renewed on demand");
+            identity(state)
+        }
+        Ok(Err(error)) => problem(StatusCode::BAD_GATEWAY, &format!("not renewed: {error}")),
+        Err(_) => problem(
+            StatusCode::GATEWAY_TIMEOUT,
+            "not renewed: the CA has not answered in 25 s",
+        ),
+    }
+}
+
+pub(super) fn problem(status: StatusCode, detail: &str) -> Answer {
+    json_answer(status, &json!({"error": detail}))
+}
+
+fn describe(svid: &Svid, state: &State) -> Value {
+    let leaf = svid.leaf();
+    let bundle = state.feed.bundle.borrow().clone();
+    json!({
+        "id": leaf.id.as_str(),
+        "serial": leaf.serial,
+        "not_before": rfc3339(leaf.not_before),
+        "not_after": rfc3339(leaf.not_after),
+        "chain": svid.chain().iter().map(|certificate| pem(certificate)).collect::<String>(),
+        "bundle": {"trust_domain": bundle.trust_domain().as_str(), "sequence": bundle.sequence()},
+    })
+}
+
+/// RFC 7468: lines of 64 characters.
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
+}
+
+/// None for years that RFC 3339 cannot write.
+fn rfc3339(at: SystemTime) -> Option<String> {
+    OffsetDateTime::from(at).format(&Rfc3339).ok()
+}
+
+fn json_answer(status: StatusCode, value: &Value) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(format!("{value:#}\n"))));
+    *answer.status_mut() = status;
+    answer
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
+}

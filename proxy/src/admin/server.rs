@@ -1,0 +1,206 @@
+//! Accepts admin connections, checks who may ask, and routes.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, HOST};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use policy::target::host::{self, Host};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Bound, State, answer};
+
+/// A scraper, a prober, an operator, and room for those who hang.
+const MAX_CONNECTIONS: usize = 16;
+/// One request per connection, from accept to the last byte; a rotation waits for the CA in it.
+const CONNECTION_TIME: Duration = Duration::from_secs(30);
+const HEAD_TIME: Duration = Duration::from_secs(5);
+/// The smallest that hyper takes; our requests have no long heads.
+const MAX_HEAD_BYTES: usize = 8 * 1024;
+/// Accept fails when the process is out of descriptors; trying at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Via {
+    /// From anything that reaches a loopback port.
+    Loopback,
+    /// From a process of our own user or root.
+    Socket,
+}
+
+/// Serves until dropped.
+pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
+    let tcp = TcpListener::from_std(bound.tcp)?;
+    let unix = bound
+        .unix
+        .map(|(_, listener)| UnixListener::from_std(listener))
+        .transpose()?;
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut svid = state.feed.svid.clone();
+    loop {
+        tokio::select! {
+            accepted = tcp.accept() => match accepted {
+                Ok((stream, _)) => spawn(stream, Via::Loopback, &places, &state),
+                Err(error) => pause(&error).await,
+            },
+            accepted = next(unix.as_ref()) => match accepted {
+                Ok(stream) if may_change_state(&stream) => spawn(stream, Via::Socket, &places, &state),
+                Ok(_) => tracing::warn!("admin socket refused a process of another user"),
+                Err(error) => pause(&error).await,
+            },
+            // Over when the publisher is gone; the last identity stays in use.
+            Ok(()) = svid.changed() => state.metrics.identity_changed(),
+        }
+    }
+}
+
+async fn next(unix: Option<&UnixListener>) -> io::Result<UnixStream> {
+    match unix {
+        Some(unix) => unix.accept().await.map(|(stream, _)| stream),
+        None => std::future::pending().await,
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "admin connection not accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+fn may_change_state(stream: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+/// The task ends with its connection, after [`CONNECTION_TIME`] at the latest, or with the admin runtime.
+fn spawn(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    via: Via,
+    places: &Arc<Semaphore>,
+    state: &Arc<State>,
+) {
+    let Ok(place) = Arc::clone(places).try_acquire_owned() else {
+        return;
+    };
+    let state = Arc::clone(state);
+    tokio::spawn(async move { connection(stream, via, place, state).await });
+}
+
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    via: Via,
+    _place: OwnedSemaphorePermit,
+    state: Arc<State>,
+) {
+    let service = service_fn(|request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&request, via, &state).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_TIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
+        Err(_) => tracing::debug!("admin connection closed, its time is over"),
+    }
+}
+
+async fn respond(request: &Request<Incoming>, via: Via, state: &State) -> Response<Full<Bytes>> {
+    let mut response = match route(request, via) {
+        Ok(Call::Live) => answer::live(),
+        Ok(Call::Ready) => answer::ready(state),
+        Ok(Call::Metrics) => answer::metrics(state),
+        Ok(Call::Config) => answer::config(state),
+        Ok(Call::Identity) => answer::identity(state),
+        Ok(Call::Rotate) => answer::rotate(state).await,
+        Err(refused) => refused,
+    };
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+enum Call {
+    Live,
+    Ready,
+    Metrics,
+    Config,
+    Identity,
+    Rotate,
+}
+
+fn route<B>(request: &Request<B>, via: Via) -> Result<Call, Response<Full<Bytes>>> {
+    if via == Via::Loopback && !is_loopback_host(request) {
+        return Err(answer::problem(
+            StatusCode::FORBIDDEN,
+            "expected a loopback address or localhost as Host",
+        ));
+    }
+    let (call, method) = match request.uri().path() {
+        "/live" => (Call::Live, Method::GET),
+        "/ready" => (Call::Ready, Method::GET),
+        "/metrics" => (Call::Metrics, Method::GET),
+        "/config" => (Call::Config, Method::GET),
+        "/identity" => (Call::Identity, Method::GET),
+        "/rotate" if via == Via::Socket => (Call::Rotate, Method::POST),
+        "/rotate" => {
+            return Err(answer::problem(
+                StatusCode::FORBIDDEN,
+                "expected on the admin Unix socket (admin.socket)",
+            ));
+        }
+        _ => return Err(answer::problem(StatusCode::NOT_FOUND, "no such call")),
+    };
+    // hyper leaves the body of an answer to HEAD away.
+    let head_of_get = method == Method::GET && request.method() == Method::HEAD;
+    if request.method() != method && !head_of_get {
+        let expected = if method == Method::GET {
+            "GET, HEAD"
+        } else {
+            "POST"
+        };
+        let mut refused = answer::problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(expected));
+        return Err(refused);
+    }
+    Ok(call)
+}
+
+/// A page of a site whose name was made to point at 127.0.0.1 still sends that site's name.
+fn is_loopback_host<B>(request: &Request<B>) -> bool {
+    let mut fields = request.headers().get_all(HOST).iter();
+    let field = fields.next().map(HeaderValue::as_bytes);
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
+    fields.next().is_none()
+        && host::agree(field, authority, 80).is_ok_and(|host| names_loopback(&host))
+}
+
+fn names_loopback(host: &Host<'_>) -> bool {
+    let name = host.name().trim_start_matches('[').trim_end_matches(']');
+    name == "localhost"
+        || name
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
