@@ -133,11 +133,14 @@ impl Drop for Exchange {
         Record {
             time: self.time,
             direction: origin.direction,
-            peer: origin.peer.as_ref().map(|(peer, counters)| access_log::Peer {
-                id: peer.id().as_str(),
-                serial: &peer.leaf().serial,
-                counters,
-            }),
+            peer: origin
+                .peer
+                .as_ref()
+                .map(|(peer, counters)| access_log::Peer {
+                    id: peer.id().as_str(),
+                    serial: &peer.leaf().serial,
+                    counters,
+                }),
             method: self.method.as_str(),
             host: self.host.as_ref().map(HeaderValue::as_bytes),
             path,
@@ -147,7 +150,10 @@ impl Drop for Exchange {
             rule: self.rule.as_deref(),
             generation: self.rules.as_ref().map_or("", |rules| rules.generation()),
             decision_id: self.decision_id.as_deref(),
-            bytes_in: self.received.as_ref().map_or(0, |received| received.load(Ordering::Relaxed)),
+            bytes_in: self
+                .received
+                .as_ref()
+                .map_or(0, |received| received.load(Ordering::Relaxed)),
             bytes_out: self.sent,
             duration: self.start.elapsed(),
             upstream: self.upstream.as_deref(),

@@ -32,7 +32,11 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    pub(crate) fn new(shared: &Arc<Shared>, acceptor: &Acceptor, config: &config::Inbound) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        acceptor: &Acceptor,
+        config: &config::Inbound,
+    ) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
             acceptor: acceptor.clone(),
@@ -55,12 +59,16 @@ impl Inbound {
         let accepted = match timeout(hello, self.acceptor.accept(stream)).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
-                shared.metrics.handshake_failure(Direction::Inbound, error.reason());
+                shared
+                    .metrics
+                    .handshake_failure(Direction::Inbound, error.reason());
                 tracing::info!(%address, reason = error.reason(), "handshake with a caller failed");
                 return;
             }
             Err(_) => {
-                shared.metrics.handshake_failure(Direction::Inbound, "hello_timeout");
+                shared
+                    .metrics
+                    .handshake_failure(Direction::Inbound, "hello_timeout");
                 return;
             }
         };
@@ -101,7 +109,11 @@ struct Caller {
 
 impl Caller {
     fn peer(&self) -> &Peer {
-        let (peer, _) = self.origin.peer.as_ref().expect("inbound connections are made with a peer");
+        let (peer, _) = self
+            .origin
+            .peer
+            .as_ref()
+            .expect("inbound connections are made with a peer");
         peer
     }
 }
@@ -137,7 +149,16 @@ async fn handle(
     exchange.allowed(Some(permit.allow().grant));
 
     let deadlines = deadlines(&shared.config.load());
-    forward::to_app(permit, request, &normal, peer, &caller.app, deadlines, exchange).await
+    forward::to_app(
+        permit,
+        request,
+        &normal,
+        peer,
+        &caller.app,
+        deadlines,
+        exchange,
+    )
+    .await
 }
 
 fn deadlines(config: &Config) -> Deadlines {

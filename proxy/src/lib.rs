@@ -43,7 +43,7 @@ use policy::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Where identities come from: whoever talks to the CA publishes, the data plane reads.
@@ -89,6 +89,9 @@ pub struct Addresses {
     pub outbound: Option<Address>,
     pub admin: SocketAddr,
 }
+
+/// How long the access log may take to write its last lines; a pipe that nobody reads must not keep the process alive.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
 
 /// Where policies come from: whoever loads them publishes, the data plane reads.
 #[derive(Debug, Clone)]
@@ -209,7 +212,9 @@ impl Bound {
             tracing::info!(cut, "drained");
         };
         let (served, ()) = tokio::join!(worker::run(&shared, self.sockets), draining);
-        self.log_writer.close();
+        if !self.log_writer.close(LOG_FLUSH) {
+            tracing::warn!("the access log did not take its last lines in time");
+        }
         served
     }
 }
@@ -224,10 +229,12 @@ impl ReloadHandle {
     /// Makes `config` the one that new requests see; connections and limiter state stay as they are.
     ///
     /// # Errors
-    /// When `config` moves a listener or changes the number of workers: those are fixed at start, and the present
-    /// configuration goes on serving.
+    /// When `config` changes what is bound at start; the present configuration goes on serving then.
     pub fn apply(&self, config: Config) -> Result<(), ReloadError> {
-        config.keeps_listeners_of(&self.config.load())?;
+        let keys = self.config.load().restart_needed(&config);
+        if !keys.is_empty() {
+            return Err(ReloadError { keys });
+        }
         self.config.store(Arc::new(config));
         Ok(())
     }
@@ -257,11 +264,10 @@ pub enum RunError {
     WorkerLost,
 }
 
-/// A setting that only a restart can change.
+/// Settings that only a restart can change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} cannot change while running: expected {expected}, found {found}")]
+#[error("expected settings bound at start to stay as they are, found changes in {}", keys.join(", "))]
 pub struct ReloadError {
-    pub key: &'static str,
-    pub expected: String,
-    pub found: String,
+    /// Their key paths.
+    pub keys: Vec<&'static str>,
 }

@@ -44,7 +44,9 @@ pub(crate) fn charge<B>(
         client_ip: Some(client_ip),
         headers: &Fields(request.headers()),
     };
-    let charged = shared.limits.charge(&allow.limits, &subject, shared.uptime());
+    let charged = shared
+        .limits
+        .charge(&allow.limits, &subject, shared.uptime());
     charged.map(|_| ()).map_err(|exceeded| {
         shared.metrics.limit_refusal(exceeded.id);
         Failure::Limited(Exceeded {

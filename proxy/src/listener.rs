@@ -49,7 +49,9 @@ pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
     let mut sockets = Sockets {
         inbound: Vec::new(),
         outbound: None,
-        per_worker: std::iter::repeat_with(WorkerSockets::default).take(workers).collect(),
+        per_worker: std::iter::repeat_with(WorkerSockets::default)
+            .take(workers)
+            .collect(),
     };
     for inbound in &config.inbound {
         let (address, listeners) = bind_tcp(inbound.listen, workers)?;
@@ -101,7 +103,11 @@ fn bind_tcp(
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
@@ -110,9 +116,11 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+pub(crate) fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
     // A socket file that nobody answers on was left by a dead process; anything else stays and is an error.
-    if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+    if std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    {
         std::fs::remove_file(path)?;
     }
     let listener = std::os::unix::net::UnixListener::bind(path)?;

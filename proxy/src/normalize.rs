@@ -110,12 +110,21 @@ pub(crate) fn normalize<B>(
 
 fn check_method(method: &Method) -> Result<(), Rejection> {
     match *method {
-        Method::GET | Method::POST | Method::HEAD | Method::PUT | Method::DELETE
-        | Method::OPTIONS | Method::PATCH => Ok(()),
+        Method::GET
+        | Method::POST
+        | Method::HEAD
+        | Method::PUT
+        | Method::DELETE
+        | Method::OPTIONS
+        | Method::PATCH => Ok(()),
         Method::CONNECT => Err(Rejection::Connect),
         Method::TRACE => Err(Rejection::Trace),
         // Methods are case-sensitive; `get` is another method to us and the same to some apps.
-        _ if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) => {
+        _ if method
+            .as_str()
+            .bytes()
+            .any(|byte| byte.is_ascii_lowercase()) =>
+        {
             Err(Rejection::Method)
         }
         _ => Ok(()),
@@ -171,7 +180,9 @@ fn canonical_target<B>(
     if hosts.next().is_some() {
         return Err(Rejection::RepeatedHost);
     }
-    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    let authority = uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
     let host = host::agree(field.map(HeaderValue::as_bytes), authority, DEFAULT_PORT)?;
     let name_length = host.name().len();
     let is_canonical = field.is_some_and(|field| is_written_as(&host, field.as_bytes()));
@@ -199,9 +210,7 @@ fn is_written_as(host: &host::Host<'_>, field: &[u8]) -> bool {
     };
     match (host.port(), rest) {
         (None, rest) => rest.is_empty(),
-        (Some(port), [b':', digits @ ..]) => {
-            itoa::Buffer::new().format(port).as_bytes() == digits
-        }
+        (Some(port), [b':', digits @ ..]) => itoa::Buffer::new().format(port).as_bytes() == digits,
         (Some(_), _) => false,
     }
 }
@@ -267,14 +276,27 @@ fn listed(connection: &HeaderValue) -> Result<Vec<HeaderName>, Rejection> {
 
 fn fate(name: &str) -> Fate {
     match name {
-        "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-        | "http2-settings" | "proxy-authenticate" | "proxy-authorization" | "expect" => {
-            Fate::Remove
-        }
+        "connection"
+        | "keep-alive"
+        | "proxy-connection"
+        | "te"
+        | "transfer-encoding"
+        | "upgrade"
+        | "http2-settings"
+        | "proxy-authenticate"
+        | "proxy-authorization"
+        | "expect" => Fate::Remove,
         // Servers take these for the target or its host in place of the ones that were decided on.
-        "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "x-forwarded-uri"
-        | "x-original-url" | "x-original-uri" | "x-original-host" | "x-rewrite-url"
-        | "x-envoy-original-path" | "x-envoy-original-host" => Fate::Remove,
+        "forwarded"
+        | "x-forwarded-host"
+        | "x-forwarded-prefix"
+        | "x-forwarded-uri"
+        | "x-original-url"
+        | "x-original-uri"
+        | "x-original-host"
+        | "x-rewrite-url"
+        | "x-envoy-original-path"
+        | "x-envoy-original-host" => Fate::Remove,
         _ if METHOD_OVERRIDES.contains(&name) => Fate::Override,
         _ if is_ours(name) => Fate::Remove,
         _ => Fate::Keep,
@@ -285,9 +307,10 @@ fn fate(name: &str) -> Fate {
 fn is_ours(name: &str) -> bool {
     fn starts(name: &str, with: &str) -> bool {
         name.len() >= with.len()
-            && name.bytes().zip(with.bytes()).all(|(byte, expected)| {
-                byte == expected || (byte == b'_' && expected == b'-')
-            })
+            && name
+                .bytes()
+                .zip(with.bytes())
+                .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
     }
     starts(name, "tipstaff-") || starts(name, "x-forwarded-client-cert")
 }
@@ -298,4 +321,3 @@ pub(crate) fn remove_overrides(headers: &mut HeaderMap) {
         headers.remove(name);
     }
 }
-

@@ -74,7 +74,11 @@ impl Outbound {
         let Ok(Ok((protocol, start))) = detected else {
             return; // Closed or silent before its first four bytes: nobody to answer.
         };
-        let stream = Restarted { start, read: 0, stream };
+        let stream = Restarted {
+            start,
+            read: 0,
+            stream,
+        };
         let terms = Terms {
             protocol,
             ends: None,
@@ -124,7 +128,9 @@ async fn handle(
     let route = routes.find(request.headers(), host)?;
     exchange.allowed(None);
 
-    let (lanes, ready) = route.connection(routes.config.timeouts.upstream_connect).await?;
+    let (lanes, ready) = route
+        .connection(routes.config.timeouts.upstream_connect)
+        .await?;
     let deadlines = Deadlines {
         connect: routes.config.timeouts.upstream_connect,
         response: route.timeout,
@@ -141,7 +147,10 @@ struct Routes {
 
 impl Routes {
     fn new(config: Arc<Config>, shared: &Arc<Shared>, previous: Option<&Self>) -> Self {
-        let services = config.outbound.iter().flat_map(|outbound| &outbound.services);
+        let services = config
+            .outbound
+            .iter()
+            .flat_map(|outbound| &outbound.services);
         let mut by_host = HashMap::new();
         for service in services {
             let route = Arc::new(Route::new(service, shared, previous, &config));
@@ -154,11 +163,16 @@ impl Routes {
 
     /// The service that has the request's host, with its port if the configuration names one, else by name alone.
     fn find(&self, headers: &HeaderMap, name: &str) -> Result<&Route, Failure> {
-        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or(name);
+        let host = headers
+            .get(HOST)
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or(name);
         let route = self.by_host.get(host).or_else(|| self.by_host.get(name));
-        route.map(Arc::as_ref).ok_or_else(|| Failure::UnknownDestination {
-            host: host.to_owned(),
-        })
+        route
+            .map(Arc::as_ref)
+            .ok_or_else(|| Failure::UnknownDestination {
+                host: host.to_owned(),
+            })
     }
 
     fn lanes(&self, endpoint: &Endpoint, identity: &SpiffeId) -> Option<Arc<Lanes>> {
@@ -178,7 +192,12 @@ struct Route {
 }
 
 impl Route {
-    fn new(service: &Service, shared: &Arc<Shared>, previous: Option<&Routes>, config: &Config) -> Self {
+    fn new(
+        service: &Service,
+        shared: &Arc<Shared>,
+        previous: Option<&Routes>,
+        config: &Config,
+    ) -> Self {
         let endpoints = service.endpoints.iter().map(|endpoint| {
             let kept = previous.and_then(|routes| routes.lanes(endpoint, &service.identity));
             kept.unwrap_or_else(|| {
@@ -225,7 +244,11 @@ impl Route {
 async fn detect<T: AsyncRead + Unpin>(stream: &mut T) -> io::Result<(Alpn, [u8; PREFACE.len()])> {
     let mut start = [0; PREFACE.len()];
     stream.read_exact(&mut start).await?;
-    let protocol = if start == PREFACE { Alpn::Http2 } else { Alpn::Http1 };
+    let protocol = if start == PREFACE {
+        Alpn::Http2
+    } else {
+        Alpn::Http1
+    };
     Ok((protocol, start))
 }
 

@@ -16,7 +16,12 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// `own` is the identity that the caller reached; `hash` the hexadecimal SHA-256 of the caller's certificate.
-    pub(crate) fn new(_proof: crate::tls::Verified, leaf: Leaf, own: &SpiffeId, hash: &str) -> Self {
+    pub(crate) fn new(
+        _proof: crate::tls::Verified,
+        leaf: Leaf,
+        own: &SpiffeId,
+        hash: &str,
+    ) -> Self {
         // A SPIFFE ID holds no character that needs escaping here: no comma, semicolon, quote or space (SPIFFE-ID 2).
         let forwarded_cert = format!("By={own};Hash={hash};URI={}", leaf.id);
         Self {

@@ -109,7 +109,10 @@ fn grpc(answer: &Answer) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(answer.grpc_status)));
+    headers.insert(
+        GRPC_STATUS,
+        HeaderValue::from(u16::from(answer.grpc_status)),
+    );
     headers.insert(GRPC_MESSAGE, text(&answer.detail));
     response
 }

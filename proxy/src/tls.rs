@@ -7,14 +7,12 @@ use crate::IdentityFeed;
 use crate::error::ConnectError;
 use crate::peer::Peer;
 use aws_lc_rs::digest;
-use identity::tls::BundleSource;
+use identity::tls::{BundleSource, ClientAuth};
 use identity::{Leaf, SpiffeId, Svid, TrustBundle};
-use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -43,16 +41,12 @@ pub(crate) struct Acceptor {
 
 impl Acceptor {
     pub(crate) fn new(identity: Arc<LiveIdentity>) -> Self {
-        let verifier = identity::tls::client_verifier(identity.clone(), true);
-        let mut config = ServerConfig::builder_with_provider(identity::tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider has TLS 1.3 suites")
-            .with_client_cert_verifier(verifier)
-            .with_cert_resolver(identity.clone());
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
+        let config = identity::tls::server_config_resolving(
+            identity.clone(),
+            identity.clone(),
+            ClientAuth::Required,
+            &[HTTP2, HTTP1],
+        );
         Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             identity,
@@ -65,7 +59,11 @@ impl Acceptor {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let own = self.identity.present()?;
-        let tls = self.acceptor.accept(stream).await.map_err(HandshakeError::Tls)?;
+        let tls = self
+            .acceptor
+            .accept(stream)
+            .await
+            .map_err(HandshakeError::Tls)?;
         let (_, session) = tls.get_ref();
         // The verifier refuses a client without a certificate and a leaf without one SPIFFE ID; both arms are for the
         // day when it does not.
@@ -129,17 +127,7 @@ pub(crate) fn connector(
     expected: SpiffeId,
 ) -> Result<(tokio_rustls::TlsConnector, Arc<Svid>), ConnectError> {
     let svid = live.present()?;
-    let key = live.certified(&svid).ok_or(ConnectError::NoIdentity)?;
-    let mut config = ClientConfig::builder_with_provider(identity::tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("the provider has TLS 1.3 suites")
-        .dangerous()
-        .with_custom_certificate_verifier(identity::tls::server_verifier(live.clone(), expected))
-        .with_client_cert_resolver(Arc::new(OneKey(key)));
-    config.alpn_protocols = vec![HTTP2.to_vec()];
-    config.resumption = Resumption::disabled();
-    // The verifier looks at the SPIFFE ID alone; a server name would only leak where we go.
-    config.enable_sni = false;
+    let config = identity::tls::client_config(Some(&svid), live.clone(), expected, &[HTTP2]);
     Ok((Arc::new(config).into(), svid))
 }
 
@@ -161,8 +149,6 @@ pub(crate) fn server_not_after<S>(tls: &client::TlsStream<S>) -> Result<SystemTi
 pub(crate) struct LiveIdentity {
     svid: watch::Receiver<Option<Arc<Svid>>>,
     bundle: watch::Receiver<Arc<TrustBundle>>,
-    /// The present SVID in rustls's form; made again when the SVID has changed.
-    certified: Mutex<Option<(Arc<Svid>, Arc<CertifiedKey>)>>,
 }
 
 impl LiveIdentity {
@@ -170,7 +156,6 @@ impl LiveIdentity {
         Arc::new(Self {
             svid: feed.svid.clone(),
             bundle: feed.bundle.clone(),
-            certified: Mutex::new(None),
         })
     }
 
@@ -187,28 +172,17 @@ impl LiveIdentity {
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<Svid>>> {
         self.svid.clone()
     }
-
-    fn certified(&self, svid: &Arc<Svid>) -> Option<Arc<CertifiedKey>> {
-        let mut cached = self.certified.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cached {
-            Some((of, key)) if Arc::ptr_eq(of, svid) => Some(Arc::clone(key)),
-            _ => {
-                let key = CertifiedKey::from_der(
-                    svid.chain().to_vec(),
-                    svid.key().clone_key(),
-                    &identity::tls::provider(),
-                );
-                let key = Arc::new(key.ok()?);
-                *cached = Some((Arc::clone(svid), Arc::clone(&key)));
-                Some(key)
-            }
-        }
-    }
 }
 
 impl std::fmt::Debug for LiveIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LiveIdentity").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").finish_non_exhaustive()
     }
 }
 
@@ -220,33 +194,24 @@ impl BundleSource for LiveIdentity {
 
 impl ResolvesServerCert for LiveIdentity {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.certified(&self.present().ok()?)
-    }
-}
-
-/// The one certificate that a connection authenticates with.
-#[derive(Debug)]
-struct OneKey(Arc<CertifiedKey>);
-
-impl ResolvesClientCert for OneKey {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-    fn has_certs(&self) -> bool {
-        true
+        Some(Arc::clone(self.present().ok()?.certified_key()))
     }
 }
 
 /// What rustls says went wrong, as a word from a closed set.
 pub(crate) fn tls_reason(error: &std::io::Error) -> &'static str {
-    use rustls::{CertificateError, Error};
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
+    use rustls::Error;
+    let Some(error) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    else {
         return "connection_lost";
     };
+    if let Some(refusal) = identity::tls::refusal(error) {
+        return refusal.reason();
+    }
     match error {
         Error::NoCertificatesPresented => "no_certificate",
-        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => "expired",
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "unknown_issuer",
         Error::InvalidCertificate(_) => "bad_certificate",
         Error::AlertReceived(_) => "refused_by_peer",
         Error::NoApplicationProtocol => "no_common_protocol",

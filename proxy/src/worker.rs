@@ -76,7 +76,9 @@ impl Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +100,9 @@ pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), Ru
         ends.push(end);
     }
     for end in ends {
-        end.await.map_err(|_| RunError::WorkerLost)?.map_err(RunError::Spawn)?;
+        end.await
+            .map_err(|_| RunError::WorkerLost)?
+            .map_err(RunError::Spawn)?;
     }
     Ok(())
 }
@@ -120,9 +124,14 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
         apps.push(Arc::clone(&inbound.app));
         let accepting = Arc::clone(shared);
         tokio::spawn(async move {
-            accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
-                tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
-            })
+            accept(
+                listener,
+                &accepting.slots,
+                &accepting.drain,
+                |stream, slot| {
+                    tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
+                },
+            )
             .await;
         });
     }
@@ -136,33 +145,47 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
     Ok(())
 }
 
-fn serve_outbound(shared: &Arc<Shared>, socket: OutboundSocket, workload: Workload) -> io::Result<()> {
+fn serve_outbound(
+    shared: &Arc<Shared>,
+    socket: OutboundSocket,
+    workload: Workload,
+) -> io::Result<()> {
     let outbound = Outbound::new(shared);
     let accepting = Arc::clone(shared);
     match socket {
         OutboundSocket::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
             tokio::spawn(async move {
-                accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
-                    if let Err(stranger) = admit_tcp(&workload, &stream) {
-                        turn_away(&accepting, &stranger);
-                    } else {
-                        tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
-                    }
-                })
+                accept(
+                    listener,
+                    &accepting.slots,
+                    &accepting.drain,
+                    |stream, slot| {
+                        if let Err(stranger) = admit_tcp(&workload, &stream) {
+                            turn_away(&accepting, &stranger);
+                        } else {
+                            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+                        }
+                    },
+                )
                 .await;
             });
         }
         OutboundSocket::Unix(listener) => {
             let listener = UnixListener::from_std(listener)?;
             tokio::spawn(async move {
-                accept(listener, &accepting.slots, &accepting.drain, |stream, slot| {
-                    if let Err(stranger) = workload.admit_unix(&stream) {
-                        turn_away(&accepting, &stranger);
-                    } else {
-                        tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
-                    }
-                })
+                accept(
+                    listener,
+                    &accepting.slots,
+                    &accepting.drain,
+                    |stream, slot| {
+                        if let Err(stranger) = workload.admit_unix(&stream) {
+                            turn_away(&accepting, &stranger);
+                        } else {
+                            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+                        }
+                    },
+                )
                 .await;
             });
         }
@@ -171,7 +194,9 @@ fn serve_outbound(shared: &Arc<Shared>, socket: OutboundSocket, workload: Worklo
 }
 
 fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
-    let addresses = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+    let addresses = stream
+        .peer_addr()
+        .and_then(|peer| Ok((peer, stream.local_addr()?)));
     let (peer, local) = addresses.map_err(Stranger::Query)?;
     workload.admit_tcp(peer, local)
 }
@@ -179,7 +204,9 @@ fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
 /// The outbound listener lends this sidecar's identity; whoever is not its workload gets not even an answer.
 fn turn_away(shared: &Shared, stranger: &Stranger) {
     tracing::warn!(error = %stranger, "connection to the outbound listener refused");
-    shared.metrics.connection_refused(Direction::Outbound, "not_the_workload");
+    shared
+        .metrics
+        .connection_refused(Direction::Outbound, "not_the_workload");
 }
 
 /// Closes pooled connections that the app would soon close itself.

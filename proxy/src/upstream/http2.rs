@@ -27,6 +27,8 @@ const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 const PING: Duration = Duration::from_secs(10);
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
 const MAX_LANES: usize = 8;
+/// Requests at once on a lane before another is opened. Below what sidecars admit, so that none waits for a stream.
+const STREAMS_PER_LANE: usize = 200;
 /// For so long a failed attempt answers for those who would try again at once.
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Between attempts to replace a lane that still works.
@@ -182,7 +184,10 @@ impl Lanes {
         let now = SystemTime::now();
         let mut open = self.lock();
         open.retain(|lane| {
-            !lane.sender.is_closed() && lane.validity.is_none_or(|validity| now < validity.retire_at)
+            !lane.sender.is_closed()
+                && lane
+                    .validity
+                    .is_none_or(|validity| now < validity.retire_at)
         });
         let full = open.len() >= MAX_LANES;
         let lane = open
@@ -202,10 +207,14 @@ impl Lanes {
         let connect = async {
             match &self.remote {
                 Remote::App => lane(connect_tcp(&self.endpoint).await?, None).await,
-                Remote::Sidecar { identity, live, metrics } => {
-                    let (connector, svid) = tls::connector(live, identity.clone())?;
+                Remote::Sidecar {
+                    identity: expected,
+                    live,
+                    metrics,
+                } => {
+                    let (connector, svid) = tls::connector(live, expected.clone())?;
                     let stream = connect_tcp(&self.endpoint).await?;
-                    let name = rustls::pki_types::ServerName::IpAddress(UNSENT_NAME);
+                    let name = identity::tls::server_name();
                     let tls = connector.connect(name, stream).await.map_err(|error| {
                         metrics.handshake_failure(Direction::Outbound, tls::tls_reason(&error));
                         ConnectError::Handshake(Arc::new(error))
@@ -227,10 +236,6 @@ impl Lanes {
     }
 }
 
-/// The verifier looks at the SPIFFE ID alone and no SNI is sent; rustls asks for a name all the same.
-const UNSENT_NAME: rustls::pki_types::IpAddr =
-    rustls::pki_types::IpAddr::V4(rustls::pki_types::Ipv4Addr::from_octets([0, 0, 0, 0]));
-
 /// A lane with a stream reserved on it.
 #[derive(Debug)]
 pub(crate) struct Ready {
@@ -244,7 +249,7 @@ impl Lane {
     }
 
     fn has_room(&self) -> bool {
-        self.load() < self.sender.current_max_send_streams()
+        self.load() < STREAMS_PER_LANE
     }
 
     fn reserve(&self) -> Ready {
@@ -315,7 +320,12 @@ impl Lanes {
         let open = self.lock();
         open.iter()
             .filter_map(|lane| lane.validity)
-            .map(|validity| validity.replace_at.duration_since(SystemTime::now()).unwrap_or_default())
+            .map(|validity| {
+                validity
+                    .replace_at
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default()
+            })
             .min()
             // A lane opened meanwhile cannot need it sooner: half of what is left of a certificate is more than this.
             .unwrap_or(REPLACE_AGAIN)
