@@ -1,61 +1,118 @@
-//! The only code that signs certificates.
+//! The only code that signs leaves.
 
-use crate::config::{InitOptions, OpenOptions};
+use crate::config::{DEFAULT_TTL, MAX_TTL, OpenOptions, TtlFloor};
 use crate::csr::{KeyHash, PublicKey};
-use crate::store::{Store, StoreError};
-use identity::{SpiffeId, Svid, TrustBundle, TrustDomain};
-use rustls_pki_types::CertificateDer;
+use crate::profile::{self, Validity};
+use crate::store::{CertificateRecord, Store, StoreError};
+use aws_lc_rs::hmac;
+use identity::{Leaf, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
+use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-/// Makes a new CA in `directory`, which must not exist: a root, an issuing intermediate, a database, and
-/// `ca-bundle.pem` for the clients. All of it or nothing appears.
-///
-/// # Errors
-/// When the directory exists, a file cannot be written, or a key cannot be made.
-pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
-    unimplemented!("{directory:?} {options:?}")
-}
+mod directory;
+
+#[cfg(test)]
+mod tests;
+
+pub use directory::{InitError, OpenError, init};
 
 /// An open CA: the issuing key in memory, the root's not even read.
-#[derive(Debug)]
-pub struct Authority {}
+pub struct Authority {
+    trust_domain: TrustDomain,
+    signer: Arc<Signer>,
+    store: Store,
+    bundle: watch::Sender<Arc<TrustBundle>>,
+    /// The CA's own root, which the bundle must contain.
+    root: CertificateDer<'static>,
+    /// Signing is CPU work: more tasks than cores would only make all of them late.
+    signing: Semaphore,
+    directory: std::path::PathBuf,
+}
 
 impl Authority {
     /// Opens a directory made by [`init`].
     ///
-    /// Does not take the [`crate::store::ServeLock`]: issuing beside a server is safe, as serials and the audit chain
-    /// are settled inside database transactions.
+    /// Does not take the [`crate::directory::ServeLock`]: issuing beside a server is safe, as serials and the audit
+    /// chain are settled inside database transactions.
     ///
     /// # Errors
     /// When a file is missing or damaged, the passphrase is missing or wrong, or the parts do not belong together.
     pub fn open(directory: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        unimplemented!("{directory:?} {options:?}")
+        let parts = directory::read(directory, options.passphrase.as_ref())?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            trust_domain: parts.bundle.trust_domain().clone(),
+            signer: Arc::new(Signer {
+                issuer: parts.issuer,
+                intermediate: parts.intermediate,
+                issuer_validity: parts.issuer_validity,
+                ttl_floor: options.ttl_floor,
+                renewal_secret: hmac::Key::new(hmac::HMAC_SHA256, &parts.renewal_secret),
+            }),
+            store: Store::open(directory)?,
+            bundle: watch::Sender::new(Arc::new(parts.bundle)),
+            root: parts.root,
+            signing: Semaphore::new(cores),
+            directory: directory.to_owned(),
+        })
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
-        unimplemented!()
+        &self.trust_domain
     }
 
     /// Tokens, enrolments and refusals.
     pub fn store(&self) -> &Store {
-        unimplemented!()
+        &self.store
     }
 
     /// The trust bundle, and every later one. Its sequence never goes back, not over restarts either.
     pub fn bundle(&self) -> watch::Receiver<Arc<TrustBundle>> {
-        unimplemented!()
+        self.bundle.subscribe()
     }
 
     /// Replaces the authorities of the trust bundle and raises its sequence; durable and audited before it is
-    /// published. The CA's own root has to stay among them.
+    /// published.
+    ///
+    /// # Errors
+    /// When the CA's own root is not among them, or nothing could be recorded. When only the copy in `ca-bundle.pem`
+    /// could not be written, the bundle is published all the same.
     pub async fn publish_authorities(
         &self,
         authorities: Vec<CertificateDer<'static>>,
     ) -> Result<(), PublishError> {
-        unimplemented!("{authorities:?}")
+        if !authorities.contains(&self.root) {
+            return Err(PublishError::RootMissing);
+        }
+        let bundle = |authorities, sequence| {
+            TrustBundle::new(self.trust_domain.clone(), authorities, sequence)
+                .map_err(PublishError::Bundle)
+        };
+        let unnumbered = bundle(authorities.clone(), 0)?;
+        let pem = unnumbered.to_pem();
+        let sequence = self
+            .store
+            .publish_bundle(unnumbered, SystemTime::now())
+            .await
+            .map_err(PublishError::Record)?;
+        let bundle = Arc::new(bundle(authorities, sequence)?);
+        // Two publishers may pass each other here: the higher sequence stays.
+        self.bundle.send_if_modified(|present| {
+            let newer = present.sequence() < sequence;
+            if newer {
+                *present = bundle;
+            }
+            newer
+        });
+        crate::directory::replace(
+            &self.directory.join(crate::directory::BUNDLE),
+            pem.as_bytes(),
+        )
+        .map_err(PublishError::Copy)
     }
 
     /// Issues a certificate for a workload.
@@ -65,15 +122,158 @@ impl Authority {
     /// before; what no caller may have (foreign trust domains, reserved IDs) is refused here once more.
     ///
     /// Cancel safe: a dropped call may leave a recorded certificate that nobody received, never the reverse.
+    ///
+    /// # Errors
+    /// See [`IssueError`]. Nothing was issued then.
     pub async fn issue(&self, request: Request) -> Result<Issued, IssueError> {
-        unimplemented!("{request:?}")
+        check_workload_id(&request.id, &self.trust_domain)?;
+        self.issue_checked(request).await
     }
 
     /// Issues the CA's own server certificate, `spiffe://<trust domain>/tipstaff/ca`, for a key made here.
-    /// [`DEFAULT_TTL`](crate::config::DEFAULT_TTL); ask again at `renew_at`.
+    /// [`DEFAULT_TTL`]; ask again at `renew_at`.
+    ///
+    /// # Errors
+    /// See [`IssueError`].
     pub async fn issue_server(&self) -> Result<ServerIdentity, IssueError> {
-        unimplemented!()
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IssueError::Sign)?;
+        let public_key = PublicKey::from_spki(&key.subject_public_key_info())
+            .expect("a generated P-256 key is a P-256 key");
+        let issued = self
+            .issue_checked(Request {
+                id: SpiffeId::ca_server(&self.trust_domain),
+                public_key,
+                ttl: None,
+                requester: Requester::Ca,
+            })
+            .await?;
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Ok(ServerIdentity {
+            svid: Svid::new(issued.chain, key).map_err(IssueError::Svid)?,
+            renew_at: issued.renew_at,
+        })
     }
+
+    async fn issue_checked(&self, request: Request) -> Result<Issued, IssueError> {
+        let now = SystemTime::now();
+        let requester = request.requester.to_string();
+        let issued = self.sign(request, now).await?;
+        let record = CertificateRecord {
+            leaf: Leaf {
+                id: issued.id.clone(),
+                serial: issued.serial.clone(),
+                not_before: issued.not_before,
+                not_after: issued.not_after,
+            },
+            renew_at: issued.renew_at,
+            der: issued.chain[0].clone(),
+            requester,
+        };
+        // Nothing above has left this function: without the record the certificate does not exist.
+        self.store
+            .record_issuance(record, now)
+            .await
+            .map_err(IssueError::Record)?;
+        Ok(issued)
+    }
+
+    /// Signs and checks on a blocking thread, so that a burst does not hold up the connections of the runtime.
+    async fn sign(&self, request: Request, now: SystemTime) -> Result<Issued, IssueError> {
+        let _permit = self
+            .signing
+            .acquire()
+            .await
+            .map_err(|_| IssueError::Interrupted)?;
+        let signer = Arc::clone(&self.signer);
+        let bundle = Arc::clone(&self.bundle.borrow());
+        tokio::task::spawn_blocking(move || signer.sign(&request, &bundle, now))
+            .await
+            .map_err(|_| IssueError::Interrupted)?
+    }
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The issuing key and what limits its use.
+struct Signer {
+    issuer: Issuer<'static, KeyPair>,
+    intermediate: CertificateDer<'static>,
+    /// Where the validity of all issuers overlaps.
+    issuer_validity: Validity,
+    ttl_floor: TtlFloor,
+    renewal_secret: hmac::Key,
+}
+
+impl Signer {
+    fn sign(
+        &self,
+        request: &Request,
+        bundle: &TrustBundle,
+        now: SystemTime,
+    ) -> Result<Issued, IssueError> {
+        let ttl = request
+            .ttl
+            .unwrap_or(DEFAULT_TTL)
+            .clamp(self.ttl_floor.duration(), MAX_TTL);
+        let validity = Validity::of_leaf(now, ttl, self.issuer_validity);
+        if validity.not_after < now + self.ttl_floor.duration() / 2 {
+            return Err(IssueError::IssuerExpires { ttl });
+        }
+        let leaf = profile::leaf(&request.id, validity)
+            .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
+            .map_err(IssueError::Sign)?;
+
+        let chain = vec![leaf.into(), self.intermediate.clone()];
+        let leaf = check(&chain, request, validity, bundle, now)?;
+        Ok(Issued {
+            renew_at: self.renew_at(&leaf.serial, now, leaf.not_after),
+            id: leaf.id,
+            chain,
+            serial: leaf.serial,
+            not_before: leaf.not_before,
+            not_after: leaf.not_after,
+        })
+    }
+
+    /// A deterministic draw from the serial, uniform in 50 to 70 % of the time between issuance and expiry. A fleet
+    /// that starts at once spreads out, and asking again gives the same answer.
+    fn renew_at(&self, serial: &str, now: SystemTime, not_after: SystemTime) -> SystemTime {
+        let tag = hmac::sign(&self.renewal_secret, serial.as_bytes());
+        let (draw, _) = tag
+            .as_ref()
+            .split_first_chunk()
+            .expect("a tag has 32 bytes");
+        let draw = f64::from(u32::from_be_bytes(*draw)) / f64::from(u32::MAX);
+        let life = not_after.duration_since(now).unwrap_or_default();
+        now + life.mul_f64(0.5 + 0.2 * draw)
+    }
+}
+
+/// Reads the signed certificate back as a peer would. A fault in the profile, in rcgen or in the CA's files stops here.
+fn check(
+    chain: &[CertificateDer<'static>],
+    request: &Request,
+    validity: Validity,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<Leaf, IssueError> {
+    let leaf = Leaf::parse(&chain[0]).map_err(IssueError::Profile)?;
+    let intended = leaf.id == request.id
+        && leaf.not_before == validity.not_before
+        && leaf.not_after == validity.not_after;
+    if !intended {
+        return Err(IssueError::NotAsIntended(request.id.clone()));
+    }
+    for usage in [Usage::Client, Usage::Server] {
+        bundle.verify(chain, usage, now).map_err(IssueError::Path)?;
+    }
+    Ok(leaf)
 }
 
 /// Whether a workload may have `id` in `trust_domain`.
@@ -81,7 +281,19 @@ impl Authority {
 /// # Errors
 /// [`IssueError::ForeignTrustDomain`], [`IssueError::Reserved`] or [`IssueError::NotAWorkload`].
 pub fn check_workload_id(id: &SpiffeId, trust_domain: &TrustDomain) -> Result<(), IssueError> {
-    unimplemented!("{id} {trust_domain}")
+    if id.trust_domain() != *trust_domain {
+        return Err(IssueError::ForeignTrustDomain {
+            expected: trust_domain.clone(),
+            found: id.clone(),
+        });
+    }
+    if id.is_reserved() {
+        return Err(IssueError::Reserved(id.clone()));
+    }
+    if id.path().is_empty() {
+        return Err(IssueError::NotAWorkload(id.clone()));
+    }
+    Ok(())
 }
 
 /// What to issue, decided by the caller's attestation.
@@ -105,6 +317,17 @@ pub enum Requester {
     Operator,
     /// The CA itself, for its server certificate.
     Ca,
+}
+
+impl std::fmt::Display for Requester {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Enrolment(key) => write!(f, "enrolment {key}"),
+            Self::Svid { serial } => write!(f, "svid {serial}"),
+            Self::Operator => f.write_str("operator"),
+            Self::Ca => f.write_str("ca"),
+        }
+    }
 }
 
 /// A certificate that is recorded and may be handed out.
@@ -144,32 +367,18 @@ pub enum IssueError {
     IssuerExpires { ttl: Duration },
     #[error("could not sign the certificate")]
     Sign(#[source] rcgen::Error),
-    #[error("the signed certificate is no X.509-SVID for {id}")]
-    Profile {
-        id: SpiffeId,
-        #[source]
-        source: Option<identity::CertError>,
-    },
+    #[error("the signed certificate is not an X.509-SVID")]
+    Profile(#[source] identity::CertError),
+    #[error("the signed certificate does not have the identity or the validity intended for {0}")]
+    NotAsIntended(SpiffeId),
     #[error("the signed certificate does not validate to the trust bundle")]
     Path(#[source] identity::VerifyError),
+    #[error("the CA's own certificate and key do not make an identity")]
+    Svid(#[source] identity::SvidError),
     #[error("the certificate is withheld, as its audit record is not durable")]
     Record(#[source] StoreError),
     #[error("the signing task ended early")]
     Interrupted,
-}
-
-/// Why no CA was made.
-#[derive(Debug, thiserror::Error)]
-pub enum InitError {
-    #[error("expected {0} not to exist yet")]
-    Exists(std::path::PathBuf),
-}
-
-/// Why a CA directory could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("cannot use the CA's database")]
-    Store(#[from] StoreError),
 }
 
 /// Why a new set of authorities was not published.
@@ -177,6 +386,10 @@ pub enum OpenError {
 pub enum PublishError {
     #[error("the CA's own root has to stay in the trust bundle")]
     RootMissing,
+    #[error("the authorities do not make a trust bundle")]
+    Bundle(#[source] identity::BundleError),
     #[error("the new trust bundle is not durable")]
     Record(#[source] StoreError),
+    #[error("the new trust bundle is published, but its copy for new clients could not be written")]
+    Copy(#[source] std::io::Error),
 }

@@ -3,14 +3,30 @@
 //! Only the public key is taken from a request. Its subject, its SANs and every other extension it asks for are
 //! ignored: what a certificate says is decided by [`crate::profile`] alone.
 
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey, UnparsedPublicKey};
+use rcgen::PublicKeyData;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+#[cfg(test)]
+mod tests;
+
 /// The largest request that is looked at. A P-256 request without extensions has about 200 bytes.
 pub const MAX_CSR_BYTES: usize = 4096;
+
+/// An uncompressed point on P-256.
+const POINT_BYTES: usize = 65;
 
 /// A P-256 public key that is a point on the curve.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
-    /// Uncompressed: `04 || x || y`.
-    point: [u8; 65],
+    /// Uncompressed: `04 || x || y` (SEC 1 section 2.3.3).
+    point: [u8; POINT_BYTES],
 }
 
 impl PublicKey {
@@ -19,7 +35,25 @@ impl PublicKey {
     /// # Errors
     /// One variant per expectation that the request does not meet.
     pub fn from_csr(der: &[u8]) -> Result<Self, CsrError> {
-        unimplemented!("{der:?}")
+        check_size(der)?;
+        let (rest, csr) = X509CertificationRequest::from_der(der)
+            .map_err(|error| malformed("PKCS#10 request", &error))?;
+        check_no_rest("PKCS#10 request", rest)?;
+
+        let info = &csr.certification_request_info;
+        let key = Self::from_parsed(&info.subject_pki)?;
+        // The OID settles the algorithm; RFC 5758 section 3.2 wants its parameters absent.
+        let algorithm = &csr.signature_algorithm;
+        if algorithm.algorithm != OID_SIG_ECDSA_WITH_SHA256 || algorithm.parameters.is_some() {
+            return Err(CsrError::WrongSignatureAlgorithm {
+                found: algorithm.algorithm.to_id_string(),
+            });
+        }
+        if csr.signature_value.unused_bits != 0 || !key.verify(info.raw, &csr.signature_value.data)
+        {
+            return Err(CsrError::WrongSignature);
+        }
+        Ok(key)
     }
 
     /// A SubjectPublicKeyInfo (RFC 5280 section 4.1) in DER. Possession is not proven: see [`Self::verify`].
@@ -27,22 +61,66 @@ impl PublicKey {
     /// # Errors
     /// When it is not exactly one uncompressed P-256 key.
     pub fn from_spki(der: &[u8]) -> Result<Self, CsrError> {
-        unimplemented!("{der:?}")
+        check_size(der)?;
+        let (rest, spki) = SubjectPublicKeyInfo::from_der(der)
+            .map_err(|error| malformed("SubjectPublicKeyInfo", &error))?;
+        check_no_rest("SubjectPublicKeyInfo", rest)?;
+        Self::from_parsed(&spki)
+    }
+
+    fn from_parsed(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, CsrError> {
+        let wrong_key = |found: String| CsrError::WrongKey { found };
+        if spki.algorithm.algorithm != OID_KEY_TYPE_EC_PUBLIC_KEY {
+            return Err(wrong_key(format!(
+                "key algorithm {}",
+                spki.algorithm.algorithm.to_id_string()
+            )));
+        }
+        // RFC 5480 section 2.1.1: the curve is named, never spelled out.
+        let curve = spki.algorithm.parameters.as_ref().map(|any| any.as_oid());
+        let Some(Ok(curve)) = curve else {
+            return Err(wrong_key("no named curve".to_owned()));
+        };
+        if curve != OID_EC_P256 {
+            return Err(wrong_key(format!("curve {}", curve.to_id_string())));
+        }
+        let bytes: &[u8] = &spki.subject_public_key.data;
+        let point: [u8; POINT_BYTES] = bytes
+            .try_into()
+            .map_err(|_| wrong_key(format!("a point of {} bytes", bytes.len())))?;
+        // Parsing checks that the point is on the curve and not at infinity.
+        ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+            .map_err(|_| wrong_key("a point that is not on the curve".to_owned()))?;
+        Ok(Self { point })
     }
 
     /// Whether `signature` (ECDSA with SHA-256, ASN.1) over `message` was made with the private half of this key.
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        unimplemented!("{message:?} {signature:?} {:?}", self.point)
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point)
+            .verify(message, signature)
+            .is_ok()
     }
 
     /// SubjectPublicKeyInfo, DER.
     pub fn to_spki(&self) -> Vec<u8> {
-        unimplemented!()
+        self.subject_public_key_info()
     }
 
     /// SHA-256 of the SubjectPublicKeyInfo: how stores and audit records name a key.
     pub fn hash(&self) -> KeyHash {
-        unimplemented!()
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, &self.to_spki()).as_ref());
+        KeyHash(hash)
+    }
+}
+
+impl PublicKeyData for PublicKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.point
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
     }
 }
 
@@ -86,4 +164,31 @@ pub enum CsrError {
         "expected the request to be signed with the key it contains, but its signature does not verify"
     )]
     WrongSignature,
+}
+
+fn check_size(der: &[u8]) -> Result<(), CsrError> {
+    if der.len() > MAX_CSR_BYTES {
+        return Err(CsrError::TooLarge {
+            limit: MAX_CSR_BYTES,
+            found: der.len(),
+        });
+    }
+    Ok(())
+}
+
+fn malformed(expected: &'static str, error: &dyn std::fmt::Display) -> CsrError {
+    CsrError::Malformed {
+        expected,
+        found: error.to_string(),
+    }
+}
+
+fn check_no_rest(expected: &'static str, rest: &[u8]) -> Result<(), CsrError> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    Err(CsrError::Malformed {
+        expected,
+        found: format!("{} bytes after it", rest.len()),
+    })
 }

@@ -1,6 +1,50 @@
-//! Private keys of the CA at rest.
+//! Private keys of the CA at rest: a text file with a readable header and the encrypted PKCS#8 key.
+//!
+//! ```text
+//! tipstaff-key: 1
+//! label: intermediate
+//! kdf: argon2id m=65536 t=3 p=4
+//! salt: <base64>
+//! cipher: aes-256-gcm-siv
+//! nonce: <base64>
+//!
+//! <base64>
+//! ```
+//!
+//! Every byte before the empty line is authenticated with the key, so neither the parameters nor the label (which
+//! keeps one key file from standing in for another) can be changed. The nonce-misuse resistant cipher forgives a
+//! restored virtual machine that repeats its random numbers. A plaintext key is a plain PKCS#8 PEM file instead.
 
+use crate::config::KeyProtection;
+use aes_gcm_siv::aead::{Aead, KeyInit, Payload};
+use aes_gcm_siv::{Aes256GcmSiv, Nonce};
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use std::fmt::Write;
 use zeroize::Zeroizing;
+
+#[cfg(test)]
+mod tests;
+
+/// The second recommendation of RFC 9106 section 4: 64 MiB, 3 passes, 4 lanes.
+const ARGON2: Cost = Cost {
+    memory_kib: 64 * 1024,
+    passes: 3,
+    lanes: 4,
+};
+/// What a file may ask for. Its parameters are read before they can be authenticated, so they must not be able to
+/// take the machine's memory or an hour.
+const ARGON2_LIMIT: Cost = Cost {
+    memory_kib: 1024 * 1024,
+    passes: 16,
+    lanes: 16,
+};
+const SALT_BYTES: usize = 16;
+const NONCE_BYTES: usize = 12;
+const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
 
 /// The passphrase that the CA's keys are encrypted with. Never printed; zeroed on drop.
 #[derive(Clone)]
@@ -12,8 +56,17 @@ impl Passphrase {
     /// # Errors
     /// When nothing is left.
     pub fn new(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Result<Self, EmptyPassphrase> {
-        let _ = bytes.into();
-        unimplemented!()
+        let mut bytes = bytes.into();
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(EmptyPassphrase);
+        }
+        Ok(Self(bytes))
     }
 }
 
@@ -27,3 +80,198 @@ impl std::fmt::Debug for Passphrase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected a passphrase, found an empty one")]
 pub struct EmptyPassphrase;
+
+/// Why a key file could not be used. Contains nothing of the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("expected {expected} in the key file")]
+    Format { expected: &'static str },
+    #[error("expected version 1 of the key file format, found {found:?}")]
+    Version { found: String },
+    #[error("expected the key {expected:?}, found {found:?}")]
+    Label {
+        expected: &'static str,
+        found: String,
+    },
+    #[error("the key is encrypted: expected a passphrase, found none")]
+    PassphraseMissing,
+    #[error("the passphrase does not open the key: it is wrong, or the key file was changed")]
+    WrongPassphrase,
+    #[error(
+        "a plaintext key file must be readable by its owner alone: expected mode 0600, found {mode:04o}"
+    )]
+    Exposed { mode: u32 },
+    #[error("expected a P-256 private key in PKCS#8")]
+    NotP256,
+}
+
+/// The text to store for `key`, whose `label` says which key of the CA it is.
+pub(crate) fn seal(label: &str, key: &KeyPair, protection: &KeyProtection) -> Zeroizing<String> {
+    let KeyProtection::Encrypted(passphrase) = protection else {
+        return Zeroizing::new(key.serialize_pem());
+    };
+    let salt: [u8; SALT_BYTES] = random();
+    let nonce: [u8; NONCE_BYTES] = random();
+    let header = format!(
+        "tipstaff-key: 1\nlabel: {label}\nkdf: argon2id {ARGON2}\nsalt: {}\ncipher: aes-256-gcm-siv\nnonce: {}\n",
+        STANDARD.encode(salt),
+        STANDARD.encode(nonce),
+    );
+    let payload = Payload {
+        msg: key.serialized_der(),
+        aad: header.as_bytes(),
+    };
+    let sealed = cipher(passphrase, &salt, ARGON2)
+        .encrypt(&Nonce::from(nonce), payload)
+        .expect("a P-256 key is far below the cipher's size limit");
+    let mut text = Zeroizing::new(header);
+    let _ = writeln!(text, "\n{}", STANDARD.encode(sealed));
+    text
+}
+
+/// The key in `text`, which must be the one that `label` names. `mode` is the file's.
+pub(crate) fn unseal(
+    label: &'static str,
+    text: &str,
+    mode: u32,
+    passphrase: Option<&Passphrase>,
+) -> Result<KeyPair, KeyError> {
+    if text.starts_with(PEM_BEGIN) {
+        // An encrypted key may be shared with a group, as some volume drivers insist on; a plaintext one may not.
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Exposed {
+                mode: mode & 0o7777,
+            });
+        }
+        return KeyPair::from_pkcs8_pem_and_sign_algo(text, &PKCS_ECDSA_P256_SHA256)
+            .map_err(|_| KeyError::NotP256);
+    }
+    let sealed = Sealed::parse(text)?;
+    if sealed.label != label {
+        return Err(KeyError::Label {
+            expected: label,
+            found: sealed.label.to_owned(),
+        });
+    }
+    let payload = Payload {
+        msg: &sealed.ciphertext,
+        aad: sealed.header.as_bytes(),
+    };
+    let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+    let der = cipher(passphrase, &sealed.salt, sealed.cost)
+        .decrypt(&Nonce::from(sealed.nonce), payload)
+        .map(Zeroizing::new)
+        .map_err(|_| KeyError::WrongPassphrase)?;
+    let der = PrivatePkcs8KeyDer::from(der.as_slice());
+    KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ECDSA_P256_SHA256)
+        .map_err(|_| KeyError::NotP256)
+}
+
+/// An encrypted key file, read but not yet authenticated.
+struct Sealed<'a> {
+    header: &'a str,
+    label: &'a str,
+    cost: Cost,
+    salt: [u8; SALT_BYTES],
+    nonce: [u8; NONCE_BYTES],
+    ciphertext: Vec<u8>,
+}
+
+impl<'a> Sealed<'a> {
+    fn parse(text: &'a str) -> Result<Self, KeyError> {
+        let expected = |expected| KeyError::Format { expected };
+        let end = text
+            .find("\n\n")
+            .ok_or(expected("a header, an empty line and a key"))?;
+        let (header, body) = (&text[..=end], &text[end + 2..]);
+        let mut lines = header.lines();
+        let mut field = |name: &str| {
+            let line = lines.next()?.strip_prefix(name)?;
+            line.strip_prefix(": ")
+        };
+        let version = field("tipstaff-key").ok_or(expected("\"tipstaff-key\" or a PEM key"))?;
+        if version != "1" {
+            return Err(KeyError::Version {
+                found: version.to_owned(),
+            });
+        }
+        let sealed = Self {
+            header,
+            label: field("label").ok_or(expected("\"label\""))?,
+            cost: field("kdf")
+                .and_then(|kdf| Cost::parse(kdf.strip_prefix("argon2id ")?))
+                .ok_or(expected("\"kdf\": argon2id with parameters within limits"))?,
+            salt: field("salt")
+                .and_then(decode)
+                .ok_or(expected("\"salt\": 16 bytes of base64"))?,
+            nonce: field("cipher")
+                .filter(|cipher| *cipher == "aes-256-gcm-siv")
+                .and_then(|_| field("nonce"))
+                .and_then(decode)
+                .ok_or(expected("\"cipher\": aes-256-gcm-siv and its \"nonce\""))?,
+            ciphertext: STANDARD
+                .decode(body.trim_end())
+                .map_err(|_| expected("the encrypted key in base64"))?,
+        };
+        if lines.next().is_some() {
+            return Err(expected("no further header line"));
+        }
+        Ok(sealed)
+    }
+}
+
+/// argon2id's parameters.
+#[derive(Clone, Copy)]
+struct Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+}
+
+impl Cost {
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(' ');
+        let mut number = |name: &str, limit: u32| {
+            let value = parts.next()?.strip_prefix(name)?.parse().ok()?;
+            (1..=limit).contains(&value).then_some(value)
+        };
+        let cost = Self {
+            memory_kib: number("m=", ARGON2_LIMIT.memory_kib)?,
+            passes: number("t=", ARGON2_LIMIT.passes)?,
+            lanes: number("p=", ARGON2_LIMIT.lanes)?,
+        };
+        // RFC 9106 section 3.1: at least 8 KiB per lane.
+        (parts.next().is_none() && cost.memory_kib >= 8 * cost.lanes).then_some(cost)
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            memory_kib,
+            passes,
+            lanes,
+        } = self;
+        write!(f, "m={memory_kib} t={passes} p={lanes}")
+    }
+}
+
+fn cipher(passphrase: &Passphrase, salt: &[u8], cost: Cost) -> Aes256GcmSiv {
+    let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32))
+        .expect("the cost was checked against argon2's limits");
+    let mut key = Zeroizing::new([0; 32]);
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+        .hash_password_into(&passphrase.0, salt, key.as_mut_slice())
+        .expect("salt and output have lengths that argon2 takes");
+    Aes256GcmSiv::new_from_slice(key.as_slice()).expect("the key has 32 bytes")
+}
+
+fn decode<const N: usize>(text: &str) -> Option<[u8; N]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("AWS-LC's generator aborts rather than fail");
+    bytes
+}

@@ -1,6 +1,25 @@
 //! The audit chain: what the CA did, each record naming the hash of the one before it.
+//!
+//! A record that was changed, removed from the middle or put in between breaks the chain at a place that
+//! [`verify`] names. Records cut off at the end show only by the certificates they leave behind: signed heads, which
+//! close that gap, come later.
 
+use crate::csr::KeyHash;
+use aws_lc_rs::digest::{Context, SHA256};
 use identity::SpiffeId;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use verify::{Problem, Report, verify};
+
+/// Longer reasons are cut: a record's size must not be in a caller's hands.
+const MAX_REASON_CHARS: usize = 256;
 
 /// The refusal of a caller that had proven who it is.
 #[derive(Debug, Clone)]
@@ -11,4 +30,125 @@ pub struct Refusal {
     pub operation: &'static str,
     /// One line; cut at 256 characters.
     pub reason: String,
+}
+
+/// What a record says. Stored as JSON, exactly as hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Event {
+    Initialised {
+        trust_domain: String,
+        /// SHA-256 of the certificates.
+        root: String,
+        intermediate: String,
+    },
+    Issued {
+        serial: String,
+        spiffe_id: String,
+        not_after: i64,
+        requester: String,
+        /// SHA-256 of the certificate.
+        certificate: String,
+    },
+    TokenCreated {
+        token: String,
+        spiffe_id: String,
+        expires_at: i64,
+    },
+    Enrolled {
+        token: String,
+        spiffe_id: String,
+        key: String,
+    },
+    Refused {
+        caller: String,
+        operation: String,
+        reason: String,
+    },
+    BundlePublished {
+        sequence: u64,
+        /// SHA-256 of each authority.
+        authorities: Vec<String>,
+    },
+}
+
+impl From<&Refusal> for Event {
+    fn from(refusal: &Refusal) -> Self {
+        Self::Refused {
+            caller: refusal.caller.to_string(),
+            operation: refusal.operation.to_owned(),
+            reason: refusal.reason.chars().take(MAX_REASON_CHARS).collect(),
+        }
+    }
+}
+
+/// The end of the chain, to which the next record is linked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) seq: i64,
+    pub(crate) hash: [u8; 32],
+}
+
+impl Head {
+    /// Before the first record.
+    const START: Self = Self {
+        seq: 0,
+        hash: [0; 32],
+    };
+
+    pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        connection
+            .prepare_cached("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
+            .query_row([], |row| {
+                Ok(Self {
+                    seq: row.get(0)?,
+                    hash: row.get(1)?,
+                })
+            })
+            .optional()
+            .map(|head| head.unwrap_or(Self::START))
+    }
+
+    /// Writes `event` as the next record. The connection is inside a transaction that began before `self` was read.
+    pub(crate) fn append(
+        &mut self,
+        connection: &Connection,
+        now: SystemTime,
+        event: &Event,
+    ) -> rusqlite::Result<i64> {
+        let seq = self.seq + 1;
+        let time_ms = unix_ms(now);
+        let event = serde_json::to_string(event).expect("an event is strings and numbers");
+        let hash = record_hash(seq, time_ms, &self.hash, &event);
+        connection
+            .prepare_cached("INSERT INTO audit VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![seq, time_ms, event, self.hash, hash])?;
+        *self = Self { seq, hash };
+        Ok(seq)
+    }
+}
+
+/// SHA-256 over fixed-width fields and then the text, so that no two records have the same input.
+fn record_hash(seq: i64, time_ms: i64, previous: &[u8; 32], event: &str) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(b"tipstaff audit v1\0");
+    context.update(&seq.to_be_bytes());
+    context.update(&time_ms.to_be_bytes());
+    context.update(previous);
+    context.update(event.as_bytes());
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+/// SHA-256 in lower-case hexadecimal, as records name certificates, keys and tokens.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&SHA256, bytes).as_ref());
+    KeyHash(hash).to_string()
+}
+
+fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod config;
 pub mod csr;
+pub mod directory;
 pub mod inspect;
 pub mod keys;
 pub mod ledger;

@@ -3,17 +3,34 @@
 //! All writes go through one thread that commits in groups: whatever is waiting goes into one transaction, which is
 //! synced once; only then does any caller hear that it is recorded.
 
-use crate::csr::{KeyHash, PublicKey};
-use crate::ledger::Refusal;
-use crate::token::JoinToken;
-use identity::SpiffeId;
+use crate::directory;
+use crate::ledger::{Event, Refusal, fingerprint};
+use identity::{BundleError, TrustBundle, TrustDomain};
+use rusqlite::{Connection, OpenFlags, params};
+use rustls_pki_types::CertificateDer;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use writer::{Batch, Writer};
+
+mod enrolment;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
+
+/// In the database's header, so that an older program refuses a newer file.
+const VERSION: i32 = 1;
+/// How long to wait for another process that writes, such as `token create` beside a server.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An open database. Works beside others on the same directory, in this process or another.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    writer: Writer,
+}
 
 impl Store {
     /// Opens the database in a CA directory made by [`crate::init`] and starts its writer thread, which ends when the
@@ -22,92 +39,208 @@ impl Store {
     /// # Errors
     /// When the database is missing, unreadable or of another version.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        unimplemented!("{directory:?}")
+        let connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .map_err(StoreError::cannot_read)?;
+        check_version(&connection)?;
+        let writer =
+            Writer::spawn(connection).map_err(|error| StoreError::Thread(Arc::new(error)))?;
+        Ok(Self { writer })
     }
 
-    /// Registers a token that lets one enrolment key be registered for `grant.spiffe_id`. Audited.
-    ///
-    /// Whether the ID may be given to a workload at all is checked by [`crate::Authority::issue`]; the command line
-    /// checks it with [`crate::authority::check_workload_id`] to tell the operator early.
-    pub async fn create_token(
-        &self,
-        token: &JoinToken,
-        grant: TokenGrant,
-    ) -> Result<(), StoreError> {
-        unimplemented!("{token:?} {grant:?}")
+    /// Makes the database of a new CA.
+    pub(crate) fn create(directory: &Path, new: &NewCa<'_>) -> Result<(), StoreError> {
+        // SQLite would make the file with the process's umask, and its log files with the mode of this one.
+        let path = directory.join(directory::DATABASE);
+        directory::write_new(&path, b"").map_err(|error| StoreError::Thread(Arc::new(error)))?;
+        let mut connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .map_err(StoreError::cannot_record)?;
+        fill(&mut connection, new).map_err(StoreError::cannot_record)
     }
 
-    /// Binds `token` to `key`, in one transaction: of two keys that present a token, one gets it.
-    ///
-    /// The same key may redeem again (its reply may have been lost), even after the token's expiry. The inner refusal
-    /// of a token that exists is audited, at most [`MAX_REFUSALS_PER_TOKEN`] times per token; that of an unknown
-    /// token is not, as anyone can make those up.
-    ///
-    /// # Errors
-    /// The outer error says that nothing could be recorded; then nothing is bound either, and the caller may retry.
-    pub async fn redeem(
+    /// Records a certificate together with its audit record.
+    pub(crate) async fn record_issuance(
         &self,
-        token: &JoinToken,
-        asked: &SpiffeId,
-        key: &PublicKey,
+        certificate: CertificateRecord,
         now: SystemTime,
-    ) -> Result<Result<Enrolment, RedeemError>, StoreError> {
-        unimplemented!("{token:?} {asked} {key:?} {now:?}")
-    }
-
-    /// The enrolment of a key, if it has one. The caller must have seen a proof of possession.
-    pub async fn enrolment(&self, key: &KeyHash) -> Result<Option<Enrolment>, StoreError> {
-        unimplemented!("{key}")
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |batch| certificate.insert(batch, now))
+            .await
     }
 
     /// Audits the refusal of a caller that had proven who it is. Refusals before that are only counted, never stored.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
     pub async fn record_refusal(
         &self,
         refusal: Refusal,
         now: SystemTime,
     ) -> Result<(), StoreError> {
-        unimplemented!("{refusal:?} {now:?}")
+        self.writer
+            .write(move |batch| batch.audit(now, &Event::from(&refusal)).map(|_| ()))
+            .await
+    }
+
+    /// Replaces the authorities of the bundle and gives the new bundle, whose sequence is one higher.
+    pub(crate) async fn publish_bundle(
+        &self,
+        bundle: TrustBundle,
+        now: SystemTime,
+    ) -> Result<u64, StoreError> {
+        self.writer
+            .write(move |batch| {
+                let sequence: u64 = batch.connection().query_row(
+                    "UPDATE bundle SET sequence = sequence + 1, pem = ?1 RETURNING sequence",
+                    [bundle.to_pem()],
+                    |row| row.get(0),
+                )?;
+                let authorities = bundle
+                    .authorities()
+                    .iter()
+                    .map(|der| fingerprint(der))
+                    .collect();
+                batch.audit(
+                    now,
+                    &Event::BundlePublished {
+                        sequence,
+                        authorities,
+                    },
+                )?;
+                Ok(sequence)
+            })
+            .await
     }
 }
 
-/// How many refusals of one genuine token are audited: the holder of a used token must not be able to fill the disk.
-pub const MAX_REFUSALS_PER_TOKEN: u32 = 8;
-
-/// What a join token gives to the first key that redeems it.
-#[derive(Debug, Clone)]
-pub struct TokenGrant {
-    pub spiffe_id: SpiffeId,
-    pub created_at: SystemTime,
-    pub expires_at: SystemTime,
-    /// The life of the certificates this enrolment gets when it asks for none.
-    pub ttl: Option<Duration>,
+/// What a new database starts with.
+pub(crate) struct NewCa<'a> {
+    pub(crate) bundle: &'a TrustBundle,
+    pub(crate) intermediate: &'a CertificateDer<'static>,
+    pub(crate) renewal_secret: [u8; 32],
+    pub(crate) now: SystemTime,
 }
 
-/// A key that may ask for certificates with one SPIFFE ID.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrolment {
-    pub key: KeyHash,
-    pub spiffe_id: SpiffeId,
-    /// The life to use when the caller asks for none.
-    pub ttl: Option<Duration>,
+/// A signed and checked certificate, about to be recorded.
+#[derive(Debug)]
+pub(crate) struct CertificateRecord {
+    pub(crate) leaf: identity::Leaf,
+    pub(crate) renew_at: SystemTime,
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) requester: String,
 }
 
-/// Why a token gives nothing. Safe to show to the caller.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RedeemError {
-    #[error("expected a join token of this CA, found an unknown one")]
-    Unknown,
-    #[error("expected a join token that is still valid, found one that has expired")]
-    Expired,
-    #[error("expected an unused join token, found one that another enrolment key has used")]
-    UsedByAnotherKey,
-    #[error("the join token is for another SPIFFE ID than {asked}")]
-    OtherId { asked: SpiffeId },
-    #[error("the enrolment key is registered for another SPIFFE ID")]
-    KeyOfAnotherId,
+impl CertificateRecord {
+    fn insert(&self, batch: &mut Batch<'_>, now: SystemTime) -> rusqlite::Result<()> {
+        let spiffe_id = self.leaf.id.as_str();
+        let not_after = unix_seconds(self.leaf.not_after);
+        let audit_seq = batch.audit(
+            now,
+            &Event::Issued {
+                serial: self.leaf.serial.clone(),
+                spiffe_id: spiffe_id.to_owned(),
+                not_after,
+                requester: self.requester.clone(),
+                certificate: fingerprint(&self.der),
+            },
+        )?;
+        batch
+            .connection()
+            .prepare_cached("INSERT INTO certificate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+            .execute(params![
+                self.leaf.serial,
+                spiffe_id,
+                unix_seconds(self.leaf.not_before),
+                not_after,
+                unix_seconds(self.renew_at),
+                &self.der[..],
+                audit_seq
+            ])?;
+        Ok(())
+    }
 }
 
-/// The database cannot be used. The caller may retry: the store recovers when the cause is gone.
+/// The bundle and the renewal secret, read when a CA is opened.
+pub(crate) fn read_settings(directory: &Path) -> Result<(TrustBundle, [u8; 32]), StoreError> {
+    let connection = open_for_reading(directory)?;
+    let (name, sequence, pem): (String, u64, String) = connection
+        .query_row(
+            "SELECT trust_domain, sequence, pem FROM bundle",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )
+        .map_err(StoreError::cannot_read)?;
+    let secret = connection
+        .query_row("SELECT secret FROM renewal", [], |row| row.get(0))
+        .map_err(StoreError::cannot_read)?;
+    let trust_domain = TrustDomain::parse(&name).map_err(|_| StoreError::TrustDomain(name))?;
+    let bundle = TrustBundle::from_pem(trust_domain, pem.as_bytes(), sequence)
+        .map_err(|error| StoreError::Bundle(Arc::new(error)))?;
+    Ok((bundle, secret))
+}
+
+/// A connection of its own for a reader, which sees what is committed and holds nobody up.
+pub(crate) fn open_for_reading(directory: &Path) -> Result<Connection, StoreError> {
+    // Not opened read-only: a reader of a database with a write-ahead log may have to make the log's index.
+    let connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .and_then(|connection| {
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        })
+        .map_err(StoreError::cannot_read)?;
+    check_version(&connection)?;
+    Ok(connection)
+}
+
+fn connect(directory: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
+    // Each connection stays on one thread, so SQLite need not lock it.
+    let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(directory.join(directory::DATABASE), flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    Ok(connection)
+}
+
+fn check_version(connection: &Connection) -> Result<(), StoreError> {
+    let found: i32 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(StoreError::cannot_read)?;
+    if found != VERSION {
+        return Err(StoreError::Version { found });
+    }
+    Ok(())
+}
+
+fn fill(connection: &mut Connection, new: &NewCa<'_>) -> rusqlite::Result<()> {
+    // Kept in the file: every later connection finds the log.
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(include_str!("store/schema.sql"))?;
+    let trust_domain = new.bundle.trust_domain().as_str();
+    transaction.execute(
+        "INSERT INTO bundle VALUES (1, ?1, ?2, ?3)",
+        params![trust_domain, new.bundle.sequence(), new.bundle.to_pem()],
+    )?;
+    transaction.execute("INSERT INTO renewal VALUES (1, ?1)", [new.renewal_secret])?;
+    let mut batch = Batch::begin(&transaction)?;
+    batch.audit(
+        new.now,
+        &Event::Initialised {
+            trust_domain: trust_domain.to_owned(),
+            root: new
+                .bundle
+                .authorities()
+                .first()
+                .map_or_else(String::new, |der| fingerprint(der)),
+            intermediate: fingerprint(new.intermediate),
+        },
+    )?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+/// The database cannot be used. A caller may retry: the store recovers when the cause is gone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// Disk full, read-only file system, a lock held for too long, ...
@@ -115,26 +248,29 @@ pub enum StoreError {
     CannotRecord(#[source] Arc<rusqlite::Error>),
     #[error("cannot read the CA's database")]
     CannotRead(#[source] Arc<rusqlite::Error>),
+    #[error("expected version {VERSION} of the CA's database, found {found}")]
+    Version { found: i32 },
+    #[error("expected a trust domain in the CA's database, found {0:?}")]
+    TrustDomain(String),
+    #[error("expected a trust bundle in the CA's database")]
+    Bundle(#[source] Arc<BundleError>),
+    #[error("cannot start the CA's database writer")]
+    Thread(#[source] Arc<std::io::Error>),
     #[error("the CA's database writer has stopped")]
     Stopped,
 }
 
-/// The right to serve a CA directory: of several processes, one has it. Given back on drop.
-#[derive(Debug)]
-pub struct ServeLock {}
+impl StoreError {
+    pub(crate) fn cannot_read(error: rusqlite::Error) -> Self {
+        Self::CannotRead(Arc::new(error))
+    }
 
-impl ServeLock {
-    /// # Errors
-    /// When another process serves this directory, or the lock file cannot be made.
-    pub fn acquire(directory: &Path) -> Result<Self, ServeLockError> {
-        unimplemented!("{directory:?}")
+    fn cannot_record(error: rusqlite::Error) -> Self {
+        Self::CannotRecord(Arc::new(error))
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ServeLockError {
-    #[error("another process already serves this CA directory")]
-    Held,
-    #[error("cannot use the lock file of the CA directory")]
-    Io(#[source] std::io::Error),
+pub(crate) fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

@@ -1,0 +1,208 @@
+//! Making a CA directory, and reading it back.
+
+use crate::config::InitOptions;
+use crate::directory::{
+    self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY,
+};
+use crate::keys::{self, KeyError, Passphrase};
+use crate::profile::{self, CaCertificate, Validity};
+use crate::store::{self, NewCa, Store, StoreError};
+use identity::{BundleError, TrustBundle};
+use rcgen::{CertifiedIssuer, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+use zeroize::Zeroizing;
+
+/// Labels of the key files.
+const ROOT: &str = "root";
+const INTERMEDIATE: &str = "intermediate";
+
+/// Makes a new CA in `directory`, which must not exist: a root, an issuing intermediate, a database, and
+/// `ca-bundle.pem` for the clients. All of it or nothing appears.
+///
+/// # Errors
+/// When the directory exists, a file cannot be written, or a key cannot be made.
+pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
+    if directory.symlink_metadata().is_ok() {
+        return Err(InitError::Exists(directory.to_owned()));
+    }
+    let name = directory
+        .file_name()
+        .ok_or_else(|| InitError::NoName(directory.to_owned()))?;
+    // Made beside its place and moved there when complete. A directory that has appeared meanwhile is not empty, if
+    // it is another CA, and then the move fails.
+    let mut temporary_name = name.to_owned();
+    temporary_name.push(format!(".new-{}", std::process::id()));
+    let temporary = directory.with_file_name(temporary_name);
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| InitError::Io { path, source }
+    };
+    directory::create(&temporary).map_err(io(&temporary))?;
+    let result = fill(&temporary, options).and_then(|()| {
+        directory::sync_parent(&temporary.join(BUNDLE)).map_err(io(&temporary))?;
+        fs::rename(&temporary, directory).map_err(io(directory))?;
+        directory::sync_parent(directory).map_err(io(directory))
+    });
+    if result.is_err() {
+        // What is left of an attempt that failed is of no use; why it failed is worth more than why this might.
+        let _ = fs::remove_dir_all(&temporary);
+    }
+    result
+}
+
+fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
+    let now = SystemTime::now();
+    let trust_domain = &options.trust_domain;
+    let generate = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(InitError::Sign);
+
+    let root_key = generate()?;
+    let root_validity = Validity::of_ca(now, options.root_life);
+    let root = profile::root(trust_domain, &root_key, root_validity)
+        .and_then(|params| CertifiedIssuer::self_signed(params, root_key))
+        .map_err(InitError::Sign)?;
+    let intermediate_key = generate()?;
+    let intermediate_validity =
+        Validity::of_ca(now, options.intermediate_life).within(root_validity);
+    let intermediate =
+        profile::intermediate(trust_domain, &intermediate_key, intermediate_validity)
+            .and_then(|params| params.signed_by(&intermediate_key, &root))
+            .map_err(InitError::Sign)?;
+
+    let bundle = TrustBundle::new(trust_domain.clone(), vec![root.der().clone()], 1)
+        .map_err(InitError::Bundle)?;
+    let seal = |label, key| keys::seal(label, key, &options.key_protection);
+    let files = [
+        (ROOT_CERTIFICATE, Zeroizing::new(root.pem())),
+        (ROOT_KEY, seal(ROOT, root.key())),
+        (INTERMEDIATE_CERTIFICATE, Zeroizing::new(intermediate.pem())),
+        (INTERMEDIATE_KEY, seal(INTERMEDIATE, &intermediate_key)),
+        (BUNDLE, Zeroizing::new(bundle.to_pem())),
+    ];
+    for (name, text) in files {
+        let path = directory.join(name);
+        directory::write_new(&path, text.as_bytes())
+            .map_err(|source| InitError::Io { path, source })?;
+    }
+    let mut renewal_secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut renewal_secret).expect("AWS-LC's generator aborts rather than fail");
+    let new = NewCa {
+        bundle: &bundle,
+        intermediate: intermediate.der(),
+        renewal_secret,
+        now,
+    };
+    Store::create(directory, &new).map_err(InitError::Store)
+}
+
+/// What [`super::Authority::open`] finds in a directory, already held against each other.
+pub(super) struct Parts {
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) intermediate: CertificateDer<'static>,
+    pub(super) issuer_validity: Validity,
+    pub(super) root: CertificateDer<'static>,
+    pub(super) bundle: TrustBundle,
+    pub(super) renewal_secret: [u8; 32],
+}
+
+pub(super) fn read(directory: &Path, passphrase: Option<&Passphrase>) -> Result<Parts, OpenError> {
+    let (bundle, renewal_secret) = store::read_settings(directory)?;
+    let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
+    if !bundle.authorities().contains(&root) {
+        return Err(OpenError::RootNotInBundle);
+    }
+    let (intermediate, intermediate_info) = read_certificate(directory, INTERMEDIATE_CERTIFICATE)?;
+    let key = read_key(directory, passphrase)?;
+    Ok(Parts {
+        // That the intermediate was signed by the root is checked with each certificate that is issued.
+        issuer: intermediate_info
+            .issuer(key)
+            .ok_or(OpenError::KeyMismatch)?,
+        intermediate,
+        issuer_validity: intermediate_info.validity.within(root_info.validity),
+        root,
+        bundle,
+        renewal_secret,
+    })
+}
+
+fn read_key(directory: &Path, passphrase: Option<&Passphrase>) -> Result<KeyPair, OpenError> {
+    let path = directory.join(INTERMEDIATE_KEY);
+    let io = |source| OpenError::Io {
+        path: path.clone(),
+        source,
+    };
+    let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
+    let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(io)?;
+    keys::unseal(INTERMEDIATE, &text, mode, passphrase)
+        .map_err(|source| OpenError::Key { path, source })
+}
+
+pub(crate) fn read_certificate(
+    directory: &Path,
+    name: &str,
+) -> Result<(CertificateDer<'static>, CaCertificate), OpenError> {
+    let path = directory.join(name);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(source) => return Err(OpenError::Io { path, source }),
+    };
+    CertificateDer::from_pem_slice(&text)
+        .ok()
+        .and_then(|der| {
+            let info = CaCertificate::parse(&der)?;
+            Some((der, info))
+        })
+        .ok_or(OpenError::Certificate { path })
+}
+
+/// Why no CA was made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    #[error("expected {0} not to exist yet")]
+    Exists(PathBuf),
+    #[error("expected a directory to make, found {0}")]
+    NoName(PathBuf),
+    #[error("cannot write {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot make the CA's keys and certificates")]
+    Sign(#[source] rcgen::Error),
+    #[error("cannot make the trust bundle")]
+    Bundle(#[source] BundleError),
+    #[error("cannot make the CA's database")]
+    Store(#[source] StoreError),
+}
+
+/// Why a CA directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot use the CA's database")]
+    Store(#[from] StoreError),
+    #[error("cannot read {path}")]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use the key in {path}")]
+    Key {
+        path: PathBuf,
+        #[source]
+        source: KeyError,
+    },
+    #[error("expected a certificate of this CA in {path}")]
+    Certificate { path: PathBuf },
+    #[error("expected the private key of intermediate.pem in intermediate.key, found another key")]
+    KeyMismatch,
+    #[error("expected the certificate in root.pem to be in the trust bundle of the database")]
+    RootNotInBundle,
+}

@@ -1,0 +1,142 @@
+use super::*;
+use crate::config::{InitOptions, KeyProtection, OpenOptions};
+use crate::csr::PublicKey;
+use crate::{Authority, Request, Requester, directory};
+use identity::TrustDomain;
+use rcgen::{KeyPair, PublicKeyData};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// A CA with four records: init and three certificates.
+async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("ca");
+    let domain = TrustDomain::parse("demo.test").unwrap();
+    crate::init(
+        &path,
+        &InitOptions::new(domain, KeyProtection::InsecurePlaintext),
+    )
+    .unwrap();
+    let ca = Authority::open(&path, &OpenOptions::default()).unwrap();
+    for _ in 0..3 {
+        let key = KeyPair::generate().unwrap();
+        let request = Request {
+            id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
+            public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
+            ttl: None,
+            requester: Requester::Operator,
+        };
+        ca.issue(request).await.unwrap();
+    }
+    (temporary, path)
+}
+
+#[tokio::test]
+async fn every_tampering_is_located() {
+    type Expected = fn(&Problem) -> bool;
+    let cases: &[(&str, Expected)] = &[
+        (
+            "UPDATE audit SET event = replace(event, 'orders', 'admin') WHERE seq = 3",
+            |p| *p == Problem::Changed { seq: 3 },
+        ),
+        (
+            "UPDATE audit SET time_ms = time_ms + 1 WHERE seq = 1",
+            |p| *p == Problem::Changed { seq: 1 },
+        ),
+        ("UPDATE audit SET hash = zeroblob(32) WHERE seq = 2", |p| {
+            *p == Problem::Unlinked { seq: 3 }
+        }),
+        ("UPDATE audit SET event = 'x' WHERE seq = 2", |p| {
+            *p == Problem::Unreadable { seq: 2 }
+        }),
+        ("DELETE FROM audit WHERE seq = 2", |p| {
+            *p == Problem::Gap {
+                seq: 3,
+                expected: 2,
+            }
+        }),
+        ("DELETE FROM audit WHERE seq = 4", |p| {
+            matches!(p, Problem::NotRecorded { seq: 4, .. })
+        }),
+        ("DELETE FROM certificate WHERE audit_seq = 2", |p| {
+            matches!(p, Problem::CertificateMissing { seq: 2, .. })
+        }),
+        (
+            "UPDATE certificate SET der = zeroblob(9) WHERE audit_seq = 3",
+            |p| matches!(p, Problem::NotRecorded { seq: 3, .. }),
+        ),
+        (
+            "UPDATE certificate SET spiffe_id = 'spiffe://demo.test/x' WHERE audit_seq = 3",
+            |p| matches!(p, Problem::NotRecorded { seq: 3, .. }),
+        ),
+        (
+            "INSERT INTO certificate SELECT 'ff', spiffe_id, 0, 0, 0, der, 1 FROM certificate WHERE audit_seq = 2",
+            |p| matches!(p, Problem::NotRecorded { seq: 1, .. }),
+        ),
+    ];
+    for (sql, expected) in cases {
+        let (_temporary, path) = ca_with_three_certificates().await;
+        assert!(verify(&path, SystemTime::now()).unwrap().is_intact());
+        let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
+        connection
+            .pragma_update(None, "foreign_keys", false)
+            .unwrap();
+        connection.execute(sql, []).unwrap();
+        let report = verify(&path, SystemTime::now()).unwrap();
+        assert!(report.problems.iter().any(expected), "{sql}: {report}");
+        assert!(report.to_string().contains("audit chain broken"));
+    }
+}
+
+#[tokio::test]
+async fn a_serial_recorded_twice_is_found() {
+    let (_temporary, path) = ca_with_three_certificates().await;
+    let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
+    let event: String = connection
+        .query_row("SELECT event FROM audit WHERE seq = 2", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let event = serde_json::from_str(&event).unwrap();
+    let mut head = Head::read(&connection).unwrap();
+    head.append(&connection, SystemTime::now(), &event).unwrap();
+    let report = verify(&path, SystemTime::now()).unwrap();
+    assert!(
+        matches!(
+            report.problems[..],
+            [Problem::RecordedTwice {
+                first: 2,
+                second: 5,
+                ..
+            }]
+        ),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn problems_are_listed_up_to_a_limit() {
+    let (_temporary, path) = ca_with_three_certificates().await;
+    let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
+    for seq in 100..200 {
+        connection
+            .execute("INSERT INTO audit VALUES (?1, 0, '', x'', x'')", [seq])
+            .unwrap();
+    }
+    let report = verify(&path, SystemTime::now()).unwrap();
+    assert_eq!(report.problems.len(), 20);
+    assert!(report.further_problems > 0);
+}
+
+#[test]
+fn a_reason_is_cut() {
+    let refusal = Refusal {
+        caller: SpiffeId::parse("spiffe://demo.test/x").unwrap(),
+        operation: "renew",
+        reason: "é".repeat(1000),
+    };
+    let Event::Refused { reason, .. } = Event::from(&refusal) else {
+        panic!("a refusal is recorded as one");
+    };
+    assert_eq!(reason.chars().count(), MAX_REASON_CHARS);
+}

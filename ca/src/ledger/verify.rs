@@ -1,0 +1,209 @@
+//! Walks the audit chain and holds the certificates against it.
+
+use super::{Event, Head, fingerprint, record_hash};
+use crate::csr::KeyHash;
+use crate::store::{StoreError, open_for_reading};
+use rusqlite::{Connection, OptionalExtension};
+use serde::Serialize;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// More are counted, not listed: one broken link makes few, a replaced file makes one per record.
+const MAX_PROBLEMS: usize = 20;
+
+/// What an audit found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub records: u64,
+    pub certificates: u64,
+    /// Hash of the last record, lower-case hexadecimal: note it elsewhere to notice records cut off at the end.
+    pub head: String,
+    /// The first 20 in the order found; empty when all is well.
+    pub problems: Vec<Problem>,
+    /// How many more there were.
+    pub further_problems: u64,
+}
+
+/// One way in which the records do not hold together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+pub enum Problem {
+    #[error("record {seq}: expected record {expected} here")]
+    Gap { seq: i64, expected: i64 },
+    #[error("record {seq}: does not link to the record before it")]
+    Unlinked { seq: i64 },
+    #[error("record {seq}: its content was changed")]
+    Changed { seq: i64 },
+    #[error("record {seq}: its content cannot be read")]
+    Unreadable { seq: i64 },
+    #[error("record {seq}: the certificate {serial} it names is missing")]
+    CertificateMissing { seq: i64, serial: String },
+    #[error("certificate {serial}: recorded in {first} and again in {second}")]
+    RecordedTwice {
+        serial: String,
+        first: i64,
+        second: i64,
+    },
+    #[error("certificate {serial}: expected audit record {seq} to be about it")]
+    NotRecorded { serial: String, seq: i64 },
+}
+
+impl Report {
+    /// Whether nothing was found.
+    pub fn is_intact(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, problem: Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        } else {
+            self.further_problems += 1;
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for problem in &self.problems {
+            writeln!(f, "{problem}")?;
+        }
+        if self.further_problems > 0 {
+            writeln!(f, "and {} further problems", self.further_problems)?;
+        }
+        let verdict = if self.is_intact() { "intact" } else { "broken" };
+        let Self {
+            records,
+            certificates,
+            head,
+            ..
+        } = self;
+        write!(
+            f,
+            "audit chain {verdict}: {records} records, {certificates} certificates, head {head}"
+        )
+    }
+}
+
+/// Verifies the audit chain of a CA directory. May run beside a server: it sees one moment of the database.
+///
+/// # Errors
+/// When the database cannot be read. A chain that is read and broken is a [`Report`].
+pub fn verify(directory: &Path, now: SystemTime) -> Result<Report, StoreError> {
+    let mut connection = open_for_reading(directory)?;
+    walk(&mut connection, now).map_err(StoreError::cannot_read)
+}
+
+fn walk(connection: &mut Connection, now: SystemTime) -> rusqlite::Result<Report> {
+    // One transaction: the chain and the certificates of the same moment.
+    let transaction = connection.transaction()?;
+    let mut report = Report {
+        records: 0,
+        certificates: 0,
+        head: String::new(),
+        problems: Vec::new(),
+        further_problems: 0,
+    };
+    let head = walk_chain(&transaction, now, &mut report)?;
+    report.head = KeyHash(head.hash).to_string();
+    walk_certificates(&transaction, &mut report)?;
+    Ok(report)
+}
+
+fn walk_chain(
+    connection: &Connection,
+    now: SystemTime,
+    report: &mut Report,
+) -> rusqlite::Result<Head> {
+    let mut statement =
+        connection.prepare("SELECT seq, time_ms, event, previous, hash FROM audit ORDER BY seq")?;
+    let mut rows = statement.query([])?;
+    let mut head = Head::START;
+    while let Some(row) = rows.next()? {
+        report.records += 1;
+        let seq: i64 = row.get(0)?;
+        let expected = head.seq + 1;
+        if seq != expected {
+            report.add(Problem::Gap { seq, expected });
+        }
+        head.seq = seq;
+        let (Ok(time_ms), Ok(event), Ok(previous), Ok(hash)) = (
+            row.get(1),
+            row.get::<_, String>(2),
+            row.get::<_, [u8; 32]>(3),
+            row.get::<_, [u8; 32]>(4),
+        ) else {
+            report.add(Problem::Unreadable { seq });
+            continue;
+        };
+        if previous != head.hash {
+            report.add(Problem::Unlinked { seq });
+        }
+        head.hash = hash;
+        if record_hash(seq, time_ms, &previous, &event) != hash {
+            report.add(Problem::Changed { seq });
+        }
+        match serde_json::from_str(&event) {
+            Ok(event) => check_certificate_of(connection, seq, &event, now, report)?,
+            Err(_) => report.add(Problem::Unreadable { seq }),
+        }
+    }
+    Ok(head)
+}
+
+/// An issuance record has its certificate, at least until that expires.
+fn check_certificate_of(
+    connection: &Connection,
+    seq: i64,
+    event: &Event,
+    now: SystemTime,
+    report: &mut Report,
+) -> rusqlite::Result<()> {
+    let Event::Issued {
+        serial, not_after, ..
+    } = event
+    else {
+        return Ok(());
+    };
+    let found: Option<i64> = connection
+        .prepare_cached("SELECT audit_seq FROM certificate WHERE serial = ?1")?
+        .query_row([serial], |row| row.get(0))
+        .optional()?;
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let serial = serial.clone();
+    match found {
+        Some(first) if first != seq => report.add(Problem::RecordedTwice {
+            serial,
+            first,
+            second: seq,
+        }),
+        None if u64::try_from(*not_after).is_ok_and(|end| end > now) => {
+            report.add(Problem::CertificateMissing { seq, serial });
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A certificate has its issuance record, which names exactly these bytes.
+fn walk_certificates(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(
+        "SELECT c.serial, c.spiffe_id, c.not_after, c.der, c.audit_seq, a.event
+         FROM certificate c LEFT JOIN audit a ON a.seq = c.audit_seq",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        report.certificates += 1;
+        let (serial, seq): (String, i64) = (row.get(0)?, row.get(4)?);
+        let der: Vec<u8> = row.get(3)?;
+        let event: Option<String> = row.get(5)?;
+        let (spiffe_id, not_after): (String, i64) = (row.get(1)?, row.get(2)?);
+        let recorded = event.and_then(|event| serde_json::from_str(&event).ok());
+        let matches = matches!(&recorded, Some(Event::Issued { serial: s, spiffe_id: i, not_after: n, certificate, .. })
+            if *s == serial && *i == spiffe_id && *n == not_after && *certificate == fingerprint(&der));
+        if !matches {
+            report.add(Problem::NotRecorded { serial, seq });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,54 @@
+-- The CA's database, version 1. Times are seconds since the Unix epoch unless the name says otherwise.
+
+-- What the CA did. A record's hash covers the hash of the one before it; see ledger.rs.
+CREATE TABLE audit (
+    seq      INTEGER PRIMARY KEY,
+    time_ms  INTEGER NOT NULL,
+    event    TEXT NOT NULL,
+    previous BLOB NOT NULL,
+    hash     BLOB NOT NULL
+) STRICT;
+
+-- Leaves that were issued. Written in the transaction of their audit record.
+CREATE TABLE certificate (
+    serial     TEXT PRIMARY KEY,
+    spiffe_id  TEXT NOT NULL,
+    not_before INTEGER NOT NULL,
+    not_after  INTEGER NOT NULL,
+    renew_at   INTEGER NOT NULL,
+    der        BLOB NOT NULL,
+    audit_seq  INTEGER NOT NULL UNIQUE REFERENCES audit (seq)
+) STRICT;
+
+-- Only the SHA-256 of a token is kept. A token is used once enrolled_key is set.
+CREATE TABLE join_token (
+    hash         BLOB PRIMARY KEY,
+    spiffe_id    TEXT NOT NULL,
+    ttl          INTEGER,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER NOT NULL,
+    enrolled_key BLOB REFERENCES enrolment (key_hash),
+    refusals     INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- Keys that may ask for certificates with one SPIFFE ID, named by the SHA-256 of their SubjectPublicKeyInfo.
+CREATE TABLE enrolment (
+    key_hash   BLOB PRIMARY KEY,
+    spiffe_id  TEXT NOT NULL,
+    ttl        INTEGER,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+-- One row. The trust bundle that clients get; its sequence only grows.
+CREATE TABLE bundle (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    trust_domain TEXT NOT NULL,
+    sequence     INTEGER NOT NULL,
+    pem          TEXT NOT NULL
+) STRICT;
+
+-- One row. Makes renewal times unpredictable from serials alone.
+CREATE TABLE renewal (
+    id     INTEGER PRIMARY KEY CHECK (id = 1),
+    secret BLOB NOT NULL
+) STRICT;
