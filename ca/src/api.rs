@@ -236,13 +236,10 @@ fn requested_ttl(seconds: u32) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
-/// How far the authority dates `notBefore` back.
-const BACKDATED: Duration = Duration::from_secs(30);
-
 /// The life an SVID was given, not counting what its `notBefore` was dated back.
 fn life(svid: &Leaf) -> Option<Duration> {
     let dated = svid.not_after.duration_since(svid.not_before).ok()?;
-    dated.checked_sub(BACKDATED)
+    dated.checked_sub(crate::profile::BACKDATE)
 }
 
 fn bundle_message(bundle: &identity::TrustBundle) -> TrustBundle {

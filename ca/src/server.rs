@@ -19,6 +19,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// The largest message taken. An Issue request has about 600 bytes.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// How long the accept loop rests after an error such as too many open files, which a retry at once would repeat.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -4,6 +4,7 @@ use crate::attest::ProofError;
 use crate::authority::IssueError;
 use crate::csr::CsrError;
 use crate::metrics::Reason;
+use crate::server::MAX_MESSAGE_BYTES;
 use crate::store::{RedeemError, StoreError};
 use crate::token::ParseTokenError;
 use identity::{ParseIdError, SpiffeId};
@@ -49,6 +50,10 @@ pub(crate) enum Refused {
     Store(StoreError),
     #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
     RateLimited { retry_after: Duration },
+    #[error("expected a message of at most {MAX_MESSAGE_BYTES} bytes, found a larger one")]
+    Oversized,
+    #[error("expected one protobuf message of package tipstaff.ca.v1, found something else")]
+    Malformed,
     #[error("expected the whole request within {} s", .limit.as_secs_f32())]
     Timeout { limit: Duration },
 }
@@ -60,7 +65,8 @@ impl Refused {
             | Self::Csr(_)
             | Self::EnrolmentKey(_)
             | Self::Proof(_)
-            | Self::MalformedToken(_) => Code::InvalidArgument,
+            | Self::MalformedToken(_)
+            | Self::Malformed => Code::InvalidArgument,
             Self::NotEnrolled
             | Self::Token(RedeemError::Unknown | RedeemError::Expired)
             | Self::NoClientCertificate
@@ -79,7 +85,7 @@ impl Refused {
                 _ => Code::Internal,
             },
             Self::Store(_) => Code::Unavailable,
-            Self::RateLimited { .. } => Code::ResourceExhausted,
+            Self::RateLimited { .. } | Self::Oversized => Code::ResourceExhausted,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
     }
@@ -106,6 +112,8 @@ impl Refused {
             },
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. } => Reason::RateLimited,
+            Self::Oversized => Reason::OversizedMessage,
+            Self::Malformed => Reason::MalformedMessage,
             Self::Timeout { .. } => Reason::Timeout,
         }
     }

@@ -1,6 +1,6 @@
 //! One connection: handshake -> who is it -> calls, each admitted, timed and counted -> told to go away in time.
 
-use super::{Service, Tasks};
+use super::{MAX_MESSAGE_BYTES, Service, Tasks};
 use crate::admission::Source;
 use crate::api::Peer;
 use crate::api::refused::{REASON_METADATA, Refused};
@@ -25,8 +25,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower_service::Service as _;
 
-/// The largest message taken. An Issue request has about 600 bytes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Calls open at once on one connection. A sidecar has one WatchBundle and at most one other.
 const MAX_STREAMS: u32 = 8;
 const MAX_HEADER_BYTES: u32 = 8 * 1024;
@@ -144,7 +142,7 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         CertificateAuthorityServer::new(service.api).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let limit = service.options.request_timeout;
     let response = match timeout(limit, grpc.call(request)).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => in_our_words(response),
         Ok(Err(never)) => match never {},
         Err(_) => Status::from(Refused::Timeout { limit }).into_http(),
     };
@@ -157,20 +155,27 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
     response
 }
 
+/// What the gRPC layer refuses before our code sees it, with our codes and sentences.
+fn in_our_words(response: Response<Body>) -> Response<Body> {
+    let refused = match Status::from_header_map(response.headers()) {
+        Some(status) if status.metadata().contains_key(REASON_METADATA) => return response,
+        Some(status) if status.code() == Code::OutOfRange => Refused::Oversized,
+        Some(status) if status.code() == Code::Internal => Refused::Malformed,
+        _ => return response,
+    };
+    Status::from(refused).into_http()
+}
+
 /// Why a call was refused, from its reply: a refusal has no body, so its status is in the head.
 fn refusal(headers: &HeaderMap) -> Option<Reason> {
     let status = Status::from_header_map(headers)?;
-    if let Some(word) = status.metadata().get(REASON_METADATA) {
-        return Reason::ALL
+    match (status.metadata().get(REASON_METADATA), status.code()) {
+        (Some(word), _) => Reason::ALL
             .into_iter()
-            .find(|reason| word == reason.as_str());
-    }
-    // The rest is refused by the gRPC layer before our code sees it.
-    match status.code() {
-        Code::Ok => None,
-        Code::OutOfRange | Code::ResourceExhausted => Some(Reason::OversizedMessage),
-        Code::Unimplemented => Some(Reason::UnknownMethod),
-        _ => Some(Reason::MalformedMessage),
+            .find(|reason| word == reason.as_str()),
+        (None, Code::Ok) => None,
+        (None, Code::Unimplemented) => Some(Reason::UnknownMethod),
+        (None, _) => Some(Reason::MalformedMessage),
     }
 }
 

@@ -54,8 +54,10 @@ impl ServerCertificate {
                     self.renew_at = renew_at;
                 }
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::error!(error, "the CA's own certificate is not renewed");
+                    tracing::error!(
+                        error = &error as &(dyn std::error::Error + 'static),
+                        "the CA's own certificate is not renewed"
+                    );
                     tokio::time::sleep(RETRY).await;
                 }
             }

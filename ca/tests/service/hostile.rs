@@ -1,0 +1,187 @@
+use crate::harness::{CART, Ca, LeafKey, Workload, within};
+use ca::client;
+use ca::metrics::Reason;
+use ca::proto::IssueRequest;
+use ca::server::Options;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+fn options(refusals_per_minute: u32) -> Options {
+    Options {
+        refusals_per_minute,
+        ..Options::default()
+    }
+}
+
+/// Every file of the CA by content, but for SQLite's shared memory, which readers change too.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| path.is_file() && !path.to_string_lossy().ends_with("-shm"))
+        .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_flood_of_garbage_writes_nothing_and_is_limited() {
+    let ca = Ca::start_with(options(100)).await;
+    let before = contents(&ca.directory());
+    let mut calls = ca.connect(None).await;
+    let mut codes = BTreeMap::<String, u32>::new();
+    for n in 0..300 {
+        let unknown = ca::token::JoinToken::generate().reveal().to_string();
+        let request = match n % 3 {
+            0 => IssueRequest::default(),
+            1 => Workload::new().request(CART, &unknown),
+            _ => Workload::new().request(CART, ""),
+        };
+        let status = calls.issue(request).await.unwrap_err();
+        *codes.entry(format!("{:?}", status.code())).or_default() += 1;
+    }
+    let limited = codes["ResourceExhausted"];
+    // The budget refills while the test runs.
+    assert!((100..=200).contains(&limited), "{codes:?}");
+    assert_eq!(ca.metrics.refused(Reason::RateLimited), u64::from(limited));
+    assert!(ca.metrics.refused(Reason::UnknownToken) > 30);
+    assert_eq!(
+        contents(&ca.directory()),
+        before,
+        "not one byte was written"
+    );
+}
+
+#[tokio::test]
+async fn a_flooding_neighbour_does_not_keep_an_identity_from_renewing() {
+    let ca = Ca::start_with(options(10)).await;
+    let workload = Workload::new();
+    let request = workload.request(CART, &ca.token(CART).await);
+    let reply = ca.connect(None).await.issue(request).await.unwrap();
+    let svid = workload.svid(reply.into_inner());
+    let mut calls = ca.connect(None).await;
+    for _ in 0..20 {
+        calls.issue(IssueRequest::default()).await.unwrap_err();
+    }
+    let renewal = ca::proto::RenewRequest {
+        csr: LeafKey::new().csr,
+        ttl_seconds: 0,
+    };
+    ca.connect(Some(&svid)).await.renew(renewal).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_that_floods_cannot_fill_the_audit_log() {
+    let ca = Ca::start_with(options(10)).await;
+    let workload = Workload::new();
+    let request = workload.request(CART, &ca.token(CART).await);
+    let reply = ca.connect(None).await.issue(request).await.unwrap();
+    let svid = workload.svid(reply.into_inner());
+    let before = ca.audit();
+    let mut calls = ca.connect(Some(&svid)).await;
+    let mut last = Code::Ok;
+    for _ in 0..30 {
+        let bad = ca::proto::RenewRequest::default();
+        last = calls.renew(bad).await.unwrap_err().code();
+    }
+    assert_eq!(last, Code::ResourceExhausted);
+    let written = ca.audit().records - before.records;
+    assert!((10..=12).contains(&written), "{written} records");
+}
+
+#[tokio::test]
+async fn an_oversized_message_is_refused_with_its_limit() {
+    let ca = Ca::start().await;
+    let mut request = Workload::new().request(CART, "");
+    request.join_token = "x".repeat(70_000);
+    let status = ca.connect(None).await.issue(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(
+        status.message().contains("at most 65536 bytes"),
+        "{status:?}"
+    );
+    assert_eq!(ca.metrics.refused(Reason::OversizedMessage), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_handshake_is_closed() {
+    let ca = Ca::start_with(Options {
+        handshake_timeout: Duration::from_millis(100),
+        ..Options::default()
+    })
+    .await;
+    let mut socket = TcpStream::connect(ca.address).await.unwrap();
+    socket.write_all(&[0x16]).await.unwrap();
+    let read = within(socket.read(&mut [0; 16])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    assert_eq!(ca.metrics.refused(Reason::HandshakeTimeout), 1);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_closed() {
+    let ca = Ca::start_with(Options {
+        max_connections: 1,
+        ..Options::default()
+    })
+    .await;
+    let first = ca.connect(None).await;
+    ca.try_connect(None)
+        .await
+        .map(drop)
+        .expect_err("no place is left");
+    assert_eq!(ca.metrics.refused(Reason::ConnectionLimit), 1);
+    drop(first);
+}
+
+#[tokio::test]
+async fn a_nameless_connection_does_not_hold_its_place_for_long() {
+    let ca = Ca::start_with(Options {
+        max_anonymous_age: Duration::from_millis(100),
+        drain: Duration::from_millis(100),
+        ..Options::default()
+    })
+    .await;
+    let mut calls = ca.connect(None).await;
+    let gone = async {
+        while ca
+            .metrics
+            .render()
+            .contains("tipstaff_ca_connections_open 1\n")
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(gone).await;
+    calls
+        .issue(IssueRequest::default())
+        .await
+        .expect_err("it was closed");
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_domain_gets_no_connection() {
+    let ca = Ca::start().await;
+    let other = Ca::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let stranger = other.enrolled(CART, &dir.path().join("key")).await;
+    let svid = stranger.svid.borrow().clone().unwrap();
+    // With TLS 1.3 a client learns that it was refused when it first reads.
+    let refused = match ca.try_connect(Some(&svid)).await {
+        Err(_) => true,
+        Ok(mut calls) => {
+            let renewal = ca::proto::RenewRequest {
+                csr: LeafKey::new().csr,
+                ttl_seconds: 0,
+            };
+            calls.renew(renewal).await.is_err()
+        }
+    };
+    assert!(refused);
+    assert_eq!(ca.metrics.refused(Reason::Handshake), 1);
+    assert_eq!(ca.metrics.issued(ca::metrics::Call::Renew), 0);
+    drop::<client::Handles>(stranger);
+}

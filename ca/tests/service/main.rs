@@ -1,0 +1,12 @@
+//! The CA's service and its client over real TCP and TLS.
+
+mod harness;
+
+/// The client's life: enrolment, renewal, a CA that goes away, one that is an impostor.
+mod client;
+/// What strangers can and cannot do to the listener.
+mod hostile;
+/// What Issue answers to good and bad requests.
+mod issue;
+/// Renew and WatchBundle, the calls of those who have an identity.
+mod renew;
