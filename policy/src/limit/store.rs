@@ -97,26 +97,34 @@ impl Store {
     }
 
     fn find(&self, digest: Digest) -> Option<usize> {
-        self.places(digest)
-            .find(|at| self.slots[*at].digest == digest)
+        let is_it = |slot: &Slot| slot.digest == digest;
+        let in_bucket = |start| {
+            self.bucket(start)
+                .iter()
+                .position(is_it)
+                .map(|at| start + at)
+        };
+        self.buckets(digest).into_iter().find_map(in_bucket)
     }
 
     /// A slot that may be overwritten, in the emptier of the two buckets.
     fn vacant(&self, digest: Digest, now: u64) -> Option<usize> {
-        let is_vacant = |at: &usize| self.slots[*at].full_at <= now;
+        let is_vacant = |slot: &&Slot| slot.full_at <= now;
+        let vacancies = |start| self.bucket(start).iter().filter(is_vacant).count();
         let [first, second] = self.buckets(digest);
-        let vacancies = |start: usize| (start..start + BUCKET).filter(is_vacant).count();
         let start = if vacancies(second) > vacancies(first) {
             second
         } else {
             first
         };
-        (start..start + BUCKET).find(is_vacant)
+        self.bucket(start)
+            .iter()
+            .position(|slot| is_vacant(&slot))
+            .map(|at| start + at)
     }
 
-    fn places(&self, digest: Digest) -> impl Iterator<Item = usize> + use<> {
-        let [first, second] = self.buckets(digest);
-        (first..first + BUCKET).chain(second..second + BUCKET)
+    fn bucket(&self, start: usize) -> &[Slot] {
+        &self.slots[start..start + BUCKET]
     }
 
     /// The indices at which the key's buckets start.
