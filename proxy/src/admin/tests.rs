@@ -1,1 +1,393 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
 
+use identity::{Svid, TrustBundle, TrustDomain};
+use policy::yaml::{self, Problems};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::PrivateKeyDer;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::*;
+use crate::drain::Unready;
+use crate::{Failing, IdentityState};
+
+const ID: &str = "spiffe://demo.test/ns/shop/sa/orders";
+
+/// An admin listener on free ports and the other ends of what feeds it.
+struct Harness {
+    _running: Running,
+    address: SocketAddr,
+    socket: PathBuf,
+    svid: watch::Sender<Option<Arc<Svid>>>,
+    identity: watch::Sender<IdentityState>,
+    policy: watch::Sender<PolicyStatus>,
+    renewals: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
+    _bundle: watch::Sender<Arc<TrustBundle>>,
+    readiness: Readiness,
+    drain: Drain,
+    _folder: tempfile::TempDir,
+}
+
+impl Harness {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("admin.sock");
+        let text = format!(
+            "admin: {{listen: '127.0.0.1:0', socket: '{}'}}\naccessLog: off\n",
+            socket.display()
+        );
+        let problems = Problems::new();
+        let node = yaml::parse_one("test.yaml", &text, &problems).unwrap();
+        let config = yaml::map(&node, &problems, Config::read).unwrap();
+
+        let root = Root::new();
+        let (svid, svid_feed) = watch::channel(Some(root.svid(Duration::from_secs(3600))));
+        let (identity, state_feed) = watch::channel(IdentityState::default());
+        let (bundle, bundle_feed) = watch::channel(Arc::new(root.bundle()));
+        let (renew, renewals) = mpsc::channel(1);
+        let (policy, policy_feed) = watch::channel(PolicyStatus {
+            generation: "4fa1".to_owned(),
+            loaded_at: SystemTime::now(),
+            last_error: None,
+        });
+        let (readiness, drain) = (Readiness::new(), Drain::new());
+        let bound = bind(&config.admin).unwrap();
+        let address = bound.address();
+        let running = bound
+            .spawn(State {
+                config: Arc::new(ArcSwap::from_pointee(config)),
+                feed: IdentityFeed {
+                    svid: svid_feed,
+                    bundle: bundle_feed,
+                    state: state_feed,
+                    renew,
+                },
+                policy: policy_feed,
+                metrics: Metrics::new(),
+                readiness: readiness.clone(),
+                drain: drain.clone(),
+            })
+            .unwrap();
+        Self {
+            _running: running,
+            address,
+            socket,
+            svid,
+            identity,
+            policy,
+            renewals,
+            _bundle: bundle,
+            readiness,
+            drain,
+            _folder: folder,
+        }
+    }
+
+    fn tcp(&self, head: &str) -> (u16, String) {
+        exchange(TcpStream::connect(self.address).unwrap(), head)
+    }
+
+    fn unix(&self, head: &str) -> (u16, String) {
+        exchange(UnixStream::connect(&self.socket).unwrap(), head)
+    }
+
+    fn ready(&self) -> (u16, Value) {
+        let (status, body) = self.tcp("GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        (status, serde_json::from_str(&body).unwrap())
+    }
+}
+
+/// Status and body.
+fn exchange(mut stream: impl Read + Write, head: &str) -> (u16, String) {
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+struct Root {
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Root {
+    fn new() -> Self {
+        let mut params = params("spiffe://demo.test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        Self {
+            params,
+            key: KeyPair::generate().unwrap(),
+        }
+    }
+
+    fn bundle(&self) -> TrustBundle {
+        let root = self.params.self_signed(&self.key).unwrap();
+        TrustBundle::new(
+            TrustDomain::parse("demo.test").unwrap(),
+            vec![root.der().clone()],
+            7,
+        )
+        .unwrap()
+    }
+
+    /// Valid from an hour ago for an hour and `left`.
+    fn svid(&self, left: Duration) -> Arc<Svid> {
+        let mut params = params(ID);
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.not_after = (SystemTime::now() + left).into();
+        let key = KeyPair::generate().unwrap();
+        let leaf = params
+            .signed_by(&key, &Issuer::from_params(&self.params, &self.key))
+            .unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Arc::new(Svid::new(vec![leaf.der().clone()], key).unwrap())
+    }
+}
+
+fn params(id: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+    params
+}
+
+#[test]
+fn ready_while_the_identity_is_valid_and_nothing_is_waited_for() {
+    let admin = Harness::start();
+    let (status, detail) = admin.ready();
+    assert_eq!((status, &detail["ready"]), (200, &true.into()), "{detail}");
+    assert_eq!(detail["identity"]["state"], "valid");
+    assert_eq!(detail["policy"]["generation"], "4fa1");
+}
+
+#[test]
+fn not_ready_without_a_valid_identity() {
+    let admin = Harness::start();
+    admin.svid.send(None).unwrap();
+    let (status, detail) = admin.ready();
+    assert_eq!(
+        (status, &detail["identity"]["state"]),
+        (503, &"missing".into())
+    );
+    admin
+        .svid
+        .send(Some(Root::new().svid(Duration::ZERO)))
+        .unwrap();
+    let (status, detail) = admin.ready();
+    assert_eq!(
+        (status, &detail["identity"]["state"]),
+        (503, &"expired".into())
+    );
+}
+
+#[test]
+fn not_ready_while_something_is_waited_for_or_draining() {
+    let admin = Harness::start();
+    let guard: Unready = admin.readiness.wait_for("listeners");
+    let (status, detail) = admin.ready();
+    assert_eq!(
+        (status, &detail["waiting_for"][0]),
+        (503, &"listeners".into())
+    );
+    drop(guard);
+    assert_eq!(admin.ready().0, 200);
+    admin.drain.start();
+    let (status, detail) = admin.ready();
+    assert_eq!((status, &detail["draining"]), (503, &true.into()));
+}
+
+#[test]
+fn refused_reload_and_absent_ca_show_and_leave_it_ready() {
+    let admin = Harness::start();
+    admin
+        .policy
+        .send_modify(|policy| policy.last_error = Some("grants.yaml:3: unknown key".to_owned()));
+    let failing = Failing {
+        since: SystemTime::now(),
+        error: "connection refused".to_owned(),
+    };
+    admin
+        .identity
+        .send(IdentityState {
+            renew_at: None,
+            failing: Some(failing),
+        })
+        .unwrap();
+    let (status, detail) = admin.ready();
+    assert_eq!(status, 200);
+    assert_eq!(detail["policy"]["last_error"], "grants.yaml:3: unknown key");
+    assert_eq!(
+        (&detail["ca"]["state"], &detail["ca"]["last_error"]),
+        (&"failing".into(), &"connection refused".into())
+    );
+}
+
+#[test]
+fn calls_are_routed_by_path_method_and_listener() {
+    let admin = Harness::start();
+    for (head, expected) in [
+        ("GET /live", 200),
+        ("HEAD /live", 200),
+        ("GET /metrics", 200),
+        ("GET /config", 200),
+        ("GET /identity", 200),
+        ("POST /live", 405),
+        ("DELETE /config", 405),
+        ("POST /rotate", 403),
+        ("GET /rotate", 403),
+        ("GET /", 404),
+        ("GET /live/", 404),
+    ] {
+        let (status, body) =
+            admin.tcp(&format!("{head} HTTP/1.1\r\nHost: 127.0.0.1:15000\r\n\r\n"));
+        assert_eq!(status, expected, "{head}: {body}");
+    }
+    assert_eq!(admin.unix("GET /rotate HTTP/1.1\r\nHost: x\r\n\r\n").0, 405);
+}
+
+#[test]
+fn hosts_other_than_loopback_are_refused() {
+    let admin = Harness::start();
+    for (host, expected) in [
+        ("Host: localhost:9", 200),
+        ("Host: LOCALHOST.", 200),
+        ("Host: 127.8.8.8", 200),
+        ("Host: [::1]:15000", 200),
+        ("Host: evil.test", 403),
+        ("Host: 127.0.0.1.evil.test", 403),
+        ("Host: localhost.evil.test", 403),
+        ("Host: localhost@evil.test", 403),
+        ("Host: 10.0.0.1", 403),
+        ("Host: 0.0.0.0", 403),
+        ("Host: localhost\r\nHost: evil.test", 403),
+        ("Host:", 403),
+        ("X: y", 403),
+    ] {
+        let (status, body) = admin.tcp(&format!("GET /live HTTP/1.1\r\n{host}\r\n\r\n"));
+        assert_eq!(status, expected, "{host}: {body}");
+    }
+    let absolute = "GET http://evil.test/live HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    assert_eq!(admin.tcp(absolute).0, 403);
+}
+
+#[test]
+fn identity_shows_the_chain_and_no_key() {
+    let admin = Harness::start();
+    let (_, body) = admin.tcp("GET /identity HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let read: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        (&read["id"], &read["bundle"]["sequence"]),
+        (&ID.into(), &7.into())
+    );
+    assert!(
+        read["chain"]
+            .as_str()
+            .unwrap()
+            .starts_with("-----BEGIN CERTIFICATE-----\nMII")
+    );
+    assert!(!body.contains("PRIVATE"), "{body}");
+}
+
+#[test]
+fn config_shows_values_as_the_file_writes_them() {
+    let admin = Harness::start();
+    let (_, body) = admin.tcp("GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let read: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(read["timeouts"]["tlsHello"], "10000ms");
+    assert_eq!(
+        (&read["accessLog"], &read["admin"]["listen"]),
+        (&"off".into(), &"127.0.0.1:0".into())
+    );
+}
+
+#[test]
+fn rotation_on_the_socket_reports_its_outcome() {
+    let mut admin = Harness::start();
+    assert_eq!(
+        std::fs::metadata(&admin.socket)
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
+    for (outcome, expected, told) in [
+        (Ok(()), 200, ID),
+        (Err("CA is away".to_owned()), 502, "CA is away"),
+    ] {
+        let socket = admin.socket.clone();
+        let asked = thread::spawn(move || {
+            let stream = UnixStream::connect(socket).unwrap();
+            exchange(
+                stream,
+                "POST /rotate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n",
+            )
+        });
+        admin
+            .renewals
+            .blocking_recv()
+            .unwrap()
+            .send(outcome)
+            .unwrap();
+        let (status, body) = asked.join().unwrap();
+        assert_eq!(status, expected, "{body}");
+        assert!(body.contains(told), "{body}");
+    }
+}
+
+#[test]
+fn process_of_another_user_cannot_rotate() {
+    let mut admin = Harness::start();
+    let mode = std::fs::metadata(&admin.socket)
+        .unwrap()
+        .permissions()
+        .mode();
+    // As wide open as a careless chmod could make it.
+    for path in [admin.socket.parent().unwrap(), &admin.socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    let rotate = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+        s.sendall(b'POST /rotate HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\nprint(s.recv(100))";
+    let asked = Command::new("python3")
+        .args(["-c", rotate])
+        .arg(&admin.socket)
+        .uid(65_534)
+        .output();
+    let Ok(asked) = asked else {
+        // Only root can become another user, and not everyone has python; then the mode alone has to keep others out.
+        assert_eq!(mode & 0o777, 0o600);
+        return;
+    };
+    let answer = String::from_utf8_lossy(&asked.stdout);
+    assert!(!answer.contains("HTTP/1.1"), "{answer}");
+    assert!(admin.renewals.try_recv().is_err());
+}
+
+#[test]
+fn socket_of_a_living_process_is_not_taken_over() {
+    let admin = Harness::start();
+    let config = config::Admin {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        socket: Some(admin.socket.clone()),
+    };
+    assert!(bind(&config).is_err());
+    assert_eq!(admin.unix("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").0, 200);
+}

@@ -1,1 +1,182 @@
+use policy::yaml::{self, Problems};
 
+use super::*;
+
+fn read(text: &str) -> Result<Config, Vec<String>> {
+    let problems = Problems::new();
+    let config = yaml::parse_one("sidecar.yaml", text, &problems)
+        .and_then(|node| yaml::map(&node, &problems, Config::read));
+    problems
+        .or_value(config)
+        .map_err(|found| found.iter().map(ToString::to_string).collect())
+}
+
+const GOOD: &str = r#"
+inbound:
+  - {listen: "0.0.0.0:15006", app: "127.0.0.1:8080", protocol: http, mtls: strict}
+outbound:
+  listen: 127.0.0.1:15001
+  services:
+    - hosts: [orders, "Orders.Shop.:80", "orders:8080"]
+      endpoints: ["10.0.0.7:15006", "[::1]:15006"]
+      identity: spiffe://demo.test/ns/shop/sa/orders
+      timeout: 5s
+    - {hosts: [stock], endpoints: ["stock.test:15006"], identity: spiffe://demo.test/ns/shop/sa/stock}
+timeouts: {response: 20s}
+accessLog: off
+"#;
+
+#[test]
+fn good_file_is_read_with_defaults_for_what_it_leaves_out() {
+    let config = read(GOOD).unwrap();
+    let outbound = config.outbound.unwrap();
+    assert_eq!(
+        config.inbound[0].app,
+        Endpoint {
+            host: "127.0.0.1".to_owned(),
+            port: 8080
+        }
+    );
+    assert_eq!(outbound.uids, [rustix::process::geteuid().as_raw()]);
+    assert_eq!(
+        outbound.services[0].hosts,
+        ["orders", "orders.shop", "orders:8080"]
+    );
+    assert_eq!(
+        outbound.services[0].endpoints[1],
+        Endpoint {
+            host: "::1".to_owned(),
+            port: 15006
+        }
+    );
+    assert_eq!(outbound.services[0].timeout, Duration::from_secs(5));
+    assert_eq!(outbound.services[1].timeout, Duration::from_secs(20));
+    assert_eq!(
+        config.timeouts,
+        Timeouts {
+            response: Duration::from_secs(20),
+            ..Timeouts::default()
+        }
+    );
+    assert_eq!(config.sizes, Sizes::default());
+    assert_eq!(
+        config.admin,
+        Admin {
+            listen: ADMIN_LISTEN,
+            socket: None
+        }
+    );
+    assert_eq!(
+        (config.access_log, config.workers),
+        (AccessLog::Off, WORKERS)
+    );
+}
+
+#[test]
+fn all_problems_are_reported_in_one_run_with_their_lines() {
+    let found = read(
+        r#"inbound:
+  - {listen: "0.0.0.0:15006", app: "127.0.0.1", mtls: permissive}
+  - {listen: "127.0.0.1:15006", app: "127.0.0.1:8080", protocol: tcp}
+outbound:
+  listen: 10.0.0.1:15001
+  services:
+    - {hosts: [orders, ORDERS.], endpoints: [], identity: "spiffe://demo.test/", timeot: 5s}
+timeouts: {idle: 0s}
+sizes: {maxHeadBytes: 1KiB, maxHeaders: 0}
+admin: {listen: "0.0.0.0:15000"}
+workers: 0
+listener: here
+"#,
+    )
+    .unwrap_err();
+    let expected = [
+        "sidecar.yaml:2:36: inbound[0].app: expected host:port such as 10.0.0.7:15006, found \"127.0.0.1\": the port is missing",
+        "sidecar.yaml:2:55: inbound[0].mtls: expected strict, found \"permissive\", which is not supported yet",
+        "sidecar.yaml:3:14: inbound[1].listen: expected an address of its own, found 127.0.0.1:15006, taken in line 2",
+        "sidecar.yaml:3:66: inbound[1].protocol: expected http, found \"tcp\", which is not supported yet",
+        "sidecar.yaml:5:11: outbound.listen: expected a loopback address such as 127.0.0.1:15000, found 10.0.0.1:15001",
+        "sidecar.yaml:7:24: outbound.services[0].hosts[1]: expected each host once, found orders again, first in line 7",
+        "sidecar.yaml:7:45: outbound.services[0].endpoints: expected at least one endpoint, found none",
+        "sidecar.yaml:7:59: outbound.services[0].identity: expected a SPIFFE ID",
+        "sidecar.yaml:7:82: outbound.services[0].timeot: unknown key; did you mean `timeout`?",
+        "sidecar.yaml:8:18: timeouts.idle: expected more than 0s and at most 24h, found 0ns",
+        "sidecar.yaml:9:23: sizes.maxHeadBytes: expected 8KiB to 1MiB, found 1024B",
+        "sidecar.yaml:9:41: sizes.maxHeaders: expected 1 to 1000, found 0",
+        "sidecar.yaml:10:17: admin.listen: expected a loopback address such as 127.0.0.1:15000, found 0.0.0.0:15000",
+        "sidecar.yaml:11:10: workers: expected 1 to 256, found 0",
+        "sidecar.yaml:12:1: listener: unknown key",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(
+            found.starts_with(expected),
+            "expected {expected}\nfound    {found}"
+        );
+    }
+}
+
+#[test]
+fn outbound_takes_a_unix_socket_with_a_mode() {
+    let listen = |keys: &str| {
+        read(&format!("outbound: {{{keys}, services: []}}\n"))
+            .map(|config| config.outbound.unwrap().listen)
+    };
+    let unix = |mode| OutboundListen::Unix {
+        path: "/run/out.sock".into(),
+        mode,
+    };
+    assert_eq!(listen("listen: 'unix:/run/out.sock'"), Ok(unix(0o600)));
+    assert_eq!(
+        listen("listen: 'unix:/run/out.sock', mode: '0660'"),
+        Ok(unix(0o660))
+    );
+    for bad in [
+        "listen: 'unix:out.sock'",
+        "listen: 'unix:/run/out.sock', mode: '0777'",
+        "listen: 'unix:/run/out.sock', mode: '0060'",
+        "listen: '127.0.0.1:1', mode: '0600'",
+        "listen: '127.0.0.1:1', uids: []",
+    ] {
+        assert_eq!(listen(bad).map_err(|found| found.len()), Err(1), "{bad}");
+    }
+}
+
+#[test]
+fn what_is_bound_at_start_needs_a_restart_and_the_rest_does_not() {
+    let before = read(GOOD).unwrap();
+    let after =
+        |from: &str, to: &str| before.restart_needed(&read(&GOOD.replace(from, to)).unwrap());
+    assert_eq!(after("20s", "30s"), [""; 0]);
+    assert_eq!(after("[stock]", "[stock, store]"), [""; 0]);
+    assert_eq!(after("0.0.0.0:15006", "0.0.0.0:15007"), ["inbound"]);
+    assert_eq!(
+        after("127.0.0.1:15001", "127.0.0.1:15002"),
+        ["outbound.listen"]
+    );
+    assert_eq!(
+        after("accessLog: off", "accessLog: stdout\nworkers: 2"),
+        ["accessLog", "workers"]
+    );
+}
+
+#[test]
+fn reference_configuration_reads() {
+    let text = include_str!("../../../deploy/sidecar.yaml");
+    let problems = Problems::new();
+    let node = yaml::parse_one("deploy/sidecar.yaml", text, &problems).unwrap();
+    let config = yaml::map(&node, &problems, |map| {
+        let config = Config::read(map);
+        // Read by the binary.
+        map.node_of("identity");
+        map.node_of("policy");
+        config
+    });
+    let config = problems.or_value(config).unwrap();
+    // It writes the defaults out, so it has to be right about them.
+    assert_eq!(
+        (config.timeouts, config.sizes, config.workers),
+        (Timeouts::default(), Sizes::default(), WORKERS)
+    );
+    assert_eq!(config.admin.listen, ADMIN_LISTEN);
+}

@@ -1,5 +1,6 @@
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use super::*;
@@ -43,18 +44,15 @@ fn user_that_is_not_listed_is_refused() {
 fn process_of_another_user_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -r _ <&0");
-    let mut command = Command::new("setpriv");
-    // Without root nobody can be another user; then the same process is one of ours, and that is told as well.
+    let connect = format!("exec 3<>/dev/tcp/127.0.0.1/{port}; read -r _");
+    // Without root nobody can become another user; then the process is one of ours, and that is told as well.
     let caller_uid = if own_uid() == 0 { OTHER_UID } else { own_uid() };
-    if own_uid() == 0 {
-        command.args(["--reuid", &OTHER_UID.to_string(), "--clear-groups"]);
-    }
-    let mut caller = command
-        .args(["bash", "-c", &connect])
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", &connect])
+        .uid(caller_uid)
+        .stdin(Stdio::piped());
+    let mut caller = command.spawn().unwrap();
     let (accepted, peer) = listener.accept().unwrap();
     let owner = sock_diag::owner(peer, accepted.local_addr().unwrap());
     drop(caller.stdin.take());
