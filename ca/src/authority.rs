@@ -18,6 +18,7 @@ mod directory;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
 
 /// An open CA: the issuing key in memory, the root's not even read.
@@ -225,7 +226,7 @@ impl Signer {
         if validity.not_after < now + self.ttl_floor.duration() / 2 {
             return Err(IssueError::IssuerExpires { ttl });
         }
-        let leaf = profile::leaf(&request.id, validity)
+        let leaf = profile::leaf(&request.id, &request.public_key, validity)
             .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
             .map_err(IssueError::Sign)?;
 

@@ -1,1 +1,260 @@
-//! What `tipstaff ca list` and `inspect` show.
+//! What `tipstaff ca list` and `inspect` show: rows of the database and the CA's own certificates, for people
+//! (`Display`) and programs (`Serialize`). Read beside a running server; no key is touched.
+
+use crate::authority::{OpenError, read_certificate};
+use crate::directory::{INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE};
+use crate::ledger::fingerprint;
+use crate::profile::CaCertificate;
+use crate::store::{StoreError, open_for_reading, read_settings, token_name, unix_seconds};
+use rusqlite::{OptionalExtension, Row, params};
+use rustls_pki_types::CertificateDer;
+use serde::Serialize;
+use std::fmt;
+use std::path::Path;
+use std::time::SystemTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+#[cfg(test)]
+mod tests;
+
+/// A CA at one glance.
+#[derive(Debug, Serialize)]
+pub struct Overview {
+    pub trust_domain: String,
+    pub bundle_sequence: u64,
+    pub root: Issuer,
+    pub intermediate: Issuer,
+    pub unexpired_certificates: u64,
+    /// Rows that expired and were not yet swept away. Sweeping is not built yet.
+    pub expired_certificates: u64,
+    pub enrolments: u64,
+    pub open_tokens: u64,
+    pub audit_records: u64,
+}
+
+/// A CA certificate. Times are RFC 3339.
+#[derive(Debug, Serialize)]
+pub struct Issuer {
+    pub subject: String,
+    pub serial: String,
+    pub not_before: String,
+    pub not_after: String,
+    pub sha256: String,
+}
+
+/// An issued certificate. Times are RFC 3339.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    pub serial: String,
+    pub spiffe_id: String,
+    pub not_before: String,
+    pub not_after: String,
+    pub renew_at: String,
+    /// Its record in the audit chain.
+    pub audit_seq: i64,
+    pub sha256: String,
+}
+
+/// A join token, without what it takes to use it. Times are RFC 3339.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Token {
+    /// As in audit records.
+    pub name: String,
+    pub spiffe_id: String,
+    pub expires_at: String,
+    pub state: TokenState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenState {
+    Open,
+    Used,
+    Expired,
+}
+
+/// # Errors
+/// When a file of the CA cannot be read.
+pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError> {
+    let (bundle, _) = read_settings(directory)?;
+    let connection = open_for_reading(directory)?;
+    let counts = |now: i64| {
+        connection.query_row(
+            "SELECT (SELECT count(*) FROM certificate WHERE not_after > ?1),
+                    (SELECT count(*) FROM certificate WHERE not_after <= ?1),
+                    (SELECT count(*) FROM enrolment),
+                    (SELECT count(*) FROM join_token WHERE enrolled_key IS NULL AND expires_at > ?1),
+                    (SELECT count(*) FROM audit)",
+            [now],
+            |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]),
+        )
+    };
+    let [
+        unexpired_certificates,
+        expired_certificates,
+        enrolments,
+        open_tokens,
+        audit_records,
+    ] = counts(unix_seconds(now)).map_err(StoreError::cannot_read)?;
+    Ok(Overview {
+        trust_domain: bundle.trust_domain().to_string(),
+        bundle_sequence: bundle.sequence(),
+        root: read_certificate(directory, ROOT_CERTIFICATE)?.into(),
+        intermediate: read_certificate(directory, INTERMEDIATE_CERTIFICATE)?.into(),
+        unexpired_certificates,
+        expired_certificates,
+        enrolments,
+        open_tokens,
+        audit_records,
+    })
+}
+
+/// The certificates that are valid after `now`, those that end last first, at most `limit`.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn certificates(
+    directory: &Path,
+    now: SystemTime,
+    limit: u32,
+) -> Result<Vec<Certificate>, StoreError> {
+    let connection = open_for_reading(directory)?;
+    let read = || {
+        connection
+            .prepare("SELECT * FROM certificate WHERE not_after > ?1 ORDER BY not_after DESC, serial LIMIT ?2")?
+            .query_map(params![unix_seconds(now), limit], certificate_of)?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map_err(StoreError::cannot_read)
+}
+
+/// The certificate with `serial` (lower-case hexadecimal) and its DER, expired or not.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn certificate(
+    directory: &Path,
+    serial: &str,
+) -> Result<Option<(Certificate, CertificateDer<'static>)>, StoreError> {
+    open_for_reading(directory)?
+        .query_row(
+            "SELECT * FROM certificate WHERE serial = ?1",
+            [serial],
+            |row| {
+                let der: Vec<u8> = row.get("der")?;
+                Ok((certificate_of(row)?, CertificateDer::from(der)))
+            },
+        )
+        .optional()
+        .map_err(StoreError::cannot_read)
+}
+
+/// The join tokens, newest first, at most `limit`.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn tokens(directory: &Path, now: SystemTime, limit: u32) -> Result<Vec<Token>, StoreError> {
+    let connection = open_for_reading(directory)?;
+    let now = unix_seconds(now);
+    let read = || {
+        connection
+            .prepare("SELECT * FROM join_token ORDER BY created_at DESC, hash LIMIT ?1")?
+            .query_map([limit], |row| {
+                let expires_at: i64 = row.get("expires_at")?;
+                let used = row.get::<_, Option<Vec<u8>>>("enrolled_key")?.is_some();
+                Ok(Token {
+                    name: token_name(&row.get("hash")?),
+                    spiffe_id: row.get("spiffe_id")?,
+                    expires_at: rfc3339(expires_at),
+                    state: match used {
+                        true => TokenState::Used,
+                        false if expires_at <= now => TokenState::Expired,
+                        false => TokenState::Open,
+                    },
+                })
+            })?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    read().map_err(StoreError::cannot_read)
+}
+
+fn certificate_of(row: &Row<'_>) -> rusqlite::Result<Certificate> {
+    Ok(Certificate {
+        serial: row.get("serial")?,
+        spiffe_id: row.get("spiffe_id")?,
+        not_before: rfc3339(row.get("not_before")?),
+        not_after: rfc3339(row.get("not_after")?),
+        renew_at: rfc3339(row.get("renew_at")?),
+        audit_seq: row.get("audit_seq")?,
+        sha256: fingerprint(&row.get::<_, Vec<u8>>("der")?),
+    })
+}
+
+/// A time outside the years that RFC 3339 can write, which only tampering can cause, shows as its number.
+fn rfc3339(unix_seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(unix_seconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| unix_seconds.to_string())
+}
+
+impl From<(CertificateDer<'static>, CaCertificate)> for Issuer {
+    fn from((der, info): (CertificateDer<'static>, CaCertificate)) -> Self {
+        Self {
+            subject: info.common_name,
+            serial: info.serial,
+            not_before: rfc3339(unix_seconds(info.validity.not_before)),
+            not_after: rfc3339(unix_seconds(info.validity.not_after)),
+            sha256: fingerprint(&der),
+        }
+    }
+}
+
+impl fmt::Display for Overview {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "trust domain   {}", self.trust_domain)?;
+        writeln!(f, "trust bundle   sequence {}", self.bundle_sequence)?;
+        writeln!(f, "root           {}", self.root)?;
+        writeln!(f, "intermediate   {}", self.intermediate)?;
+        writeln!(
+            f,
+            "certificates   {} valid, {} expired",
+            self.unexpired_certificates, self.expired_certificates
+        )?;
+        writeln!(f, "enrolled keys  {}", self.enrolments)?;
+        writeln!(f, "open tokens    {}", self.open_tokens)?;
+        write!(f, "audit records  {}", self.audit_records)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, until {}, SHA-256 {}",
+            self.subject, self.not_after, self.sha256
+        )
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}  {}  {}", self.serial, self.not_after, self.spiffe_id)
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            TokenState::Open => "open",
+            TokenState::Used => "used",
+            TokenState::Expired => "expired",
+        };
+        write!(
+            f,
+            "{}  {:7}  {}  {}",
+            self.name, state, self.expires_at, self.spiffe_id
+        )
+    }
+}

@@ -1,10 +1,13 @@
 //! Every X.509 field of root, intermediate and leaf, with the section that asks for it.
 //!
 //! Common to all three: version 3, a serial of 128 random bits (RFC 5280 section 4.1.2.2; positive, at most 20
-//! octets), ecdsa-with-SHA256 on P-256, the subject key identifier of RFC 7093 section 2 method 1, the issuer's as
+//! octets), ecdsa-with-SHA256 on P-256, the subject key identifier of RFC 7093 section 2
+//! method 1, the issuer's as
 //! authority key identifier (RFC 5280 sections 4.2.1.1 and 4.2.1.2), and exactly one URI SAN with a SPIFFE ID
 //! (X509-SVID section 2).
 
+use crate::csr::PublicKey;
+use aws_lc_rs::digest::{SHA256, digest};
 use identity::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -14,6 +17,9 @@ use rcgen::{
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
+
+#[cfg(test)]
+mod tests;
 
 /// How far `notBefore` of a leaf lies in the past, for peers whose clock is behind.
 pub const BACKDATE: Duration = Duration::from_secs(30);
@@ -80,7 +86,8 @@ fn ca(
     key: &KeyPair,
     validity: Validity,
 ) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = common(validity);
+    let key_id = key_id(key);
+    let mut params = common(validity, &key_id);
     // RFC 5280 section 4.2.1.9: critical, cA true.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
     // X509-SVID section 4.3: keyCertSign; cRLSign for revocation lists. Critical. No extended key usage (section
@@ -90,17 +97,21 @@ fn ca(
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     // RFC 5280 section 4.1.2.6: a CA has a name. The key's hash in it keeps generations of issuers apart, and the
     // trust domain, which may be longer than a common name (64), stays in the SAN.
-    let key_id: String = params.key_identifier(key)[..8]
+    let short: String = key_id[..8]
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    params.distinguished_name = ca_name(&format!("Tipstaff {role} {key_id}"));
+    params.distinguished_name = ca_name(&format!("Tipstaff {role} {short}"));
     Ok(params)
 }
 
 /// A workload's certificate, or the CA's own server certificate.
-pub(crate) fn leaf(id: &SpiffeId, validity: Validity) -> Result<CertificateParams, rcgen::Error> {
-    let mut params = common(validity);
+pub(crate) fn leaf(
+    id: &SpiffeId,
+    key: &PublicKey,
+    validity: Validity,
+) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = common(validity, &key_id(key));
     // X509-SVID section 2: exactly one URI SAN, the SPIFFE ID. RFC 5280 section 4.2.1.6: as the subject is empty, the
     // SAN is critical (rcgen sees to it).
     params.subject_alt_names = vec![uri(id.as_str())?];
@@ -117,14 +128,20 @@ pub(crate) fn leaf(id: &SpiffeId, validity: Validity) -> Result<CertificateParam
     Ok(params)
 }
 
-fn common(validity: Validity) -> CertificateParams {
+fn common(validity: Validity, key_id: &[u8]) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = validity.not_before.into();
     params.not_after = validity.not_after.into();
     params.serial_number = Some(random_serial());
-    params.key_identifier_method = KeyIdMethod::Sha256;
+    params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.to_vec());
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+/// RFC 7093 section 2 method 1: the left 160 bits of the SHA-256 of the key's bits. (rcgen's default of that name
+/// hashes the whole SubjectPublicKeyInfo instead.)
+fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
+    digest(&SHA256, key.der_bytes()).as_ref()[..20].to_vec()
 }
 
 /// 128 random bits. rcgen's default would be a hash of the key, the same for every certificate of that key.

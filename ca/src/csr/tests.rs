@@ -82,7 +82,7 @@ fn bytes_that_are_no_request_are_refused() {
             "{end}: {error}"
         );
     }
-    let mut longer = good.clone();
+    let mut longer = good;
     longer.push(0);
     assert_eq!(
         PublicKey::from_csr(&longer).unwrap_err().to_string(),
