@@ -129,7 +129,7 @@ async fn respond(request: &Request<Incoming>, via: Via, state: &State) -> Respon
         Ok(Call::Config) => answer::config(state),
         Ok(Call::Identity) => answer::identity(state),
         Ok(Call::Rotate) => answer::rotate(state).await,
-        Err(refused) => refused,
+        Err(refusal) => refuse(&refusal),
     };
     response
         .headers_mut()
@@ -146,43 +146,61 @@ enum Call {
     Rotate,
 }
 
-fn route<B>(request: &Request<B>, via: Via) -> Result<Call, Response<Full<Bytes>>> {
+/// Why a request reaches no call.
+enum Refusal {
+    ForeignHost,
+    SocketOnly,
+    NoSuchCall,
+    /// The value of Allow.
+    Method(&'static str),
+}
+
+fn route<B>(request: &Request<B>, via: Via) -> Result<Call, Refusal> {
     if via == Via::Loopback && !is_loopback_host(request) {
-        return Err(answer::problem(
-            StatusCode::FORBIDDEN,
-            "expected a loopback address or localhost as Host",
-        ));
+        return Err(Refusal::ForeignHost);
     }
-    let (call, method) = match request.uri().path() {
-        "/live" => (Call::Live, Method::GET),
-        "/ready" => (Call::Ready, Method::GET),
-        "/metrics" => (Call::Metrics, Method::GET),
-        "/config" => (Call::Config, Method::GET),
-        "/identity" => (Call::Identity, Method::GET),
-        "/rotate" if via == Via::Socket => (Call::Rotate, Method::POST),
-        "/rotate" => {
-            return Err(answer::problem(
-                StatusCode::FORBIDDEN,
-                "expected on the admin Unix socket (admin.socket)",
-            ));
+    let (call, methods, allow): (_, &[Method], _) = match request.uri().path() {
+        "/rotate" if via == Via::Loopback => return Err(Refusal::SocketOnly),
+        "/rotate" => (Call::Rotate, &[Method::POST], "POST"),
+        path => {
+            let call = match path {
+                "/live" => Call::Live,
+                "/ready" => Call::Ready,
+                "/metrics" => Call::Metrics,
+                "/config" => Call::Config,
+                "/identity" => Call::Identity,
+                _ => return Err(Refusal::NoSuchCall),
+            };
+            // hyper leaves out the body of an answer to HEAD.
+            (call, &[Method::GET, Method::HEAD], "GET, HEAD")
         }
-        _ => return Err(answer::problem(StatusCode::NOT_FOUND, "no such call")),
     };
-    // hyper leaves the body of an answer to HEAD away.
-    let head_of_get = method == Method::GET && request.method() == Method::HEAD;
-    if request.method() != method && !head_of_get {
-        let expected = if method == Method::GET {
-            "GET, HEAD"
-        } else {
-            "POST"
-        };
-        let mut refused = answer::problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
-        refused
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static(expected));
-        return Err(refused);
+    if !methods.contains(request.method()) {
+        return Err(Refusal::Method(allow));
     }
     Ok(call)
+}
+
+fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+    let (status, detail) = match refusal {
+        Refusal::ForeignHost => (
+            StatusCode::FORBIDDEN,
+            "expected localhost or a loopback address as Host",
+        ),
+        Refusal::SocketOnly => (
+            StatusCode::FORBIDDEN,
+            "expected on the admin Unix socket (admin.socket)",
+        ),
+        Refusal::NoSuchCall => (StatusCode::NOT_FOUND, "no such call"),
+        Refusal::Method(_) => (StatusCode::METHOD_NOT_ALLOWED, "method not allowed"),
+    };
+    let mut response = answer::problem(status, detail);
+    if let Refusal::Method(allow) = refusal {
+        response
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    response
 }
 
 /// A page of a site whose name was made to point at 127.0.0.1 still sends that site's name.
