@@ -142,7 +142,7 @@ impl Api {
         refused.into()
     }
 
-    fn certificate(&self, call: Call, issued: Issued) -> Certificate {
+    fn certificate(&self, call: Call, issued: &Issued) -> Certificate {
         self.metrics.count_issued(call);
         info!(
             peer.id = %issued.id,
@@ -171,7 +171,7 @@ impl CertificateAuthority for Api {
         let enrolment = self.authenticate(&request, &asked).await?;
         match self.issue_to(&enrolment, asked, &request).await {
             Ok(issued) => Ok(Response::new(IssueResponse {
-                certificate: Some(self.certificate(Call::Issue, issued)),
+                certificate: Some(self.certificate(Call::Issue, &issued)),
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
             })),
@@ -183,7 +183,7 @@ impl CertificateAuthority for Api {
         let (_, svid) = authenticated(&call)?;
         match self.issue_after(&svid, call.get_ref()).await {
             Ok(issued) => Ok(Response::new(RenewResponse {
-                certificate: Some(self.certificate(Call::Renew, issued)),
+                certificate: Some(self.certificate(Call::Renew, &issued)),
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
             })),

@@ -94,7 +94,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let key = EnrolmentKey::load_or_create(&config.enrolment_key_path)?;
 
     let bundles = Arc::new(Bundles::new(config.bundle));
-    let connector = Connector::new(endpoint, config.spiffe_id.trust_domain(), &bundles);
+    let connector = Connector::new(endpoint, &config.spiffe_id.trust_domain(), &bundles);
     let standing = Arc::new(Standing::default());
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();

@@ -5,6 +5,7 @@ use super::bundles::Bundles;
 use super::connect::{ConnectError, Connector};
 use super::enrolment_key::EnrolmentKey;
 use super::schedule::{Backoff, Schedule, now};
+use crate::api::refused::REASON_METADATA;
 use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
 use crate::token::JoinToken;
 use identity::{BundleError, SpiffeId, Svid, SvidError, Usage, VerifyError};
@@ -140,7 +141,7 @@ impl Agent {
             .calls
             .issue(request)
             .await
-            .map_err(Box::new)?
+            .map_err(AttemptError::from_status)?
             .into_inner();
         Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
     }
@@ -155,7 +156,7 @@ impl Agent {
             .calls
             .renew(request)
             .await
-            .map_err(Box::new)?
+            .map_err(AttemptError::from_status)?
             .into_inner();
         Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
     }
@@ -341,8 +342,10 @@ enum AttemptError {
     Connect(#[from] ConnectError),
     #[error("the CA did not answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
     Timeout,
-    #[error("the CA refused ({:?}): {}", .0.code(), .0.message())]
-    Refused(#[from] Box<Status>),
+    #[error("the CA refused ({code:?}): {sentence}")]
+    Refused { code: Code, sentence: String },
+    #[error("the call to the CA was cut off")]
+    CutOff(#[source] Box<Status>),
     #[error("no leaf key could be made")]
     Key(#[source] rcgen::Error),
     #[error("the CA's reply lacks the certificate or the trust bundle")]
@@ -358,14 +361,27 @@ enum AttemptError {
 }
 
 impl AttemptError {
+    /// A refusal of ours names its reason; any other status tells of the connection.
+    fn from_status(status: Status) -> Self {
+        if status.metadata().contains_key(REASON_METADATA) {
+            Self::Refused {
+                code: status.code(),
+                sentence: status.message().to_owned(),
+            }
+        } else {
+            Self::CutOff(Box::new(status))
+        }
+    }
+
     /// Whether the enrolment key might fare better than the present SVID.
     fn blames_svid(&self) -> bool {
         match self {
-            Self::Refused(status) => !matches!(
-                status.code(),
+            Self::Refused { code, .. } => !matches!(
+                code,
                 Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded
             ),
-            Self::Connect(ConnectError::Tls(_) | ConnectError::Http(_)) => true,
+            // With TLS 1.3 a client learns that its certificate was refused when it first reads.
+            Self::CutOff(_) | Self::Connect(ConnectError::Tls(_) | ConnectError::Http(_)) => true,
             _ => false,
         }
     }

@@ -64,10 +64,10 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: Endpoint, trust_domain: TrustDomain, bundles: &Bundles) -> Self {
+    pub(super) fn new(endpoint: Endpoint, trust_domain: &TrustDomain, bundles: &Bundles) -> Self {
         Self {
             endpoint,
-            ca: SpiffeId::ca_server(&trust_domain),
+            ca: SpiffeId::ca_server(trust_domain),
             bundles: Arc::new(WatchedBundle(bundles.subscribe())),
         }
     }

@@ -140,6 +140,7 @@ impl Ca {
         let ca = SpiffeId::ca_server(bundle.trust_domain());
         let config = Arc::new(client_config(svid, Arc::new(bundle), ca, &[b"h2"]));
         let socket = TcpStream::connect(self.address).await?;
+        socket.set_nodelay(true)?;
         let stream = tokio_rustls::TlsConnector::from(config)
             .connect(server_name(), socket)
             .await?;

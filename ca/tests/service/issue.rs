@@ -275,3 +275,21 @@ async fn an_identity_that_no_workload_may_have_is_refused() {
         ),
     );
 }
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_issued_and_can_be_asked_for_again() {
+    let ca = Ca::start().await;
+    let workload = Workload::new();
+    let token = ca.token(CART).await;
+    issue(&ca, workload.request(CART, &token)).await.unwrap();
+    let before = ca.audit();
+
+    let other = rusqlite::Connection::open(ca.directory().join("ca.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let reply = issue(&ca, workload.request(CART, "")).await;
+    let expected = (Code::Unavailable, "nothing was issued", Reason::Unavailable);
+    refused(&ca, reply, expected);
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(ca.audit().certificates, before.certificates);
+    issue(&ca, workload.request(CART, "")).await.unwrap();
+}

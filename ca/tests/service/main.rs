@@ -1,4 +1,8 @@
 //! The CA's service and its client over real TCP and TLS.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test whose surroundings fail has to panic"
+)]
 
 mod harness;
 
