@@ -139,6 +139,3 @@ fn all_covered(wide: &[IdPattern], narrow: &[IdPattern]) -> bool {
         .iter()
         .all(|narrow| wide.iter().any(|wide| wide.covers(narrow)))
 }
-
-#[cfg(test)]
-mod tests;

@@ -20,7 +20,7 @@ pub use scalar::{
     timestamp, word,
 };
 
-/// Largest file that is read, in bytes. Ten thousand grants fit.
+/// Largest file that is read, in bytes. Some thousand grants fit.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 /// Most problems kept: a broken file of the largest size must not make a report larger than itself.
 const MAX_PROBLEMS: usize = 1000;

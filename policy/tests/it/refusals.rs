@@ -1,0 +1,347 @@
+use super::*;
+
+/// The problems with one document, without the file name.
+fn problems(text: &str) -> Vec<String> {
+    let found = policy::compile(&[source(text)], &Options::default())
+        .err()
+        .unwrap_or_default();
+    found
+        .iter()
+        .map(|problem| format!("{}: {}", problem.key, problem.message))
+        .collect()
+}
+
+const ALLOW: &str = "allow: [{methods: [GET], path: /a}]";
+
+#[test]
+fn a_grant_that_says_too_little_too_much_or_nonsense_is_refused() {
+    for (spec, expected) in [
+        (
+            "allow: []",
+            "spec.allow: expected at least one item, found none",
+        ),
+        (
+            "allow: [{path: /a}]",
+            "spec.allow[0]: expected the key `methods`, which is missing",
+        ),
+        (
+            "allow: [{methods: [GET]}]",
+            "spec.allow[0]: expected the key `path`, which is missing",
+        ),
+        (
+            "allow: [{methods: [], path: /a}]",
+            "spec.allow[0].methods: expected at least one item, found none",
+        ),
+        (
+            "allow: [{methods: [get], path: /a}]",
+            "spec.allow[0].methods[0]: expected a method, found \"get\": methods are case-sensitive; did you mean `GET`?",
+        ),
+        (
+            "allow: [{methods: [\"*\", GET], path: /a}]",
+            "spec.allow[0].methods: `*` stands for all methods; expected it alone",
+        ),
+        (
+            "allow: [{methods: [GET], path: \"/a/**/b\"}]",
+            "spec.allow[0].path: expected a path pattern such as /orders/{id} or /public/**, found \"/a/**/b\": \
+             `**` is allowed only as the last segment",
+        ),
+        (
+            "allow: [{methods: [GET], path: /a, pth: /b}]",
+            "spec.allow[0].pth: unknown key; did you mean `path`?",
+        ),
+        (
+            "allow: [{methods: [GET], path: /a, headers: [{name: x, exact: a, present: true}]}]",
+            "spec.allow[0].headers[0]: expected exactly one of exact, oneOf and present",
+        ),
+        (
+            "allow: [{methods: [GET], path: /a, headers: [{name: x, exact: \"a,b\"}]}]",
+            "spec.allow[0].headers[0].exact: a grant matches only values without a comma",
+        ),
+        (
+            "allow: [{methods: [GET], path: /a, hosts: [\"a:8080\"]}]",
+            "spec.allow[0].hosts[0]: expected a host name, or `*.` and a host name, found \"a:8080\": \
+             a host is matched without its port; use `ports`",
+        ),
+        (
+            "allow: [{grpc: shop.v1.Orders}]",
+            "spec.allow[0]: expected the key `methods`, which is missing",
+        ),
+        (
+            "allow: [{grpc: shop/Orders, methods: [Get]}]",
+            "spec.allow[0].grpc: expected a gRPC service such as pay.v1.Payments, or `*`, found \"shop/Orders\"",
+        ),
+        (
+            "allow: [{tcp: true}]",
+            "spec.allow[0].tcp: `tcp` is not supported yet",
+        ),
+        (
+            "ports: [0]",
+            "spec.ports[0]: expected a port from 1 to 65535, found 0",
+        ),
+        (
+            "ports: []",
+            "spec.ports: expected at least one item, found none",
+        ),
+        ("when: \"true\"", "spec.when: `when` is not supported yet"),
+        ("mode: audit", "spec.mode: `mode` is not supported yet"),
+        (
+            "replaces: x",
+            "spec.replaces: `replaces` is not supported yet",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, cost: {POST: 5}}]",
+            "spec.limits[0]: cost 5 of POST is more than the burst of 1: it could never pass",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s}, {name: a, rate: 2/s}]",
+            "spec.limits: two limits have the name `a`",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, fairness: identity}]",
+            "spec.limits[0].fairness: `fairness` is not supported yet",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, concurrency: 3}]",
+            "spec.limits[0].concurrency: `concurrency` is not supported yet",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, mode: shadow}]",
+            "spec.limits[0].mode: `mode` is not supported yet",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, scope: shared}]",
+            "spec.limits[0].scope: `scope` is not supported yet",
+        ),
+        (
+            "limits: [{name: a, rate: 1/s, onExceed: {status: 503}}]",
+            "spec.limits[0].onExceed: `onExceed` is not supported yet",
+        ),
+    ] {
+        let found = problems(&grant("g", spec));
+        assert!(
+            found.iter().any(|problem| problem == expected),
+            "{expected}\nnot in {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_grant_without_purpose_or_end_is_refused() {
+    let text = |purpose: &str, validity: &str| {
+        format!(
+            "apiVersion: tipstaff.dev/v1alpha1\nkind: Grant\nmetadata: {{name: g, namespace: shop}}\n\
+             spec: {{from: [\"{FRONTEND}\"], to: [\"{ORDERS}\"], {ALLOW}, {purpose} {validity}}}\n"
+        )
+    };
+    let (purpose, validity) = (
+        "purpose: {id: p, owner: o},",
+        "validity: {notAfter: 2100-01-01T00:00:00Z}",
+    );
+    assert_eq!(problems(&text(purpose, validity)), Vec::<String>::new());
+    for (purpose, validity, expected) in [
+        (
+            "",
+            validity,
+            "spec: expected the key `purpose`, which is missing",
+        ),
+        (
+            "purpose: {id: p},",
+            validity,
+            "spec.purpose: expected the key `owner`, which is missing",
+        ),
+        (
+            purpose,
+            "",
+            "spec: expected the key `validity`, which is missing",
+        ),
+        (
+            purpose,
+            "validity: {}",
+            "spec.validity: expected the key `notAfter`, which is missing",
+        ),
+        (
+            purpose,
+            "validity: {notAfter: never}",
+            "spec.validity: `notAfter: never` needs a reason: expected the key `because`",
+        ),
+        (
+            purpose,
+            "validity: {notBefore: 2100-01-01T00:00:00Z, notAfter: 2099-01-01T00:00:00Z}",
+            "spec.validity: expected notBefore to be earlier than notAfter",
+        ),
+        (
+            purpose,
+            "validity: {notAfter: tomorrow}",
+            "spec.validity.notAfter: expected a time such as 2026-11-01T00:00:00Z, found \"tomorrow\"",
+        ),
+    ] {
+        assert_eq!(problems(&text(purpose, validity)), [expected]);
+    }
+}
+
+#[test]
+fn a_namespace_speaks_for_itself_only() {
+    let text = |kind: &str, namespace: &str, to: &str| {
+        let body = match kind {
+            "Grant" => format!(
+                "from: [\"{FRONTEND}\"], {ALLOW}, validity: {{notAfter: never, because: x}}"
+            ),
+            "Guard" => "deny: [{path: /a}]".to_owned(),
+            "Limit" => "limits: [{name: l, rate: 1/s}]".to_owned(),
+            _ => "encodedSlash: opaque".to_owned(),
+        };
+        document(kind, "d", &body)
+            .replace("namespace: shop", &format!("namespace: {namespace}"))
+            .replace(ORDERS, to)
+    };
+    for kind in ["Grant", "Guard", "Limit", "HttpProfile"] {
+        for to in [
+            "spiffe://prod.example/ns/pay/sa/x",
+            "spiffe://prod.example/ns/*/sa/x",
+            "spiffe://prod.example/**",
+        ] {
+            let expected = format!(
+                "spec.to[0]: a document of namespace `shop` may name only workloads in /ns/shop/..., found \"{to}\""
+            );
+            assert_eq!(problems(&text(kind, "shop", to)), [expected], "{kind}");
+            assert_eq!(
+                problems(&text(kind, "tipstaff-system", to)),
+                Vec::<String>::new(),
+                "{kind}"
+            );
+        }
+        assert_eq!(
+            problems(&text(kind, "shop", "spiffe://prod.example/ns/shop/**")),
+            Vec::<String>::new()
+        );
+        let expected = "spec.to[0]: expected a SPIFFE ID: a callee always has one";
+        assert_eq!(
+            problems(&text(kind, "tipstaff-system", "unauthenticated")),
+            [expected]
+        );
+    }
+}
+
+#[test]
+fn kinds_versions_and_keys_of_later_or_never_are_refused() {
+    let valid = guard("g", "deny: [{path: /a}]");
+    for (text, expected) in [
+        (
+            valid.replace("Guard", "Quarantine"),
+            "kind: documents of kind Quarantine are not supported yet",
+        ),
+        (
+            valid.replace("Guard", "BreakGlass"),
+            "kind: documents of kind BreakGlass are not supported yet",
+        ),
+        (
+            valid.replace("Guard", "grant"),
+            "kind: expected one of Grant, Guard, Limit, HttpProfile, Test, found \"grant\"",
+        ),
+        (
+            valid.replace("v1alpha1", "v2"),
+            "apiVersion: expected one of tipstaff.dev/v1alpha1, found \"tipstaff.dev/v2\"",
+        ),
+        (
+            valid.replace("name: g,", ""),
+            "metadata: expected the key `name`, which is missing",
+        ),
+        (
+            valid.replace("name: g", "name: a/b"),
+            "metadata.name: expected a name of letters, digits, '-', '_' or '.', found \"a/b\"",
+        ),
+        (
+            valid.replace("spec:", "specs:"),
+            ": expected the key `spec`, which is missing",
+        ),
+        (
+            guard("g", "deny: [{}]"),
+            "spec.deny[0]: expected at least one of methods, path, hosts, headers or grpc",
+        ),
+        (
+            guard("g", "from: [x], deny: [{path: /a}]"),
+            "spec.from: unknown key; known here: when, to, ports, deny, except, purpose, tests",
+        ),
+        (
+            document("HttpProfile", "p", "upgrade: [websocket]"),
+            "spec.upgrade: `upgrade` is not supported yet",
+        ),
+        (
+            document("HttpProfile", "p", "http10: true"),
+            "spec.http10: `http10` is not supported yet",
+        ),
+        (
+            document("HttpProfile", "p", "cors: preflight"),
+            "spec.cors: `cors` is not supported yet",
+        ),
+        (
+            document("HttpProfile", "p", "encodedSlash: decode"),
+            "spec.encodedSlash: expected one of opaque, reject, found \"decode\"",
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(
+            found.iter().any(|problem| problem == expected),
+            "{expected}\nnot in {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn documents_that_contradict_each_other_are_refused() {
+    let twice = guard("g", "deny: [{path: /a}]").repeat(2);
+    assert_eq!(
+        problems(&twice),
+        ["metadata: there is a Guard shop/g already, at p.yaml:4"]
+    );
+    let limit = "limits: [{name: l, rate: 1/s}]";
+    let shared = grant("x", &format!("{ALLOW}, {limit}")) + &document("Limit", "x", limit);
+    assert_eq!(
+        problems(&shared),
+        ["metadata: a Grant of this name has a limit shop/x/l too"]
+    );
+    let profiles = |first: &str, second: &str| {
+        problems(&(document("HttpProfile", "a", first) + &document("HttpProfile", "b", second)))
+    };
+    assert_eq!(
+        profiles("encodedSlash: opaque", "pathParams: literal"),
+        ["metadata: HttpProfile shop/a says otherwise for the same callees"]
+    );
+    assert_eq!(
+        profiles("ports: [1], encodedSlash: opaque", "ports: [2]"),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn all_problems_of_all_files_are_told_in_one_run() {
+    let files = [
+        Source {
+            name: "b.yaml".to_owned(),
+            text: "kind: [".to_owned(),
+        },
+        Source {
+            name: "a.yaml".to_owned(),
+            text: grant("g", "allow: [{methods: [get], path: a}], nope: 1"),
+        },
+    ];
+    let found = policy::compile(&files, &Options::default()).unwrap_err();
+    let keys: Vec<(&str, &str)> = found
+        .iter()
+        .map(|p| (p.file.as_str(), p.key.as_str()))
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            ("a.yaml", "spec.allow[0].methods[0]"),
+            ("a.yaml", "spec.allow[0].path"),
+            ("a.yaml", "spec.nope"),
+            ("b.yaml", "kind[0]"),
+        ]
+    );
+    assert!(
+        found[0].to_string().starts_with("a.yaml:5:"),
+        "{}",
+        found[0]
+    );
+}

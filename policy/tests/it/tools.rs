@@ -1,0 +1,217 @@
+use policy::{lint::lint, testing};
+
+use super::*;
+
+const READ: &str = "allow: [{methods: [GET, HEAD], path: \"/orders/{id}\"}]";
+
+#[test]
+fn explain_names_the_nearest_grant_and_the_clause_that_failed() {
+    let policy = policy(
+        &[
+            grant("read", READ),
+            grant(
+                "tenant",
+                "allow: [{methods: [GET], path: /tenant, headers: [{name: x-tenant, exact: a}]}]",
+            ),
+            grant("rpc", "allow: [{grpc: shop.Orders, methods: [Get]}]"),
+        ]
+        .concat(),
+    );
+    for (method, target, clause, expected, found) in [
+        ("DELETE", "/orders/1", "methods", "GET, HEAD", "DELETE"),
+        (
+            "GET",
+            "/orders/1/items",
+            "path",
+            "/orders/{id}",
+            "/orders/1/items",
+        ),
+        (
+            "GET",
+            "/tenant",
+            "headers",
+            "x-tenant once, with a",
+            "x-tenant as sent",
+        ),
+        (
+            "GET",
+            "/shop.Orders/Get",
+            "grpc",
+            "a gRPC call: POST with content-type application/grpc",
+            "none",
+        ),
+    ] {
+        let nearest = ask(&policy, method, target, &[]).nearest.unwrap();
+        let [failed] = &nearest.failed[..] else {
+            panic!("{method} {target}: {nearest:?}")
+        };
+        assert_eq!(
+            (
+                failed.clause,
+                failed.expected.as_str(),
+                failed.found.as_str()
+            ),
+            (clause, expected, found)
+        );
+    }
+    let nearest = explain(
+        &policy,
+        &Question {
+            caller: Caller::Identity(&id("spiffe://prod.example/ns/shop/sa/cart")),
+            callee: &id(ORDERS),
+            port: 80,
+            method: "GET",
+            target: "/orders/1",
+            host: None,
+            headers: &Fields(&[]),
+            at: now(),
+        },
+    );
+    assert_eq!(nearest.nearest.unwrap().failed[0].clause, "from");
+}
+
+#[test]
+fn an_explanation_is_text_for_people_and_json_for_programs() {
+    let policy =
+        policy(&(grant("read", READ) + &guard("no-admin", "deny: [{path: \"/admin/**\"}]")));
+    let text = |method, target| ask(&policy, method, target, &[]).to_string();
+    assert_eq!(
+        text("GET", "/orders/%34"),
+        "allow: allow by shop/read\n  path: /orders/4"
+    );
+    assert_eq!(
+        text("GET", "/Admin"),
+        "deny: explicit_deny by shop/no-admin\n  path: /Admin"
+    );
+    assert_eq!(text("GET", "/orders/../admin"), "reject: dot_segment");
+    assert_eq!(text("TRACE", "/"), "reject: trace_not_enabled");
+    assert_eq!(
+        text("PUT", "/orders/4"),
+        "deny: no_matching_allow\n  path: /orders/4\n  nearest: shop/read at p.yaml:5\n    \
+         methods: expected GET, HEAD, found PUT"
+    );
+    let json = serde_json::to_value(ask(&policy, "PUT", "/orders/4", &[])).unwrap();
+    let nearest = serde_json::json!({
+        "grant": "shop/read",
+        "at": "p.yaml:5",
+        "failed": [{"clause": "methods", "expected": "GET, HEAD", "found": "PUT"}],
+    });
+    let expected = serde_json::json!({
+        "decision": "deny",
+        "rule": null,
+        "reason": "no_matching_allow",
+        "canonical_path": "/orders/4",
+        "nearest": nearest,
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn inline_tests_and_test_documents_run_on_the_evaluator() {
+    let inline = format!(
+        "from: [\"{FRONTEND}\"], {READ}, validity: {{notBefore: 2020-01-01T00:00:00Z, notAfter: 2021-01-01T00:00:00Z}}, \
+         tests: [{{from: ns/shop/sa/frontend, get: /orders/42, expect: allow}}, \
+         {{from: ns/shop/sa/frontend, get: /orders/42/../43, expect: reject}}, \
+         {{from: ns/shop/sa/frontend, delete: /orders/42, expect: deny}}, \
+         {{from: unauthenticated, get: /orders/42, expect: deny}}, \
+         {{from: ns/shop/sa/frontend, at: 2021-01-01T00:00:01Z, get: /orders/42, expect: allow}}]"
+    );
+    let file = format!(
+        "---\napiVersion: tipstaff.dev/v1alpha1\nkind: Test\nmetadata: {{name: t, namespace: shop}}\n\
+         spec: {{to: \"{ORDERS}\", tests: [{{from: ns/shop/sa/frontend, grpc: a.B/C, expect: allow}}]}}\n"
+    );
+    let rpc = grant("rpc", "allow: [{grpc: a.B, methods: [C]}]");
+    let text = document("Grant", "old", &inline)
+        + &rpc
+        + &grant("untested", "allow: [{methods: [GET], path: /u}]")
+        + &file;
+    // The order of the tests keeps the last one, in the future of the others, from ending them.
+    let report = testing::run(&policy(&text), now()).unwrap();
+    assert_eq!(report.passed, 5);
+    assert_eq!(report.unreached, ["shop/untested"]);
+    let [failure] = &report.failures[..] else {
+        panic!("{report:?}")
+    };
+    assert_eq!(
+        (failure.at.as_str(), failure.expected, failure.found.reason),
+        ("p.yaml:5", "allow", "outside_validity")
+    );
+}
+
+#[test]
+fn a_test_that_cannot_be_asked_is_a_problem() {
+    let case = |case: &str| {
+        policy(&grant(
+            "g",
+            &format!("{READ}, tests: [{{{case}, expect: allow}}]"),
+        ))
+    };
+    let asked = |text: &str| {
+        testing::run(&case(text), now()).unwrap_err()[0]
+            .message
+            .clone()
+    };
+    assert_eq!(
+        asked("from: \"spiffe://x y\", get: /a"),
+        "expected a SPIFFE ID or its path, found \"spiffe://x y\""
+    );
+    let two = grant(
+        "g",
+        &format!("{READ}, tests: [{{from: a, get: /a, post: /b, expect: allow}}]"),
+    );
+    let refused = policy::compile(&[source(&two)], &Options::default()).unwrap_err();
+    assert_eq!(
+        refused[0].message,
+        "expected exactly one call, such as `get: /path` or `grpc: service/method`"
+    );
+}
+
+#[test]
+fn the_linter_points_at_what_is_probably_not_meant() {
+    let found = |text: String| -> Vec<String> {
+        lint(&policy(&text), now())
+            .into_iter()
+            .map(|problem| problem.message)
+            .collect()
+    };
+    let broad = grant("g", "allow: [{methods: [GET], path: \"/**\"}]");
+    assert_eq!(found(broad.clone()), Vec::<String>::new());
+    assert_eq!(
+        found(broad + &guard("d", "deny: [{path: \"/admin/**\"}]")),
+        ["broad allow `/**` under guard shop/d (`/admin/**`): better to list what is allowed"]
+    );
+    assert_eq!(
+        found(
+            grant("g", "allow: [{methods: [GET], path: \"/a/{x}\"}]")
+                + &guard("d", "deny: [{path: \"/a/**\"}]")
+        ),
+        ["never matches: guard shop/d denies all of `/a/{x}`"]
+    );
+    assert_eq!(
+        found(grant(
+            "g",
+            "allow: [{methods: [GET], path: \"/a/{x}\"}, {methods: [GET], path: /a/b}]"
+        )),
+        ["shadowed by `/a/{x}` on line 5: this rule adds nothing"]
+    );
+    assert_eq!(
+        found(grant(
+            "g",
+            "allow: [{methods: [GET], path: \"/public/**\"}]"
+        )),
+        ["`/public/**` does not match `/public` itself"]
+    );
+    let ending = |end: &str| {
+        let spec = format!("from: [\"{FRONTEND}\"], {READ}, validity: {{notAfter: {end}}}");
+        found(document("Grant", "g", &spec))
+    };
+    assert_eq!(
+        ending("2026-12-01T00:00:00Z"),
+        ["this grant ends soon, at 2026-12-01T00:00:00Z"]
+    );
+    assert_eq!(
+        ending("2026-11-01T00:00:00Z"),
+        ["this grant ended at 2026-11-01T00:00:00Z and allows nothing"]
+    );
+    assert_eq!(ending("2027-11-01T00:00:00Z"), Vec::<String>::new());
+}
