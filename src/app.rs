@@ -1,13 +1,13 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
 use crate::config::{Config, Identity};
-use crate::reload::Reload;
+use crate::reload::{self, Reload};
 use crate::{policy_dir, signal};
 use anyhow::Context;
 use ca::client::{self, ClientConfig, ClientState};
 use identity::TrustBundle;
-use proxy::drain::Drain;
-use proxy::{Failing, IdentityFeed, IdentityState, Proxy};
+use proxy::drain::{Drain, Readiness};
+use proxy::{Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -16,8 +16,9 @@ use zeroize::Zeroizing;
 /// Runs a sidecar until SIGTERM or SIGINT, then drains it.
 pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
     let config = Config::load(config_file)?;
-    let policy = policy_dir::load(&config.policy.dir, &config.policy.root_namespace)?;
-    tracing::info!(config = ?config, generation = %policy.fingerprint(), "starting");
+    let policy_options = config.policy.options();
+    let policy = policy_dir::load(&config.policy.dir, policy_options.clone())?;
+    tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
     // Two threads: renewal and the admin port must not wait for each other. Requests have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -27,14 +28,18 @@ pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
     runtime.block_on(async {
         let terminate = signal::terminate()?;
         let handles = client::start(enrolment(&config.identity)?)?;
+        let (status_sender, status) = watch::channel(reload::status_of(&policy));
         let (policy_sender, policy) = watch::channel(Arc::new(policy));
-        let bound = Proxy::build(config.proxy, feed(&handles), policy)?;
+        let policies = PolicyFeed { policy, status };
+        let bound = Proxy::build(config.proxy, feed(&handles), policies, Readiness::new())?;
         tracing::info!(addresses = ?bound.addresses(), "listening");
         let reload = Reload {
             config_file: config_file.to_owned(),
             policy_files: config.policy,
+            policy_options,
             proxy: bound.reload_handle(),
             policy: policy_sender,
+            status: status_sender,
             metrics: bound.metrics(),
         };
         let reloading = tokio::spawn(reload.run());
@@ -57,15 +62,26 @@ pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
 
 /// Reads what the CA client needs from the files that the configuration names.
 fn enrolment(identity: &Identity) -> anyhow::Result<ClientConfig> {
-    let bundle = std::fs::read(&identity.ca_bundle)
-        .with_context(|| format!("reading identity.ca.bundle {}", identity.ca_bundle.display()))?;
-    let bundle = TrustBundle::from_pem(identity.id.trust_domain(), &bundle, 0)
-        .with_context(|| format!("reading identity.ca.bundle {}", identity.ca_bundle.display()))?;
+    let bundle = std::fs::read(&identity.ca_bundle).with_context(|| {
+        format!(
+            "reading identity.ca.bundle {}",
+            identity.ca_bundle.display()
+        )
+    })?;
+    let bundle =
+        TrustBundle::from_pem(identity.id.trust_domain(), &bundle, 0).with_context(|| {
+            format!(
+                "reading identity.ca.bundle {}",
+                identity.ca_bundle.display()
+            )
+        })?;
     let join_token = match &identity.join_token_file {
         // A used token is removed by careful operators; the enrolment key then speaks for the workload.
         Some(file) if file.exists() => {
             let text = std::fs::read_to_string(file).map(Zeroizing::new);
-            let text = text.with_context(|| format!("reading identity.attest.joinTokenFile {}", file.display()))?;
+            let text = text.with_context(|| {
+                format!("reading identity.attest.joinTokenFile {}", file.display())
+            })?;
             Some(Zeroizing::new(text.trim().to_owned()))
         }
         _ => None,
@@ -93,15 +109,29 @@ fn feed(handles: &client::Handles) -> IdentityFeed {
             }
         }
     });
-    IdentityFeed { svid: handles.svid.clone(), bundle: handles.bundle.clone(), state, renew: handles.renew.clone() }
+    IdentityFeed {
+        svid: handles.svid.clone(),
+        bundle: handles.bundle.clone(),
+        state,
+        renew: handles.renew.clone(),
+    }
 }
 
 fn state_of(state: &ClientState) -> IdentityState {
     match state {
         ClientState::Enrolling => IdentityState::default(),
-        ClientState::Valid { renew_at } => IdentityState { renew_at: Some(*renew_at), failing: None },
+        ClientState::Valid { renew_at } => IdentityState {
+            renew_at: Some(*renew_at),
+            failing: None,
+        },
         ClientState::Retrying { error, since } | ClientState::Expired { error, since } => {
-            IdentityState { renew_at: None, failing: Some(Failing { since: *since, error: error.clone() }) }
+            IdentityState {
+                renew_at: None,
+                failing: Some(Failing {
+                    since: *since,
+                    error: error.clone(),
+                }),
+            }
         }
     }
 }

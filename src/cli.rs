@@ -83,17 +83,22 @@ pub(crate) enum CaCommand {
     )]
     Init(CaInitArgs),
     /// Serve the gRPC API to sidecars.
-    #[command(after_help = "Example:\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443")]
+    #[command(
+        after_help = "Example:\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443"
+    )]
     Serve(CaServeArgs),
     /// Join tokens: one-time secrets with which a workload enrols.
     #[command(subcommand)]
     Token(TokenCommand),
     /// Issue one certificate from a CSR, without a running server.
-    #[command(after_help = "Example:\n  tipstaff ca issue --dir ca --passphrase-file ca.pass --id spiffe://prod.example/ns/ops/sa/bob --csr bob.csr > bob.pem")]
+    #[command(
+        after_help = "Example:\n  tipstaff ca issue --dir ca --passphrase-file ca.pass --id spiffe://prod.example/ns/ops/sa/bob --csr bob.csr > bob.pem"
+    )]
     Issue(CaIssueArgs),
-    /// List the certificates that have not expired.
+    /// List the certificates that have not expired, those that end last first.
     List(CaListArgs),
-    /// Show what a certificate says and whether it satisfies the SVID profile.
+    /// Show a CA at a glance, or one of its certificates.
+    #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
     Inspect(CaInspectArgs),
     /// The hash-chained record of what was issued and refused.
     #[command(subcommand)]
@@ -145,9 +150,6 @@ pub(crate) struct CaServeArgs {
     /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
     #[arg(long, value_name = "ADDR")]
     pub(crate) admin_listen: Option<SocketAddr>,
-    /// Life of a certificate whose requester asks for none.
-    #[arg(long, default_value = "1h", value_parser = duration)]
-    pub(crate) default_ttl: Duration,
     /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
     #[arg(long)]
     pub(crate) allow_short_ttl_for_tests: bool,
@@ -196,14 +198,28 @@ pub(crate) struct CaIssueArgs {
 pub(crate) struct CaListArgs {
     #[command(flatten)]
     pub(crate) dir: CaDirArgs,
+    /// The most certificates to list.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CaInspectArgs {
-    /// A PEM file with one or more certificates.
-    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// The certificate to show, with its PEM; expired ones too.
+    #[arg(long, value_name = "HEX")]
+    pub(crate) serial: Option<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditVerifyArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -211,7 +227,7 @@ pub(crate) struct CaInspectArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
     /// Walk the chain of records: exit 0 if it is whole and accounts for every certificate, 1 if not.
-    Verify(CaListArgs),
+    Verify(AuditVerifyArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -244,6 +260,15 @@ pub(crate) struct RootNamespaceArgs {
     pub(crate) root_namespace: String,
 }
 
+impl RootNamespaceArgs {
+    pub(crate) fn options(&self) -> policy::Options {
+        policy::Options {
+            root_namespace: self.root_namespace.clone(),
+            ..policy::Options::default()
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PolicyExplainArgs {
     /// The directory with the policy documents.
@@ -261,8 +286,8 @@ pub(crate) struct PolicyExplainArgs {
     #[arg(long)]
     pub(crate) path: String,
     /// The Host the caller names.
-    #[arg(long, default_value = "")]
-    pub(crate) host: String,
+    #[arg(long)]
+    pub(crate) host: Option<String>,
     /// A request header, `name: value`; may be repeated.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,

@@ -58,8 +58,10 @@ impl Config {
     /// # Errors
     /// When it cannot be read, or with every problem found in it.
     pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         Self::parse(&path.display().to_string(), &text).map_err(LoadError::Problems)
     }
 
@@ -70,7 +72,11 @@ impl Config {
                 let identity = map.required("identity", Identity::read);
                 let policy = map.required("policy", PolicyFiles::read);
                 let proxy = proxy::Config::read(map);
-                Some(Self { identity: identity?, policy: policy?, proxy: proxy? })
+                Some(Self {
+                    identity: identity?,
+                    policy: policy?,
+                    proxy: proxy?,
+                })
             })
         });
         problems.or_value(config)
@@ -80,13 +86,23 @@ impl Config {
 impl Identity {
     fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
         yaml::map(node, problems, |map| {
-            let id = map.required("id", yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"));
+            let id = map.required(
+                "id",
+                yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
+            );
             let ca = map.required("ca", read_ca);
             let join_token_file = map.optional("attest", read_attest).flatten();
             let enrolment_key = map.required("enrolmentKey", path);
             let ttl = map.optional("ttl", yaml::duration);
             let (ca_endpoint, ca_bundle) = ca?;
-            Some(Self { id: id?, ca_endpoint, ca_bundle, join_token_file, enrolment_key: enrolment_key?, ttl })
+            Some(Self {
+                id: id?,
+                ca_endpoint,
+                ca_bundle,
+                join_token_file,
+                enrolment_key: enrolment_key?,
+                ttl,
+            })
         })
     }
 }
@@ -101,17 +117,31 @@ fn read_ca(node: &yaml::Node, problems: &Problems) -> Option<(String, PathBuf)> 
 
 fn read_attest(node: &yaml::Node, problems: &Problems) -> Option<Option<PathBuf>> {
     yaml::map(node, problems, |map: &mut Map<'_>| {
-        map.refuse("serviceAccountTokenFile", "not supported yet: enrol with joinTokenFile");
+        map.refuse(
+            "serviceAccountTokenFile",
+            "not supported yet: enrol with joinTokenFile",
+        );
         Some(map.optional("joinTokenFile", path))
     })
 }
 
 impl PolicyFiles {
+    /// What compiling the documents needs; `latest` starts anew, so keep the options for later reloads.
+    pub(crate) fn options(&self) -> policy::Options {
+        policy::Options {
+            root_namespace: self.root_namespace.clone(),
+            ..policy::Options::default()
+        }
+    }
+
     fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
         yaml::map(node, problems, |map| {
             let dir = map.required("dir", path);
             let root_namespace = map.optional("rootNamespace", yaml::text);
-            Some(Self { dir: dir?, root_namespace: root_namespace.unwrap_or_else(|| policy::ROOT_NAMESPACE.to_owned()) })
+            Some(Self {
+                dir: dir?,
+                root_namespace: root_namespace.unwrap_or_else(|| policy::ROOT_NAMESPACE.to_owned()),
+            })
         })
     }
 }

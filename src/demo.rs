@@ -17,9 +17,30 @@ use std::process::ExitCode;
 /// Set for the demo's children to the demo's process id: they end when the demo does, however it ends.
 pub(crate) const PARENT_VARIABLE: &str = "TIPSTAFF_DEMO_PARENT";
 
+/// In a child of the demo: asks the kernel for SIGTERM when the demo ends, even if it is killed.
+///
+/// # Errors
+/// When the kernel refuses, or the demo has already ended.
+pub(crate) fn end_with_parent() -> anyhow::Result<()> {
+    let Some(parent) = std::env::var_os(PARENT_VARIABLE) else {
+        return Ok(());
+    };
+    let term = Some(rustix::process::Signal::TERM);
+    rustix::process::set_parent_process_death_signal(term)
+        .context("tying this process to the demo")?;
+    let present = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string().into());
+    anyhow::ensure!(
+        present == Some(parent),
+        "the demo that started this process has ended"
+    );
+    Ok(())
+}
+
 /// Runs the demo. Exit code 1 when a step did not do what it says.
 pub(crate) fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
-    println!("Tipstaff demo: everything runs on loopback and in a temporary folder; Ctrl-C ends it all.");
+    println!(
+        "Tipstaff demo: everything runs on loopback and in a temporary folder; Ctrl-C ends it all."
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -40,11 +61,22 @@ async fn show(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut narrator = Narrator::default();
     steps::all(&mut mesh, &mut narrator, arguments.load_for).await;
     let failed = narrator.failed;
-    println!("\n{} of {} steps did what they say.", narrator.steps - failed, narrator.steps);
+    println!(
+        "\n{} of {} steps did what they say.",
+        narrator.steps - failed,
+        narrator.steps
+    );
     if arguments.check {
-        return Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if failed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
-    println!("\nIt stays up now. Try it by hand:\n{}\nCtrl-C ends it.", mesh.commands_to_try());
+    println!(
+        "\nIt stays up now. Try it by hand:\n{}\nCtrl-C ends it.",
+        mesh.commands_to_try()
+    );
     std::future::pending().await
 }
 

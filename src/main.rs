@@ -2,15 +2,15 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 usage or configuration error.
 
-mod cli;
-mod logging;
-mod signal;
-mod config;
-mod policy_dir;
 mod app;
-mod reload;
+mod cli;
 mod commands;
+mod config;
 mod demo;
+mod logging;
+mod policy_dir;
+mod reload;
+mod signal;
 
 use clap::Parser;
 use cli::{Cli, Command};

@@ -19,29 +19,16 @@ pub(crate) enum LoadError {
     Problems(Vec<Problem>),
 }
 
-/// Compiles the documents of `dir`.
+/// Compiles the documents of `dir`: `*.yaml` and `*.yml`, in the order of their names. Hidden files are editors' and
+/// Kubernetes' own.
 ///
 /// # Errors
-/// When a file cannot be read, or with every problem found in them.
-pub(crate) fn load(dir: &Path, root_namespace: &str) -> Result<Policy, LoadError> {
-    let sources = read(dir, Kind::Documents)?;
-    policy::compile(&sources, &Options { root_namespace: root_namespace.to_owned() }).map_err(LoadError::Problems)
+/// When the directory or a file in it cannot be read, or with every problem found in them.
+pub(crate) fn load(dir: &Path, options: Options) -> Result<Policy, LoadError> {
+    policy::compile(&read(dir)?, &options).map_err(LoadError::Problems)
 }
 
-/// Which of a directory's files are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// `*.yaml` and `*.yml`, without the tests.
-    Documents,
-    /// `*.test.yaml` and `*.test.yml`.
-    Tests,
-}
-
-/// Reads the files of one kind, in the order of their names. Hidden files are editors' and Kubernetes' own.
-///
-/// # Errors
-/// When the directory or a file in it cannot be read.
-pub(crate) fn read(dir: &Path, kind: Kind) -> Result<Vec<Source>, LoadError> {
+fn read(dir: &Path) -> Result<Vec<Source>, LoadError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| LoadError::Read { path, source }
@@ -49,7 +36,7 @@ pub(crate) fn read(dir: &Path, kind: Kind) -> Result<Vec<Source>, LoadError> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed(dir))? {
         let path = entry.map_err(failed(dir))?.path();
-        if kind_of(&path) == Some(kind) {
+        if is_document(&path) {
             paths.push(path);
         }
     }
@@ -63,16 +50,18 @@ pub(crate) fn read(dir: &Path, kind: Kind) -> Result<Vec<Source>, LoadError> {
             std::fs::File::open(path)
                 .and_then(|file| file.take(limit).read_to_string(&mut text))
                 .map_err(failed(path))?;
-            Ok(Source { name: path.display().to_string(), text })
+            Ok(Source {
+                name: path.display().to_string(),
+                text,
+            })
         })
         .collect()
 }
 
-fn kind_of(path: &Path) -> Option<Kind> {
-    let name = path.file_name()?.to_str()?;
-    let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"))?;
-    if stem.starts_with('.') {
-        return None;
-    }
-    Some(if stem.ends_with(".test") { Kind::Tests } else { Kind::Documents })
+fn is_document(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml"))
 }

@@ -9,10 +9,11 @@ use anyhow::Context;
 use notify::{RecursiveMode, Watcher};
 use policy::Policy;
 use proxy::ReloadHandle;
+use proxy::admin::PolicyStatus;
 use proxy::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 
 /// Files that belong together arrive one by one; waiting this long for quiet reads them as one change.
@@ -23,8 +24,10 @@ const SETTLE: Duration = Duration::from_millis(100);
 pub(crate) struct Reload {
     pub(crate) config_file: PathBuf,
     pub(crate) policy_files: PolicyFiles,
+    pub(crate) policy_options: policy::Options,
     pub(crate) proxy: ReloadHandle,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
+    pub(crate) status: watch::Sender<PolicyStatus>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -36,12 +39,13 @@ impl Reload {
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let (changed, mut changes) = mpsc::channel(1);
         // A full channel already says that something changed.
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if !matches!(event, Ok(ref event) if event.kind.is_access()) {
-                changed.try_send(()).ok();
-            }
-        })
-        .context("starting the file watcher")?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                if !matches!(event, Ok(ref event) if event.kind.is_access()) {
+                    changed.try_send(()).ok();
+                }
+            })
+            .context("starting the file watcher")?;
         // The folder, not the file: editors and Kubernetes replace files by renaming.
         for folder in [parent(&self.config_file), &self.policy_files.dir] {
             watcher
@@ -57,12 +61,16 @@ impl Reload {
             }
             tokio::time::sleep(SETTLE).await;
             changes.try_recv().ok();
-            let outcome = tokio::task::block_in_place(|| self.once());
-            match &outcome {
-                Ok(()) => {}
-                Err(error) => tracing::warn!(error = format!("{error:#}"), "reload refused; the last good state keeps serving"),
+            match tokio::task::block_in_place(|| self.once()) {
+                Ok(()) => self.metrics.reloaded(),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    tracing::warn!(error, "reload refused; the last good state keeps serving");
+                    self.metrics.reload_refused();
+                    self.status
+                        .send_modify(|status| status.last_error = Some(error));
+                }
             }
-            self.metrics.reloaded(outcome.err().map(|error| format!("{error:#}")));
         }
     }
 
@@ -74,20 +82,26 @@ impl Reload {
             self.policy_files,
             config.policy
         );
-        let policy = policy_dir::load(&self.policy_files.dir, &self.policy_files.root_namespace)?;
+        let policy = policy_dir::load(&self.policy_files.dir, self.policy_options.clone())?;
         self.proxy.apply(config.proxy)?;
-        let generation = policy.fingerprint();
-        let swapped = self.policy.send_if_modified(|present| {
-            let differs = present.fingerprint() != generation;
-            if differs {
-                *present = Arc::new(policy);
-            }
-            differs
-        });
-        if swapped {
-            tracing::info!(generation = %generation, "policy reloaded");
+        let present = self.policy.borrow().fingerprint().to_owned();
+        if policy.fingerprint() != present {
+            tracing::info!(generation = policy.fingerprint(), "policy reloaded");
+            self.status.send_replace(status_of(&policy));
+            self.policy.send_replace(Arc::new(policy));
+        } else {
+            self.status.send_modify(|status| status.last_error = None);
         }
         Ok(())
+    }
+}
+
+/// What `/ready` says of a policy that has just been loaded.
+pub(crate) fn status_of(policy: &Policy) -> PolicyStatus {
+    PolicyStatus {
+        generation: policy.fingerprint().to_owned(),
+        loaded_at: SystemTime::now(),
+        last_error: None,
     }
 }
 

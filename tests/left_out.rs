@@ -5,9 +5,14 @@ fn main() {
         println!("no suite is left out: real-programs is on");
         return;
     }
-    println!("left out, as they need programs that Cargo cannot install (tests/run installs them and runs all):");
+    println!(
+        "left out, as they need programs that Cargo cannot install (tests/run installs them and runs all):"
+    );
     let suites = include_str!("it/real.rs");
-    for name in suites.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')) {
+    for name in suites
+        .lines()
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+    {
         println!("  tests/it/real/{name}.rs");
     }
 }

@@ -109,20 +109,7 @@ impl TrustBundle {
 
     /// The authorities as concatenated PEM certificates.
     pub fn to_pem(&self) -> String {
-        let mut pem = String::new();
-        for authority in &self.authorities {
-            pem.push_str("-----BEGIN CERTIFICATE-----\n");
-            let text = STANDARD.encode(authority);
-            let mut rest = text.as_str();
-            while !rest.is_empty() {
-                let (line, after) = rest.split_at(rest.len().min(64));
-                pem.push_str(line);
-                pem.push('\n');
-                rest = after;
-            }
-            pem.push_str("-----END CERTIFICATE-----\n");
-        }
-        pem
+        crate::pem::encode(&self.authorities)
     }
 
     /// Whose authorities these are.

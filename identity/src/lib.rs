@@ -29,6 +29,8 @@ pub mod svid;
 
 pub mod bundle;
 
+pub mod pem;
+
 pub mod verify;
 
 pub mod tls;

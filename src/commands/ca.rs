@@ -2,16 +2,24 @@
 
 mod admin;
 
-use super::answer;
-use crate::cli::{AuditCommand, CaCommand, CaInitArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs};
+use super::{answer, print_json};
+use crate::cli::{
+    AuditCommand, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs,
+    CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs,
+};
 use crate::signal;
 use anyhow::{Context, bail};
 use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
 use ca::csr::PublicKey;
 use ca::keys::Passphrase;
+use ca::store::{Store, TokenGrant};
+use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
+use rustls::pki_types::CertificateSigningRequestDer;
+use rustls::pki_types::pem::PemObject;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 /// Holds the passphrase of the CA's keys when no file is named.
@@ -35,7 +43,9 @@ fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
         KeyProtection::InsecurePlaintext
     } else {
         let Some(passphrase) = passphrase(&arguments.keys)? else {
-            bail!("expected a passphrase for the CA's keys: give --passphrase-file, or set {PASSPHRASE_VARIABLE}; to store them in the clear, ask for it with --insecure-plaintext-keys");
+            bail!(
+                "expected a passphrase for the CA's keys: give --passphrase-file, or set {PASSPHRASE_VARIABLE}; to store them in the clear, ask for it with --insecure-plaintext-keys"
+            );
         };
         KeyProtection::Encrypted(passphrase)
     };
@@ -45,16 +55,26 @@ fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
         ..InitOptions::new(arguments.trust_domain.clone(), protection)
     };
     ca::init(dir, &options)?;
-    eprintln!("made a CA for {} in {}; give {} to its clients", arguments.trust_domain, dir.display(), dir.join("ca-bundle.pem").display());
+    eprintln!(
+        "made a CA for {} in {}; give {} to its clients",
+        arguments.trust_domain,
+        dir.display(),
+        dir.join("ca-bundle.pem").display()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let terminate = signal::terminate()?;
     let dir = &arguments.keys.dir.dir;
-    let _lock = ca::store::ServeLock::acquire(dir)?;
+    let _lock = ca::directory::ServeLock::acquire(dir)?;
     let authority = Arc::new(open(&arguments.keys, arguments.allow_short_ttl_for_tests)?);
-    let server = ca::server::Server::bind(Arc::clone(&authority), arguments.listen, ca::server::Options::default()).await?;
+    let server = ca::server::Server::bind(
+        Arc::clone(&authority),
+        arguments.listen,
+        ca::server::Options::default(),
+    )
+    .await?;
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     if let Some(listen) = arguments.admin_listen {
         admin::spawn(listen, server.metrics()).await?;
@@ -64,63 +84,130 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn create_token(arguments: &TokenCreateArgs) -> anyhow::Result<ExitCode> {
-    let store = ca::store::Store::open(&arguments.dir.dir)?;
-    let token = store.create_token(&arguments.id, arguments.expires_in, None).await?;
+    let dir = &arguments.dir.dir;
+    let store = Store::open(dir)?;
+    let now = SystemTime::now();
+    let overview = ca::inspect::overview(dir, now)?;
+    ca::authority::check_workload_id(&arguments.id, &overview.trust_domain.parse()?)?;
+    let token = JoinToken::generate();
+    let grant = TokenGrant {
+        spiffe_id: arguments.id.clone(),
+        created_at: now,
+        expires_at: now
+            .checked_add(arguments.expires_in)
+            .context("--expires-in: too long")?,
+        ttl: None,
+    };
+    store.create_token(&token, grant).await?;
     println!("{}", *token.reveal());
-    eprintln!("a join token for {}, good once, for {:?}", arguments.id, arguments.expires_in);
     Ok(ExitCode::SUCCESS)
 }
 
 async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
     let file = &arguments.csr;
-    let csr = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-    let public_key = PublicKey::from_csr_file(&csr).with_context(|| format!("reading {}", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    let der = match CertificateSigningRequestDer::from_pem_slice(&bytes) {
+        Ok(request) => request.to_vec(),
+        // No PEM in it: then it is DER, or refused as such.
+        Err(_) => bytes,
+    };
+    let public_key =
+        PublicKey::from_csr(&der).with_context(|| format!("reading {}", file.display()))?;
     let authority = open(&arguments.keys, arguments.allow_short_ttl_for_tests)?;
-    let request = Request { id: arguments.id.clone(), public_key, ttl: Some(arguments.ttl), requester: Requester::Operator };
+    let request = Request {
+        id: arguments.id.clone(),
+        public_key,
+        ttl: Some(arguments.ttl),
+        requester: Requester::Operator,
+    };
     let issued = authority.issue(request).await?;
-    print!("{}", issued.chain_pem());
+    print!("{}", identity::pem::encode(&issued.chain));
     eprintln!("issued {} with serial {}", issued.id, issued.serial);
     Ok(ExitCode::SUCCESS)
 }
 
 fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
-    let certificates = ca::inspect::list(&arguments.dir.dir)?;
+    let certificates =
+        ca::inspect::certificates(&arguments.dir.dir, SystemTime::now(), arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&certificates)?,
-        Output::Text => certificates.iter().for_each(|certificate| println!("{certificate}")),
+        Output::Text => {
+            for certificate in &certificates {
+                println!(
+                    "{} {} until {}",
+                    certificate.serial, certificate.spiffe_id, certificate.not_after
+                );
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
-    let file = &arguments.file;
-    let pem = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
-    let found = ca::inspect::inspect(&pem).with_context(|| format!("reading {}", file.display()))?;
-    match arguments.output.output {
-        Output::Json => print_json(&found)?,
-        Output::Text => found.iter().for_each(|certificate| println!("{certificate}")),
+    let dir = &arguments.dir.dir;
+    let json = match &arguments.serial {
+        None => serde_json::to_value(ca::inspect::overview(dir, SystemTime::now())?),
+        Some(serial) => {
+            let Some((certificate, der)) = ca::inspect::certificate(dir, serial)? else {
+                eprintln!("this CA issued no certificate with serial {serial}");
+                return Ok(answer(false));
+            };
+            serde_json::to_value(certificate).map(|mut value| {
+                value["pem"] = identity::pem::encode(&[der]).into();
+                value
+            })
+        }
     }
-    Ok(answer(found.iter().all(|certificate| certificate.violation.is_none())))
+    .context("describing the CA")?;
+    match arguments.output.output {
+        Output::Json => print_json(&json)?,
+        Output::Text => print_fields(&json, ""),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn verify_audit(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
-    let report = ca::ledger::verify(&arguments.dir.dir)?;
+/// One `key  value` line a field, nested fields indented.
+fn print_fields(value: &serde_json::Value, indent: &str) {
+    for (key, value) in value.as_object().into_iter().flatten() {
+        match value {
+            serde_json::Value::Object(_) => {
+                println!("{indent}{key}");
+                print_fields(value, &format!("{indent}  "));
+            }
+            serde_json::Value::String(text) if text.contains('\n') => print!("{text}"),
+            serde_json::Value::String(text) => println!("{indent}{key:<24} {text}"),
+            other => println!("{indent}{key:<24} {other}"),
+        }
+    }
+}
+
+fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
+    let report = ca::ledger::verify(&arguments.dir.dir, SystemTime::now())?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
         Output::Text => println!("{report}"),
     }
-    Ok(answer(report.is_whole()))
+    Ok(answer(report.is_intact()))
 }
 
 fn open(keys: &CaKeyArgs, allow_short_ttl_for_tests: bool) -> anyhow::Result<Authority> {
-    let ttl_floor = if allow_short_ttl_for_tests { TtlFloor::AllowShortTtlForTests } else { TtlFloor::Standard };
-    let options = OpenOptions { passphrase: passphrase(keys)?, ttl_floor };
+    let ttl_floor = if allow_short_ttl_for_tests {
+        TtlFloor::AllowShortTtlForTests
+    } else {
+        TtlFloor::Standard
+    };
+    let options = OpenOptions {
+        passphrase: passphrase(keys)?,
+        ttl_floor,
+    };
     Ok(Authority::open(&keys.dir.dir, &options)?)
 }
 
 fn passphrase(keys: &CaKeyArgs) -> anyhow::Result<Option<Passphrase>> {
     let mut bytes = match &keys.passphrase_file {
-        Some(file) => Zeroizing::new(std::fs::read(file).with_context(|| format!("reading {}", file.display()))?),
+        Some(file) => Zeroizing::new(
+            std::fs::read(file).with_context(|| format!("reading {}", file.display()))?,
+        ),
         None => match std::env::var_os(PASSPHRASE_VARIABLE) {
             Some(text) => Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(text)),
             None => return Ok(None),
@@ -132,12 +219,11 @@ fn passphrase(keys: &CaKeyArgs) -> anyhow::Result<Option<Passphrase>> {
     Ok(Some(Passphrase::new(bytes)?))
 }
 
-fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value).context("writing JSON")?);
-    Ok(())
-}
-
 /// One runtime for every command of the CA; signing and the database have threads of their own.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?.block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(future)
 }

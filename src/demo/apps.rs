@@ -18,8 +18,16 @@ type Reply = Response<Full<Bytes>>;
 /// The orders service: answers whatever reaches it and says who the sidecar vouched for.
 pub(super) async fn orders() -> anyhow::Result<SocketAddr> {
     serve(|request: Request<Incoming>| async move {
-        let caller = request.headers().get("tipstaff-peer").and_then(|value| value.to_str().ok()).unwrap_or("nobody");
-        let said = format!("orders: {} {} for {caller}\n", request.method(), request.uri().path());
+        let caller = request
+            .headers()
+            .get("tipstaff-peer")
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("nobody");
+        let said = format!(
+            "orders: {} {} for {caller}\n",
+            request.method(),
+            request.uri().path()
+        );
         reply(StatusCode::OK, said)
     })
     .await
@@ -28,9 +36,17 @@ pub(super) async fn orders() -> anyhow::Result<SocketAddr> {
 /// The shop front: `GET /` asks the orders service for order 42, through the sidecar beside it.
 pub(super) async fn storefront(outbound: SocketAddr) -> anyhow::Result<SocketAddr> {
     serve(move |_request: Request<Incoming>| async move {
-        let call = Call { to: outbound, host: "orders", method: Method::GET, path: "/api/v1/orders/42" };
+        let call = Call {
+            to: outbound,
+            host: "orders",
+            method: Method::GET,
+            path: "/api/v1/orders/42",
+        };
         match call.send().await {
-            Ok(answer) => reply(StatusCode::OK, format!("shop front: {} {}", answer.status, answer.body)),
+            Ok(answer) => reply(
+                StatusCode::OK,
+                format!("shop front: {} {}", answer.status, answer.body),
+            ),
             Err(error) => reply(StatusCode::BAD_GATEWAY, format!("shop front: {error:#}\n")),
         }
     })
@@ -49,12 +65,18 @@ where
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.context("binding a demo service")?;
-    let address = listener.local_addr().context("reading a demo service's address")?;
+    let listener = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .context("binding a demo service")?;
+    let address = listener
+        .local_addr()
+        .context("reading a demo service's address")?;
     tokio::spawn(async move {
         // An accept error is transient here; the next caller tries again.
         loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
             let handler = handler.clone();
             let service = service_fn(move |request| {
                 let answer = handler(request);

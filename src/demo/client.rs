@@ -38,7 +38,10 @@ impl Call<'_> {
             Method::GET => String::new(),
             ref other => format!("-X {other} "),
         };
-        format!("curl -i {method}-H 'Host: {}' http://{}{}", self.host, self.to, self.path)
+        format!(
+            "curl -i {method}-H 'Host: {}' http://{}{}",
+            self.host, self.to, self.path
+        )
     }
 
     pub(super) async fn send(&self) -> anyhow::Result<Reply> {
@@ -52,7 +55,8 @@ impl Reply {
     }
 
     pub(super) fn json(&self) -> anyhow::Result<serde_json::Value> {
-        serde_json::from_str(&self.body).with_context(|| format!("expected a JSON body, found {:?}", self.body))
+        serde_json::from_str(&self.body)
+            .with_context(|| format!("expected a JSON body, found {:?}", self.body))
     }
 }
 
@@ -64,13 +68,19 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(to: SocketAddr) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(to).await.with_context(|| format!("connecting to {to}"))?;
+        let stream = TcpStream::connect(to)
+            .await
+            .with_context(|| format!("connecting to {to}"))?;
         stream.set_nodelay(true).context("setting TCP_NODELAY")?;
         Self::over(stream).await
     }
 
-    async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> anyhow::Result<Self> {
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("starting HTTP/1.1")?;
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    ) -> anyhow::Result<Self> {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .context("starting HTTP/1.1")?;
         // Ends when `sender` is dropped or the peer closes.
         tokio::spawn(connection);
         Ok(Self { sender })
@@ -91,14 +101,25 @@ impl Connection {
             bail!("no answer within {PATIENCE:?} to {}", call.as_curl());
         };
         let (head, body) = outcome.with_context(|| format!("sending {}", call.as_curl()))?;
-        Ok(Reply { status: head.status, headers: head.headers, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Reply {
+            status: head.status,
+            headers: head.headers,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 }
 
 /// POSTs to a sidecar's administration socket.
 pub(super) async fn post_to_socket(socket: &Path, path: &str) -> anyhow::Result<Reply> {
-    let stream = UnixStream::connect(socket).await.with_context(|| format!("connecting to {}", socket.display()))?;
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(|| format!("connecting to {}", socket.display()))?;
     let to = SocketAddr::from(([127, 0, 0, 1], 0));
-    let call = Call { to, host: "localhost", method: Method::POST, path };
+    let call = Call {
+        to,
+        host: "localhost",
+        method: Method::POST,
+        path,
+    };
     Connection::over(stream).await?.send(&call).await
 }

@@ -2,6 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
+
+/// Life of the certificates: long enough for two cores under load, short enough that expiry can be watched.
+pub(super) const TTL: Duration = Duration::from_secs(8);
 
 pub(super) const TRUST_DOMAIN: &str = "demo.test";
 pub(super) const STOREFRONT: &str = "spiffe://demo.test/ns/shop/sa/storefront";
@@ -62,8 +66,16 @@ pub(super) struct Sidecar<'a> {
 impl Sidecar<'_> {
     /// The sidecar's configuration file; paths are relative to the folder it is written to.
     pub(super) fn config(&self, folder: &Path) -> String {
-        let Self { name, id, outbound, admin, ca, orders, .. } = self;
-        let folder = folder.display();
+        let Self {
+            name,
+            id,
+            outbound,
+            admin,
+            ca,
+            orders,
+            ..
+        } = self;
+        let (folder, ttl) = (folder.display(), TTL.as_secs());
         let inbound = self.inbound.map_or_else(String::new, |(listen, app)| {
             format!("inbound:\n  - {{listen: \"{listen}\", app: \"{app}\"}}\n")
         });
@@ -73,6 +85,7 @@ impl Sidecar<'_> {
   attest: {{joinTokenFile: "{folder}/{name}.token"}}
   enrolmentKey: "{folder}/{name}.enrolment.key"
   id: {id}
+  ttl: {ttl}s
 {inbound}outbound:
   listen: "{outbound}"
   services:

@@ -18,7 +18,9 @@ pub(super) struct Tally {
 pub(super) async fn run(call: Call<'static>, per_second: u32, duration: Duration) -> Tally {
     let end = Instant::now() + duration;
     let pause = Duration::from_secs(1) * CONNECTIONS / per_second;
-    let workers: Vec<_> = (0..CONNECTIONS).map(|_| tokio::spawn(one_connection(call.clone(), pause, end))).collect();
+    let workers: Vec<_> = (0..CONNECTIONS)
+        .map(|_| tokio::spawn(one_connection(call.clone(), pause, end)))
+        .collect();
     let mut total = Tally::default();
     for worker in workers {
         match worker.await {
@@ -59,8 +61,16 @@ async fn exchange(call: &Call<'_>, kept: &mut Option<Connection>) -> anyhow::Res
         None => kept.insert(Connection::open(call.to).await?),
     };
     let reply = connection.send(call).await?;
-    anyhow::ensure!(reply.status == hyper::StatusCode::OK, "{}: {}", reply.status, reply.body);
-    if reply.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+    anyhow::ensure!(
+        reply.status == hyper::StatusCode::OK,
+        "{}: {}",
+        reply.status,
+        reply.body
+    );
+    if reply
+        .header("connection")
+        .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    {
         *kept = None;
     }
     Ok(())

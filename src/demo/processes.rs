@@ -38,11 +38,13 @@ impl Folder {
     pub(super) fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
         let path = self.join(name);
         let parent = path.parent().unwrap_or(&self.0);
-        std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("creating {}", parent.display()))?;
         // Written beside and renamed, so that a watching sidecar never reads half a file.
         let fresh = path.with_extension("new");
         std::fs::write(&fresh, text).with_context(|| format!("writing {}", fresh.display()))?;
-        std::fs::rename(&fresh, &path).with_context(|| format!("renaming to {}", path.display()))?;
+        std::fs::rename(&fresh, &path)
+            .with_context(|| format!("renaming to {}", path.display()))?;
         Ok(path)
     }
 }
@@ -80,29 +82,53 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("starting {name}"))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log,
+        })
     }
 
     /// Waits until `GET <path>` on the process's administration port answers 200.
     pub(super) async fn until_ok(&mut self, admin: SocketAddr, path: &str) -> anyhow::Result<()> {
-        let call = Call { to: admin, host: "localhost", method: Method::GET, path };
+        let call = Call {
+            to: admin,
+            host: "localhost",
+            method: Method::GET,
+            path,
+        };
         let deadline = Instant::now() + START_LIMIT;
         loop {
             if matches!(call.send().await, Ok(reply) if reply.status == StatusCode::OK) {
                 return Ok(());
             }
-            if let Some(status) = self.child.try_wait().context("asking after a child process")? {
-                bail!("{} ended with {status}; the end of its log:\n{}", self.name, self.last_words());
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .context("asking after a child process")?
+            {
+                bail!(
+                    "{} ended with {status}; the end of its log:\n{}",
+                    self.name,
+                    self.last_words()
+                );
             }
             if Instant::now() > deadline {
-                bail!("{} was not ready within {START_LIMIT:?}; the end of its log:\n{}", self.name, self.last_words());
+                bail!(
+                    "{} was not ready within {START_LIMIT:?}; the end of its log:\n{}",
+                    self.name,
+                    self.last_words()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
     }
 
     pub(super) async fn kill(mut self) -> anyhow::Result<()> {
-        self.child.kill().await.with_context(|| format!("ending {}", self.name))
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("ending {}", self.name))
     }
 
     fn last_words(&self) -> String {
@@ -114,9 +140,19 @@ impl Process {
 
 /// Runs this binary to its end and returns what it printed.
 pub(super) async fn run_to_end(arguments: &[&str]) -> anyhow::Result<String> {
-    let output = this_binary()?.args(arguments).stdin(Stdio::null()).output().await.context("running this binary")?;
+    let output = this_binary()?
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .context("running this binary")?;
     if !output.status.success() {
-        bail!("`tipstaff {}` ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "`tipstaff {}` ended with {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     String::from_utf8(output.stdout).context("expected text from this binary")
 }
@@ -143,5 +179,7 @@ pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
 }
 
 fn this_binary() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("finding this binary")?))
+    Ok(Command::new(
+        std::env::current_exe().context("finding this binary")?,
+    ))
 }

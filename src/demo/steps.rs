@@ -1,8 +1,8 @@
 //! What the demo shows. Each step says what it does, shows the evidence, and fails if it was not so.
 
 use super::client::{Call, Reply};
-use super::documents::CANCEL_GRANT;
-use super::mesh::{Mesh, Ports, TTL};
+use super::documents::{CANCEL_GRANT, ORDERS, TRUST_DOMAIN, TTL};
+use super::mesh::{Mesh, Ports};
 use super::processes::until;
 use super::{Narrator, load};
 use anyhow::{Context, ensure};
@@ -19,7 +19,9 @@ const ROTATE_EVERY: Duration = Duration::from_secs(2);
 const LOAD_PER_SECOND: u32 = 500;
 
 pub(super) async fn all(mesh: &mut Mesh, say: &mut Narrator, load_for: Duration) {
-    say.step("The storefront reads an order: granted, so it passes through both sidecars over mTLS");
+    say.step(
+        "The storefront reads an order: granted, so it passes through both sidecars over mTLS",
+    );
     let outcome = allowed(mesh, say).await;
     say.verdict(outcome);
 
@@ -43,7 +45,9 @@ pub(super) async fn all(mesh: &mut Mesh, say: &mut Narrator, load_for: Duration)
     let outcome = limited(mesh, say).await;
     say.verdict(outcome);
 
-    say.step("The policy changes while everything runs: cancelling orders is granted, then withdrawn");
+    say.step(
+        "The policy changes while everything runs: cancelling orders is granted, then withdrawn",
+    );
     let outcome = live_policy_change(mesh, say).await;
     say.verdict(outcome);
 
@@ -59,24 +63,44 @@ pub(super) async fn all(mesh: &mut Mesh, say: &mut Narrator, load_for: Duration)
 async fn allowed(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
     let reply = send(say, &mesh.storefront.call(Method::GET, ORDER)).await?;
     expect(&reply, StatusCode::OK)?;
-    let (client, server) = (identity_of(&mesh.storefront).await?, identity_of(&mesh.orders).await?);
+    let (client, server) = (
+        identity_of(&mesh.storefront).await?,
+        identity_of(&mesh.orders).await?,
+    );
     say.evidence(&format!("caller  {client}\ncallee  {server}"));
-    ensure!(reply.body.contains("sa/storefront"), "the app was not told who called: {}", reply.body);
+    ensure!(
+        reply.body.contains("sa/storefront"),
+        "the app was not told who called: {}",
+        reply.body
+    );
     Ok("the app got the request and the caller's identity from its sidecar".into())
 }
 
 async fn refused(say: &Narrator, call: &Call<'_>) -> anyhow::Result<String> {
     let reply = send(say, call).await?;
     expect(&reply, StatusCode::FORBIDDEN)?;
-    let decision = reply.header("tipstaff-decision-id").context("expected a decision id with the refusal")?;
-    Ok(format!("403; the orders sidecar's log explains decision {decision}, the caller learns nothing more"))
+    let decision = reply
+        .header("tipstaff-decision-id")
+        .context("expected a decision id with the refusal")?;
+    Ok(format!(
+        "403; the orders sidecar's log explains decision {decision}, the caller learns nothing more"
+    ))
 }
 
 async fn denied_path(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
     refused(say, &mesh.storefront.call(Method::GET, "/admin")).await?;
-    let disguised = send(say, &mesh.storefront.call(Method::GET, "/api/v1/orders/%2e%2e/admin")).await?;
+    let disguised = send(
+        say,
+        &mesh
+            .storefront
+            .call(Method::GET, "/api/v1/orders/%2e%2e/admin"),
+    )
+    .await?;
     expect(&disguised, StatusCode::BAD_REQUEST)?;
-    Ok("403 for the plain path; 400 for the ambiguous one, which is rejected rather than repaired".into())
+    Ok(
+        "403 for the plain path; 400 for the ambiguous one, which is rejected rather than repaired"
+            .into(),
+    )
 }
 
 async fn stranger(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
@@ -88,10 +112,12 @@ async fn stranger(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
         .dangerous()
         .with_custom_certificate_verifier(identity::tls::server_verifier(
             Arc::new(Arc::new(bundle(mesh)?)),
-            super::documents::ORDERS.parse()?,
+            ORDERS.parse()?,
         ))
         .with_no_client_auth();
-    let stream = TcpStream::connect(to).await.with_context(|| format!("connecting to {to}"))?;
+    let stream = TcpStream::connect(to)
+        .await
+        .with_context(|| format!("connecting to {to}"))?;
     let refusal = match say_hello(config, stream).await {
         Ok(answer) => anyhow::bail!("the stranger was answered: {answer}"),
         Err(error) => error,
@@ -102,7 +128,10 @@ async fn stranger(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
 
 async fn limited(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
     let call = mesh.storefront.call(Method::POST, "/api/v1/orders");
-    say.command(&format!("for i in 1 2 3 4 5 6; do {}; done", call.as_curl()));
+    say.command(&format!(
+        "for i in 1 2 3 4 5 6; do {}; done",
+        call.as_curl()
+    ));
     let mut statuses = Vec::new();
     let mut refusal = None;
     for _ in 0..6 {
@@ -115,7 +144,9 @@ async fn limited(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
     say.evidence(&format!("-> {statuses:?}"));
     let refusal = refusal.context("expected at least one 429")?;
     for name in ["retry-after", "ratelimit-policy", "ratelimit"] {
-        let value = refusal.header(name).with_context(|| format!("expected {name} with the 429"))?;
+        let value = refusal
+            .header(name)
+            .with_context(|| format!("expected {name} with the 429"))?;
         say.evidence(&format!("{name}: {value}"));
     }
     ensure!(statuses[0] == 200, "expected the first order to pass");
@@ -126,21 +157,37 @@ async fn live_policy_change(mesh: &Mesh, say: &Narrator) -> anyhow::Result<Strin
     let call = mesh.storefront.call(Method::DELETE, ORDER);
     let patience = Duration::from_secs(10);
     let path = mesh.folder.write("policy/cancel.yaml", CANCEL_GRANT)?;
-    say.command(&format!("cat > {} <<EOF ... a grant for DELETE ... EOF", path.display()));
-    let granted = until(patience, || answers(&call, StatusCode::OK)).await.context("the new grant did not take effect")?;
+    say.command(&format!(
+        "cat > {} <<EOF ... a grant for DELETE ... EOF",
+        path.display()
+    ));
+    let granted = until(patience, || answers(&call, StatusCode::OK))
+        .await
+        .context("the new grant did not take effect")?;
     say.evidence(&format!("-> 200 after {granted:.1?}"));
     std::fs::remove_file(&path).context("withdrawing the grant")?;
     say.command(&format!("rm {}", path.display()));
-    let withdrawn = until(patience, || answers(&call, StatusCode::FORBIDDEN)).await.context("the withdrawal did not take effect")?;
+    let withdrawn = until(patience, || answers(&call, StatusCode::FORBIDDEN))
+        .await
+        .context("the withdrawal did not take effect")?;
     say.evidence(&format!("-> 403 after {withdrawn:.1?}"));
     Ok("no restart, no connection dropped".into())
 }
 
-async fn rotation_under_load(mesh: &Mesh, say: &Narrator, duration: Duration) -> anyhow::Result<String> {
+async fn rotation_under_load(
+    mesh: &Mesh,
+    say: &Narrator,
+    duration: Duration,
+) -> anyhow::Result<String> {
     let call = mesh.storefront.call(Method::GET, ORDER);
-    say.command(&format!("{LOAD_PER_SECOND} requests a second for {duration:?}; meanwhile, every {ROTATE_EVERY:?}:"));
+    say.command(&format!(
+        "{LOAD_PER_SECOND} requests a second for {duration:?}; meanwhile, every {ROTATE_EVERY:?}:"
+    ));
     for ports in [&mesh.storefront, &mesh.orders] {
-        say.command(&format!("curl --unix-socket {} -X POST http://localhost/rotate", mesh.socket(ports).display()));
+        say.command(&format!(
+            "curl --unix-socket {} -X POST http://localhost/rotate",
+            mesh.socket(ports).display()
+        ));
     }
     let load = tokio::spawn(load::run(call, LOAD_PER_SECOND, duration));
     let mut serials = BTreeSet::new();
@@ -154,9 +201,23 @@ async fn rotation_under_load(mesh: &Mesh, say: &Narrator, duration: Duration) ->
         tokio::time::sleep(ROTATE_EVERY).await;
     }
     let tally = load.await.context("running the load")?;
-    say.evidence(&format!("{} requests, {} failed, {rotations} rotations, {} different serials seen", tally.sent, tally.failed, serials.len()));
-    ensure!(tally.failed == 0, "{} of {} failed, for example: {}", tally.failed, tally.sent, tally.example.unwrap_or_default());
-    ensure!(tally.sent > 0 && serials.len() >= rotations, "expected requests, and a new serial for each rotation");
+    say.evidence(&format!(
+        "{} requests, {} failed, {rotations} rotations, {} different serials seen",
+        tally.sent,
+        tally.failed,
+        serials.len()
+    ));
+    ensure!(
+        tally.failed == 0,
+        "{} of {} failed, for example: {}",
+        tally.failed,
+        tally.sent,
+        tally.example.unwrap_or_default()
+    );
+    ensure!(
+        tally.sent > 0 && serials.len() >= rotations,
+        "expected requests, and a new serial for each rotation"
+    );
     Ok("not one request was lost".into())
 }
 
@@ -168,16 +229,26 @@ async fn ca_outage(mesh: &mut Mesh, say: &Narrator) -> anyhow::Result<String> {
     say.evidence("traffic goes on with the certificates at hand; they live for 8 s here");
     let call = mesh.storefront.call(Method::GET, ORDER);
     let patience = TTL + Duration::from_secs(5);
-    let closed = until(patience, || answers(&call, StatusCode::SERVICE_UNAVAILABLE)).await.context("expected 503 after expiry")?;
+    let closed = until(patience, || answers(&call, StatusCode::SERVICE_UNAVAILABLE))
+        .await
+        .context("expected 503 after expiry")?;
     let reply = send(say, &call).await?;
-    ensure!(reply.body.contains("identity_expired"), "expected the reason in the response, found {}", reply.body);
+    ensure!(
+        reply.body.contains("identity_expired"),
+        "expected the reason in the response, found {}",
+        reply.body
+    );
     say.evidence(&format!("closed {closed:.1?} later: {}", reply.body));
     let ready = send(say, &mesh.storefront.ask("/ready")).await?;
     expect(&ready, StatusCode::SERVICE_UNAVAILABLE)?;
     say.command("start the CA again");
     mesh.start_ca().await?;
-    let back = until(Duration::from_secs(20), || answers(&call, StatusCode::OK)).await.context("the sidecars did not recover")?;
-    Ok(format!("closed when the certificates expired, with the reason; open again by itself {back:.1?} after the CA returned"))
+    let back = until(Duration::from_secs(20), || answers(&call, StatusCode::OK))
+        .await
+        .context("the sidecars did not recover")?;
+    Ok(format!(
+        "closed when the certificates expired, with the reason; open again by itself {back:.1?} after the CA returned"
+    ))
 }
 
 async fn send(say: &Narrator, call: &Call<'_>) -> anyhow::Result<Reply> {
@@ -188,7 +259,12 @@ async fn send(say: &Narrator, call: &Call<'_>) -> anyhow::Result<Reply> {
 }
 
 fn expect(reply: &Reply, status: StatusCode) -> anyhow::Result<()> {
-    ensure!(reply.status == status, "expected {status}, found {} {}", reply.status, reply.body);
+    ensure!(
+        reply.status == status,
+        "expected {status}, found {} {}",
+        reply.status,
+        reply.body
+    );
     Ok(())
 }
 
@@ -199,28 +275,49 @@ async fn answers(call: &Call<'_>, status: StatusCode) -> bool {
 async fn identity_of(ports: &Ports) -> anyhow::Result<String> {
     let said = ports.ask("/identity").send().await?.json()?;
     let field = |name: &str| said[name].as_str().unwrap_or("?").to_owned();
-    Ok(format!("{} serial {} until {}", field("id"), field("serial"), field("notAfter")))
+    Ok(format!(
+        "{} serial {} until {}",
+        field("id"),
+        field("serial"),
+        field("notAfter")
+    ))
 }
 
 async fn serial_of(ports: &Ports) -> anyhow::Result<String> {
     let said = ports.ask("/identity").send().await?.json()?;
-    said["serial"].as_str().map(str::to_owned).context("expected a serial in /identity")
+    said["serial"]
+        .as_str()
+        .map(str::to_owned)
+        .context("expected a serial in /identity")
 }
 
 fn bundle(mesh: &Mesh) -> anyhow::Result<identity::TrustBundle> {
     let path = mesh.folder.join("ca/ca-bundle.pem");
     let pem = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(identity::TrustBundle::from_pem(super::documents::TRUST_DOMAIN.parse()?, &pem, 0)?)
+    Ok(identity::TrustBundle::from_pem(
+        TRUST_DOMAIN.parse()?,
+        &pem,
+        0,
+    )?)
 }
 
 /// Completes the handshake as far as it goes and asks for the order.
 async fn say_hello(config: rustls::ClientConfig, stream: TcpStream) -> anyhow::Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let name = "orders".try_into().context("naming the server")?;
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    stream.write_all(format!("GET {ORDER} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").as_bytes()).await?;
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
+    stream
+        .write_all(
+            format!("GET {ORDER} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").as_bytes(),
+        )
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    ensure!(!answer.is_empty(), "the connection was closed without an answer");
+    ensure!(
+        !answer.is_empty(),
+        "the connection was closed without an answer"
+    );
     Ok(answer)
 }

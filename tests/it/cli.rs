@@ -12,11 +12,24 @@ fn policy_dir(text: &str) -> TempDir {
 
 fn explain(dir: &Path, method: &str, target: &str) -> (Option<i32>, serde_json::Value) {
     let arguments = [
-        "policy", "explain", "--policy", path(dir), "--from", STOREFRONT, "--to", ORDERS, "--method", method, "--path",
-        target, "--output", "json",
+        "policy",
+        "explain",
+        "--policy",
+        path(dir),
+        "--from",
+        STOREFRONT,
+        "--to",
+        ORDERS,
+        "--method",
+        method,
+        "--path",
+        target,
+        "--output",
+        "json",
     ];
     let output = tipstaff(&arguments);
-    let said = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let said = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
     (output.status.code(), said)
 }
 
@@ -24,29 +37,59 @@ fn explain(dir: &Path, method: &str, target: &str) -> (Option<i32>, serde_json::
 fn explain_answers_as_the_proxy_decides_and_the_exit_code_says_yes_or_no() {
     let dir = policy_dir(POLICY);
     let (code, said) = explain(dir.path(), "GET", "/api/v1/orders/%7e42?x=1");
-    assert_eq!((code, &said["decision"]), (Some(0), &"allow".into()), "{said}");
+    assert_eq!(
+        (code, &said["decision"]),
+        (Some(0), &"allow".into()),
+        "{said}"
+    );
     assert_eq!(said["canonical_path"], "/api/v1/orders/~42");
     let (code, said) = explain(dir.path(), "DELETE", "/api/v1/orders/42");
-    assert_eq!((code, &said["decision"]), (Some(1), &"deny".into()), "{said}");
-    assert!(said["nearest"].to_string().contains("storefront-reads-orders"), "{said}");
+    assert_eq!(
+        (code, &said["decision"]),
+        (Some(1), &"deny".into()),
+        "{said}"
+    );
+    assert!(
+        said["nearest"]
+            .to_string()
+            .contains("storefront-reads-orders"),
+        "{said}"
+    );
     let (code, said) = explain(dir.path(), "GET", "/api/../42");
-    assert_eq!((code, &said["decision"]), (Some(1), &"reject".into()), "{said}");
+    assert_eq!(
+        (code, &said["decision"]),
+        (Some(1), &"reject".into()),
+        "{said}"
+    );
 }
 
 #[test]
 fn policy_check_reports_every_problem_with_file_and_line() {
-    let dir = policy_dir(&POLICY.replace("methods: [GET, HEAD]", "methodz: [GET]").replace("owner: team-shop", ""));
+    let dir = policy_dir(
+        &POLICY
+            .replace("methods: [GET, HEAD]", "methodz: [GET]")
+            .replace("owner: team-shop", ""),
+    );
     let output = tipstaff(&["policy", "check", path(dir.path())]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("policy.yaml:7") && said.contains("methodz"), "{said}");
-    assert!(said.contains("policy.yaml:8") && said.contains("owner"), "{said}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        said.contains("policy.yaml:7") && said.contains("methodz"),
+        "{said}"
+    );
+    assert!(
+        said.contains("policy.yaml:8") && said.contains("owner"),
+        "{said}"
+    );
 }
 
 #[test]
 fn policy_test_exits_1_when_a_test_fails() {
     let tests = |expect: &str| {
-        format!("{POLICY}  tests:\n    - {{from: ns/shop/sa/storefront, get: \"/api/v1/orders/1\", expect: {expect}}}\n")
+        format!(
+            "{POLICY}  tests:\n    - {{from: ns/shop/sa/storefront, get: \"/api/v1/orders/1\", expect: {expect}}}\n"
+        )
     };
     let good = policy_dir(&tests("allow"));
     let output = tipstaff(&["policy", "test", path(good.path())]);
@@ -62,7 +105,14 @@ fn ca_init_wants_a_passphrase_or_the_flag_that_asks_for_plaintext() {
     let dir = folder.path().join("ca");
     let bare = |more: &[&str]| {
         std::process::Command::new(env!("CARGO_BIN_EXE_tipstaff"))
-            .args(["ca", "init", "--dir", path(&dir), "--trust-domain", "test.example"])
+            .args([
+                "ca",
+                "init",
+                "--dir",
+                path(&dir),
+                "--trust-domain",
+                "test.example",
+            ])
             .args(more)
             .env_remove("TIPSTAFF_CA_PASSPHRASE")
             .output()
@@ -80,29 +130,67 @@ fn ca_init_wants_a_passphrase_or_the_flag_that_asks_for_plaintext() {
 fn ca_keys_rest_encrypted_and_the_wrong_passphrase_opens_nothing() {
     let folder = TempDir::new().expect("a folder");
     let dir = folder.path().join("ca");
-    tipstaff_ok(&["ca", "init", "--dir", path(&dir), "--trust-domain", "test.example"]);
+    tipstaff_ok(&[
+        "ca",
+        "init",
+        "--dir",
+        path(&dir),
+        "--trust-domain",
+        "test.example",
+    ]);
     for entry in walk(&dir) {
         let bytes = std::fs::read(&entry).expect("a file");
         let text = String::from_utf8_lossy(&bytes);
-        assert!(!text.contains("PRIVATE KEY-----") || text.contains("ENCRYPTED"), "{}", entry.display());
+        assert!(
+            !text.contains("PRIVATE KEY-----") || text.contains("ENCRYPTED"),
+            "{}",
+            entry.display()
+        );
     }
     let wrong = folder.path().join("wrong");
     std::fs::write(&wrong, "not it\n").expect("a file");
-    let output = tipstaff(&["ca", "serve", "--dir", path(&dir), "--passphrase-file", path(&wrong), "--listen", "127.0.0.1:0"]);
+    let output = tipstaff(&[
+        "ca",
+        "serve",
+        "--dir",
+        path(&dir),
+        "--passphrase-file",
+        path(&wrong),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("passphrase"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("passphrase"),
+        "{output:?}"
+    );
 }
 
 #[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     assert_eq!(tipstaff(&["proxy"]).status.code(), Some(2));
     assert_eq!(tipstaff(&["nonsense"]).status.code(), Some(2));
-    for arguments in [&["--help"][..], &["ca", "--help"], &["ca", "serve", "--help"], &["policy", "explain", "--help"]] {
+    for arguments in [
+        &["--help"][..],
+        &["ca", "--help"],
+        &["ca", "serve", "--help"],
+        &["policy", "explain", "--help"],
+    ] {
         assert_eq!(tipstaff(arguments).status.code(), Some(0), "{arguments:?}");
     }
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path());
-    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+    let entries = std::fs::read_dir(dir)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
 }

@@ -21,7 +21,9 @@ fn slow_app() -> (SocketAddr, Receiver<()>) {
                 while stream.read(&mut buffer).is_ok_and(|count| count > 0) {
                     arrived.send(()).ok();
                     std::thread::sleep(Duration::from_millis(500));
-                    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").ok();
+                    stream
+                        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow")
+                        .ok();
                 }
             });
         }
@@ -32,20 +34,44 @@ fn slow_app() -> (SocketAddr, Receiver<()>) {
 #[test]
 fn a_sidecar_told_to_stop_finishes_the_request_in_flight_takes_no_new_one_and_exits_with_0() {
     let (app, arrivals) = slow_app();
-    let mut mesh = Mesh::with(Options { app: Some(app), ..Options::default() });
+    let mut mesh = Mesh::with(Options {
+        app: Some(app),
+        ..Options::default()
+    });
     let outbound = mesh.storefront.outbound;
     let request = "GET /api/v1/orders/1 HTTP/1.1\r\nhost: orders\r\n\r\n";
 
     let caller = std::thread::spawn(move || exchange(connect(outbound), request.as_bytes()));
-    arrivals.recv_timeout(Duration::from_secs(10)).expect("the request reaches the app");
+    arrivals
+        .recv_timeout(Duration::from_secs(10))
+        .expect("the request reaches the app");
     // Both have the request in flight when they are told to stop.
     mesh.orders.process.signal(Signal::TERM);
     mesh.storefront.process.signal(Signal::TERM);
     let reply = caller.join().expect("no panic").expect("an answer");
-    assert_eq!((reply.status, reply.body.as_str()), (200, "slow"), "{reply:?}");
-    let status = wait_for("the callee's exit", || mesh.orders.process.child.try_wait().expect("our child"));
-    assert!(status.success(), "{status}: {}", mesh.orders.process.log_text());
-    let status = wait_for("the caller's exit", || mesh.storefront.process.child.try_wait().expect("our child"));
-    assert!(status.success(), "{status}: {}", mesh.storefront.process.log_text());
-    assert!(TcpStream::connect(outbound).is_err(), "nobody listens any more");
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (200, "slow"),
+        "{reply:?}"
+    );
+    let status = wait_for("the callee's exit", || {
+        mesh.orders.process.child.try_wait().expect("our child")
+    });
+    assert!(
+        status.success(),
+        "{status}: {}",
+        mesh.orders.process.log_text()
+    );
+    let status = wait_for("the caller's exit", || {
+        mesh.storefront.process.child.try_wait().expect("our child")
+    });
+    assert!(
+        status.success(),
+        "{status}: {}",
+        mesh.storefront.process.log_text()
+    );
+    assert!(
+        TcpStream::connect(outbound).is_err(),
+        "nobody listens any more"
+    );
 }

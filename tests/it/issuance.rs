@@ -1,6 +1,8 @@
 //! The CA as a process: enrolment over restarts, stolen tokens, and a CA that is killed while it issues.
 
-use crate::harness::{Ca, Mesh, Options, Process, STOREFRONT, free_address, path, tipstaff, tipstaff_ok, wait_for};
+use crate::harness::{
+    Ca, Mesh, Options, Process, STOREFRONT, free_address, path, tipstaff, tipstaff_ok, wait_for,
+};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -12,26 +14,49 @@ fn a_killed_sidecar_starts_again_without_a_new_token_and_a_copied_token_is_refus
     let before = first.serial();
     first.process.kill();
 
-    let again = Process::tipstaff(&["proxy", "--config", path(&first.config)], mesh.folder.path().join("reader.log"));
+    let again = Process::tipstaff(
+        &["proxy", "--config", path(&first.config)],
+        mesh.folder.path().join("reader.log"),
+    );
     wait_for("the restarted sidecar", || first.ready().then_some(()));
-    assert_ne!(first.serial(), before, "a new key and a new certificate at each start");
+    assert_ne!(
+        first.serial(),
+        before,
+        "a new key and a new certificate at each start"
+    );
     drop(again);
 
     // A thief has the token and the configuration, but not the enrolment key.
     let config = std::fs::read_to_string(&first.config).expect("the configuration");
-    let stolen = config.replace("reader.key", "thief.key").replace("reader.sock", "thief.sock");
+    let stolen = config
+        .replace("reader.key", "thief.key")
+        .replace("reader.sock", "thief.sock");
     let file = mesh.folder.path().join("thief.yaml");
     std::fs::write(&file, stolen).expect("a file");
     assert!(!used.trim().is_empty());
-    let thief = Process::tipstaff(&["proxy", "--config", path(&file)], mesh.folder.path().join("thief.log"));
-    wait_for("the refusal in the thief's log", || thief.log_text().contains("token").then_some(()));
+    let thief = Process::tipstaff(
+        &["proxy", "--config", path(&file)],
+        mesh.folder.path().join("thief.log"),
+    );
+    wait_for("the refusal in the thief's log", || {
+        thief.log_text().contains("token").then_some(())
+    });
     assert!(!first.ready(), "the thief's sidecar has no identity");
-    let audit = tipstaff_ok(&["ca", "audit", "verify", "--dir", path(&mesh.ca.dir), "--output", "json"]);
+    let audit = tipstaff_ok(&[
+        "ca",
+        "audit",
+        "verify",
+        "--dir",
+        path(&mesh.ca.dir),
+        "--output",
+        "json",
+    ]);
     assert!(audit.contains("refus"), "the attempt is on record: {audit}");
 }
 
 #[test]
-fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_certificate_without_record() {
+fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_certificate_without_record()
+ {
     let folder = tempfile::TempDir::new().expect("a folder");
     let mut ca = Ca::start(folder.path());
     let policy = folder.path().join("policy");
@@ -42,7 +67,8 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
     for number in 0..4 {
         let name = format!("w{number}");
         let id = format!("spiffe://test.example/ns/load/sa/{name}");
-        std::fs::write(folder.path().join(format!("{name}.token")), ca.token(&id)).expect("a token");
+        std::fs::write(folder.path().join(format!("{name}.token")), ca.token(&id))
+            .expect("a token");
         let admin = free_address();
         let at = folder.path().display();
         let text = format!(
@@ -52,7 +78,10 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
         );
         let config = folder.path().join(format!("{name}.yaml"));
         std::fs::write(&config, text).expect("a configuration");
-        let process = Process::tipstaff(&["proxy", "--config", path(&config)], folder.path().join(format!("{name}.log")));
+        let process = Process::tipstaff(
+            &["proxy", "--config", path(&config)],
+            folder.path().join(format!("{name}.log")),
+        );
         sidecars.push((process, admin, folder.path().join(format!("{name}.sock"))));
     }
     let mut seen = BTreeSet::new();
@@ -63,7 +92,9 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
         while std::time::Instant::now() < deadline {
             for (_, _, socket) in &sidecars {
                 if let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) {
-                    stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+                    stream
+                        .set_read_timeout(Some(Duration::from_millis(200)))
+                        .expect("a timeout");
                     crate::harness::http::exchange(
                         stream,
                         b"POST /rotate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
@@ -73,7 +104,8 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
         }
         ca.kill();
         for (_, admin, _) in &sidecars {
-            let said = crate::harness::http::get(*admin, "/identity").and_then(|reply| serde_json::from_str(&reply.body).ok());
+            let said = crate::harness::http::get(*admin, "/identity")
+                .and_then(|reply| serde_json::from_str(&reply.body).ok());
             let said: serde_json::Value = said.unwrap_or_default();
             seen.extend(said["serial"].as_str().map(str::to_owned));
         }
@@ -83,9 +115,24 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
     // `audit verify` fails on a broken chain, a duplicate serial, and a certificate without record.
     let verified = tipstaff(&["ca", "audit", "verify", "--dir", path(&ca.dir)]);
     assert!(verified.status.success(), "{verified:?}");
-    let listed = tipstaff_ok(&["ca", "list", "--dir", path(&ca.dir), "--output", "json", "--all"]);
-    assert!(seen.len() >= 20, "too few certificates to say anything: {}", seen.len());
+    let listed = tipstaff_ok(&[
+        "ca",
+        "list",
+        "--dir",
+        path(&ca.dir),
+        "--output",
+        "json",
+        "--all",
+    ]);
+    assert!(
+        seen.len() >= 20,
+        "too few certificates to say anything: {}",
+        seen.len()
+    );
     for serial in &seen {
-        assert!(listed.contains(serial.as_str()), "a sidecar holds {serial}, which the CA does not know");
+        assert!(
+            listed.contains(serial.as_str()),
+            "a sidecar holds {serial}, which the CA does not know"
+        );
     }
 }

@@ -6,8 +6,16 @@ use crate::harness::{Mesh, Options, POLICY, STRANGER, grant, wait_for};
 #[test]
 fn granted_calls_reach_the_app_and_others_do_not() {
     let mesh = Mesh::start();
-    assert_eq!(mesh.storefront.call("GET", "/api/v1/orders/42?full=yes").status, 200);
-    assert_eq!(mesh.storefront.call("HEAD", "/api/v1/orders/42").status, 200);
+    assert_eq!(
+        mesh.storefront
+            .call("GET", "/api/v1/orders/42?full=yes")
+            .status,
+        200
+    );
+    assert_eq!(
+        mesh.storefront.call("HEAD", "/api/v1/orders/42").status,
+        200
+    );
     for (method, target) in [
         ("DELETE", "/api/v1/orders/42"),
         ("get", "/api/v1/orders/42"),
@@ -20,8 +28,14 @@ fn granted_calls_reach_the_app_and_others_do_not() {
     ] {
         let reply = mesh.storefront.call(method, target);
         assert_eq!(reply.status, 403, "{method} {target}: {reply:?}");
-        assert!(reply.header("tipstaff-decision-id").is_some(), "{method} {target}: {reply:?}");
-        assert!(!reply.body.contains("storefront-reads-orders"), "callers learn no rule names: {reply:?}");
+        assert!(
+            reply.header("tipstaff-decision-id").is_some(),
+            "{method} {target}: {reply:?}"
+        );
+        assert!(
+            !reply.body.contains("storefront-reads-orders"),
+            "callers learn no rule names: {reply:?}"
+        );
     }
     assert_eq!(mesh.app.heads().len(), 2, "{:?}", mesh.app.heads());
 }
@@ -41,7 +55,8 @@ fn ambiguous_targets_are_rejected_and_close_the_connection() {
     ] {
         // No `connection: close` asked for: `exchange` returns because the sidecar closes.
         let request = format!("GET {target} HTTP/1.1\r\nhost: orders\r\n\r\n");
-        let reply = exchange(connect(mesh.storefront.outbound), request.as_bytes()).expect("an answer");
+        let reply =
+            exchange(connect(mesh.storefront.outbound), request.as_bytes()).expect("an answer");
         assert_eq!(reply.status, 400, "{target}: {reply:?}");
     }
     assert!(mesh.app.heads().is_empty());
@@ -54,10 +69,19 @@ fn the_canonical_target_goes_upstream_with_our_identity_headers_only() {
     let reply = exchange(connect(mesh.storefront.outbound), spoofed.as_bytes()).expect("an answer");
     assert_eq!(reply.status, 200, "{reply:?}");
     let head = mesh.app.heads().remove(0).to_ascii_lowercase();
-    assert!(head.starts_with("get /api/v1/orders/~user http/1.1\r\n"), "{head}");
+    assert!(
+        head.starts_with("get /api/v1/orders/~user http/1.1\r\n"),
+        "{head}"
+    );
     assert!(!head.contains("evil") && !head.contains("x-hop"), "{head}");
-    assert!(head.contains("tipstaff-peer: spiffe://test.example/ns/shop/sa/storefront\r\n"), "{head}");
-    assert!(head.contains("uri=spiffe://test.example/ns/shop/sa/storefront"), "{head}");
+    assert!(
+        head.contains("tipstaff-peer: spiffe://test.example/ns/shop/sa/storefront\r\n"),
+        "{head}"
+    );
+    assert!(
+        head.contains("uri=spiffe://test.example/ns/shop/sa/storefront"),
+        "{head}"
+    );
 }
 
 #[test]
@@ -71,10 +95,15 @@ fn a_good_certificate_that_nobody_granted_anything_is_refused() {
 fn destinations_that_no_service_names_are_refused() {
     let mesh = Mesh::start();
     for host in ["nowhere", "orders.evil.example", "127.0.0.1", "orders:8080"] {
-        let request = format!("GET /api/v1/orders/42 HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        let reply = exchange(connect(mesh.storefront.outbound), request.as_bytes()).expect("an answer");
+        let request =
+            format!("GET /api/v1/orders/42 HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let reply =
+            exchange(connect(mesh.storefront.outbound), request.as_bytes()).expect("an answer");
         assert!(matches!(reply.status, 403 | 421), "{host}: {reply:?}");
-        assert!(reply.body.contains("unknown_destination"), "{host}: {reply:?}");
+        assert!(
+            reply.body.contains("unknown_destination"),
+            "{host}: {reply:?}"
+        );
     }
     assert!(mesh.app.heads().is_empty());
 }
@@ -84,11 +113,22 @@ fn a_changed_policy_takes_effect_and_a_bad_one_leaves_the_last_good_serving() {
     let mesh = Mesh::start();
     let delete = || mesh.storefront.call("DELETE", "/api/v1/orders/42").status;
     assert_eq!(delete(), 403);
-    let wider = format!("{POLICY}---\n{}", grant("cancels", r#"{methods: [DELETE], path: "/api/v1/orders/{id}"}"#, "[]"));
+    let wider = format!(
+        "{POLICY}---\n{}",
+        grant(
+            "cancels",
+            r#"{methods: [DELETE], path: "/api/v1/orders/{id}"}"#,
+            "[]"
+        )
+    );
     mesh.set_policy(&wider);
     wait_for("the new grant", || (delete() == 200).then_some(()));
 
-    for bad in ["kind: Grant\n", "{{{", &wider.replace("purpose", "porpoise")] {
+    for bad in [
+        "kind: Grant\n",
+        "{{{",
+        &wider.replace("purpose", "porpoise"),
+    ] {
         mesh.set_policy(bad);
         let detail = wait_for("the failed reload to show", || {
             let reply = crate::harness::http::get(mesh.orders.admin, "/ready")?;

@@ -13,18 +13,26 @@ use std::process::{Command, Output};
 /// The Python that has the packages `tests/run` installs.
 fn python() -> Command {
     let python = std::env::var("TIPSTAFF_TEST_PYTHON");
-    Command::new(python.expect("TIPSTAFF_TEST_PYTHON: run these tests through tests/run, which sets it"))
+    Command::new(
+        python.expect("TIPSTAFF_TEST_PYTHON: run these tests through tests/run, which sets it"),
+    )
 }
 
 /// Runs a program to its end and returns what it printed and how it ended.
 fn run(program: &str, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"))
 }
 
 /// The same, which has to succeed; returns standard output.
 fn run_ok(program: &str, arguments: &[&str]) -> String {
     let output = run(program, arguments);
-    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {output:?}"
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -39,9 +47,41 @@ impl Credentials {
     fn issue(ca: &Ca, folder: &Path, name: &str, id: &str) -> Self {
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
         let (key, csr, chain) = (file("key.pem"), file("csr.pem"), file("pem"));
-        run_ok("openssl", &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", path(&key)]);
-        run_ok("openssl", &["req", "-new", "-key", path(&key), "-subj", "/CN=ignored", "-out", path(&csr)]);
-        let pem = tipstaff_ok(&["ca", "issue", "--dir", path(&ca.dir), "--id", id, "--csr", path(&csr)]);
+        run_ok(
+            "openssl",
+            &[
+                "ecparam",
+                "-name",
+                "prime256v1",
+                "-genkey",
+                "-noout",
+                "-out",
+                path(&key),
+            ],
+        );
+        run_ok(
+            "openssl",
+            &[
+                "req",
+                "-new",
+                "-key",
+                path(&key),
+                "-subj",
+                "/CN=ignored",
+                "-out",
+                path(&csr),
+            ],
+        );
+        let pem = tipstaff_ok(&[
+            "ca",
+            "issue",
+            "--dir",
+            path(&ca.dir),
+            "--id",
+            id,
+            "--csr",
+            path(&csr),
+        ]);
         std::fs::write(&chain, pem).expect("a chain file");
         Self { key, chain }
     }
@@ -59,7 +99,9 @@ fn nginx(folder: &Path) -> (Process, SocketAddr) {
     let mut command = Command::new("nginx");
     command.args(["-c", path(&config), "-p", path(folder)]);
     let process = Process::start(command, folder.join("nginx.log"));
-    wait_for("nginx to listen", || std::net::TcpStream::connect(address).ok());
+    wait_for("nginx to listen", || {
+        std::net::TcpStream::connect(address).ok()
+    });
     (process, address)
 }
 
@@ -71,8 +113,18 @@ fn http_server(folder: &Path) -> (Process, SocketAddr) {
     std::fs::write(www.join("files/a.txt"), "hello from a file\n").expect("a file");
     let mut command = python();
     let port = address.port().to_string();
-    command.args(["-m", "http.server", &port, "--bind", "127.0.0.1", "--directory", path(&www)]);
+    command.args([
+        "-m",
+        "http.server",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        path(&www),
+    ]);
     let process = Process::start(command, folder.join("http.server.log"));
-    wait_for("http.server to listen", || std::net::TcpStream::connect(address).ok());
+    wait_for("http.server to listen", || {
+        std::net::TcpStream::connect(address).ok()
+    });
     (process, address)
 }

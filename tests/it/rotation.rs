@@ -23,15 +23,30 @@ fn a_thousand_requests_a_second_lose_nothing_while_both_identities_rotate_every_
         }
     }
     let tally = load.stop();
-    assert!(tally.failures.is_empty(), "{} lost, such as {}", tally.failures.len(), tally.failures[0]);
-    assert_eq!(serials.len(), rotations, "each rotation gives a new certificate");
+    assert!(
+        tally.failures.is_empty(),
+        "{} lost, such as {}",
+        tally.failures.len(),
+        tally.failures[0]
+    );
+    assert_eq!(
+        serials.len(),
+        rotations,
+        "each rotation gives a new certificate"
+    );
     let rate = tally.succeeded as f64 / tally.took.as_secs_f64();
-    assert!(rate >= 1000.0, "the load itself has to be what the test says: {rate:.0}/s");
+    assert!(
+        rate >= 1000.0,
+        "the load itself has to be what the test says: {rate:.0}/s"
+    );
 }
 
 #[test]
 fn certificates_renew_by_themselves_before_they_expire() {
-    let mesh = Mesh::with(Options { ttl: Duration::from_secs(6), ..Options::default() });
+    let mesh = Mesh::with(Options {
+        ttl: Duration::from_secs(6),
+        ..Options::default()
+    });
     let load = Load::start(mesh.storefront.outbound, READ_ORDER, 200);
     let mut serials = BTreeSet::new();
     wait_for("four certificates of each sidecar", || {
@@ -40,12 +55,21 @@ fn certificates_renew_by_themselves_before_they_expire() {
         (serials.len() >= 8).then_some(())
     });
     let tally = load.stop();
-    assert!(tally.failures.is_empty(), "{} lost, such as {}", tally.failures.len(), tally.failures[0]);
+    assert!(
+        tally.failures.is_empty(),
+        "{} lost, such as {}",
+        tally.failures.len(),
+        tally.failures[0]
+    );
 }
 
 #[test]
-fn without_the_ca_traffic_goes_on_until_expiry_then_stops_with_a_reason_and_recovers_when_it_returns() {
-    let mut mesh = Mesh::with(Options { ttl: Duration::from_secs(6), ..Options::default() });
+fn without_the_ca_traffic_goes_on_until_expiry_then_stops_with_a_reason_and_recovers_when_it_returns()
+ {
+    let mut mesh = Mesh::with(Options {
+        ttl: Duration::from_secs(6),
+        ..Options::default()
+    });
     mesh.ca.kill();
     assert_eq!(mesh.storefront.call("GET", "/api/v1/orders/1").status, 200);
 
@@ -57,10 +81,14 @@ fn without_the_ca_traffic_goes_on_until_expiry_then_stops_with_a_reason_and_reco
     assert!(refused.body.contains("identity_expired"), "{refused:?}");
     assert!(!mesh.storefront.ready());
     let log = mesh.storefront.process.log_text();
-    assert!(log.contains("identity_expired") || log.contains("expired"), "{log}");
+    assert!(
+        log.contains("identity_expired") || log.contains("expired"),
+        "{log}"
+    );
 
     mesh.ca.serve();
     wait_for("both sidecars to recover", || {
-        (mesh.storefront.call("GET", "/api/v1/orders/1").status == 200 && mesh.storefront.ready()).then_some(())
+        (mesh.storefront.call("GET", "/api/v1/orders/1").status == 200 && mesh.storefront.ready())
+            .then_some(())
     });
 }

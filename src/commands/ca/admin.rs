@@ -27,12 +27,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// When `listen` is not loopback or cannot be bound.
 pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<()> {
-    ensure!(listen.ip().is_loopback(), "--admin-listen: expected a loopback address, found {listen}");
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    ensure!(
+        listen.ip().is_loopback(),
+        "--admin-listen: expected a loopback address, found {listen}"
+    );
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("cannot listen on {listen}"))?;
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     tokio::spawn(async move {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+                return;
+            };
             let Ok((stream, _)) = listener.accept().await else {
                 // Out of descriptors, most likely; give the rest of the process time to close some.
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -60,8 +67,11 @@ pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/live" | "/ready") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.encode()),
-        (&Method::GET, _) => (StatusCode::NOT_FOUND, "expected /live, /ready or /metrics\n".to_owned()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.render()),
+        (&Method::GET, _) => (
+            StatusCode::NOT_FOUND,
+            "expected /live, /ready or /metrics\n".to_owned(),
+        ),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));

@@ -41,15 +41,15 @@ impl Load {
 
     pub(crate) fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|thread| thread.join().expect("no panic in a load thread")).fold(
-            Tally::default(),
-            |mut sum, part| {
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().expect("no panic in a load thread"))
+            .fold(Tally::default(), |mut sum, part| {
                 sum.succeeded += part.succeeded;
                 sum.failures.extend(part.failures);
                 sum.took = sum.took.max(part.took);
                 sum
-            },
-        )
+            })
     }
 }
 
@@ -82,17 +82,29 @@ fn one_connection(to: SocketAddr, request: &str, pause: Duration, stop: &AtomicB
 
 /// Whether the connection may be used again; or what went wrong.
 pub(crate) fn exchange(stream: &mut BufReader<TcpStream>, request: &str) -> Result<bool, String> {
-    stream.get_mut().write_all(request.as_bytes()).map_err(|error| format!("sending: {error}"))?;
+    stream
+        .get_mut()
+        .write_all(request.as_bytes())
+        .map_err(|error| format!("sending: {error}"))?;
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        if stream.read_line(&mut head).map_err(|error| format!("reading: {error}"))? == 0 {
+        if stream
+            .read_line(&mut head)
+            .map_err(|error| format!("reading: {error}"))?
+            == 0
+        {
             return Err(format!("closed after {head:?}"));
         }
     }
     let lower = head.to_ascii_lowercase();
-    let length = lower.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok()).unwrap_or(0);
+    let length = lower
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok())
+        .unwrap_or(0);
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).map_err(|error| format!("reading the body: {error}"))?;
+    stream
+        .read_exact(&mut body)
+        .map_err(|error| format!("reading the body: {error}"))?;
     if !head.starts_with("HTTP/1.1 200 ") {
         return Err(format!("{head}{}", String::from_utf8_lossy(&body)));
     }

@@ -69,14 +69,26 @@ spec:
   validity: {{notAfter: never, because: "a test"}}
 "#
     );
-    let mesh = Mesh::with(Options { app: Some(app), policy, ..Options::default() });
+    let mesh = Mesh::with(Options {
+        app: Some(app),
+        policy,
+        ..Options::default()
+    });
     let client = write(folder.path(), "client.py", CLIENT);
-    let output =
-        python().args([path(&client), &mesh.storefront.outbound.to_string()]).output().expect("the client runs");
+    let output = python()
+        .args([path(&client), &mesh.storefront.outbound.to_string()])
+        .output()
+        .expect("the client runs");
     let said = String::from_utf8_lossy(&output.stdout);
     // The app does not implement Charge; the first call reaches it and says so, the others are limited.
-    let expected =
-        ["order 42", "100", "PERMISSION_DENIED", "UNIMPLEMENTED", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED"];
+    let expected = [
+        "order 42",
+        "100",
+        "PERMISSION_DENIED",
+        "UNIMPLEMENTED",
+        "RESOURCE_EXHAUSTED",
+        "RESOURCE_EXHAUSTED",
+    ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
 }
 

@@ -1,0 +1,109 @@
+//! `tipstaff policy ...`: the evaluator of the proxy, asked by a person.
+
+use super::{answer, print_json};
+use crate::cli::{Output, PolicyCommand, PolicyDirArgs, PolicyExplainArgs};
+use crate::policy_dir;
+use ::policy::Caller;
+use ::policy::explain::{Question, Verdict, explain};
+use ::policy::lint::lint;
+use ::policy::testing::{self, Fields};
+use anyhow::{Context, bail};
+use identity::SpiffeId;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        PolicyCommand::Check(arguments) => check(arguments),
+        PolicyCommand::Explain(arguments) => explain_one(arguments),
+        PolicyCommand::Test(arguments) => test(arguments),
+    }
+}
+
+fn check(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
+    let policy = policy_dir::load(&arguments.dir, arguments.namespace.options())?;
+    let warnings: Vec<String> = lint(&policy, SystemTime::now())
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let counts = policy.counts();
+    match arguments.output.output {
+        Output::Json => print_json(&serde_json::json!({
+            "grants": counts.grants, "guards": counts.guards, "limits": counts.limits, "profiles": counts.profiles, "warnings": warnings,
+        }))?,
+        Output::Text => {
+            for warning in &warnings {
+                println!("warning: {warning}");
+            }
+            println!(
+                "{} grants, {} guards, {} limits, {} profiles: no problems",
+                counts.grants, counts.guards, counts.limits, counts.profiles
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
+    let policy = policy_dir::load(&arguments.policy, arguments.namespace.options())?;
+    let from: Option<SpiffeId> = match arguments.from.as_str() {
+        "unauthenticated" => None,
+        id => Some(id.parse().with_context(|| {
+            format!("--from: expected a SPIFFE ID or `unauthenticated`, found {id}")
+        })?),
+    };
+    let headers = arguments
+        .headers
+        .iter()
+        .map(|header| read_header(header))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let explanation = explain(
+        &policy,
+        &Question {
+            caller: from
+                .as_ref()
+                .map_or(Caller::Unauthenticated, Caller::Identity),
+            callee: &arguments.to,
+            port: arguments.port,
+            method: &arguments.method,
+            target: &arguments.path,
+            host: arguments.host.as_deref(),
+            headers: &Fields(&headers),
+            at: arguments.at.unwrap_or_else(SystemTime::now),
+        },
+    );
+    match arguments.output.output {
+        Output::Json => print_json(&explanation)?,
+        Output::Text => println!("{explanation}"),
+    }
+    Ok(answer(explanation.decision == Verdict::Allow))
+}
+
+fn read_header(text: &str) -> anyhow::Result<(String, String)> {
+    let Some((name, value)) = text.split_once(':') else {
+        bail!("--header: expected `name: value`, found {text:?}");
+    };
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+}
+
+fn test(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
+    let policy = policy_dir::load(&arguments.dir, arguments.namespace.options())?;
+    let report =
+        testing::run(&policy, SystemTime::now()).map_err(policy_dir::LoadError::Problems)?;
+    match arguments.output.output {
+        Output::Json => print_json(&report)?,
+        Output::Text => {
+            for failure in &report.failures {
+                println!(
+                    "{}: expected {}, found {}",
+                    failure.at, failure.expected, failure.found
+                );
+            }
+            for rule in &report.unreached {
+                println!("no test reaches {rule}");
+            }
+            println!("{} passed, {} failed", report.passed, report.failures.len());
+        }
+    }
+    Ok(answer(report.failures.is_empty()))
+}
