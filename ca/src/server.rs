@@ -4,6 +4,7 @@
 //! is in [`connection`]; the server's own certificate is in [`tls`].
 
 mod connection;
+mod strangers;
 mod tls;
 
 use crate::admission::Admission;
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use strangers::Strangers;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// Connections above this number are closed at once.
     pub max_connections: usize,
+    /// Of these, how many one address may hold without having shown a client certificate.
+    pub max_strangers_per_address: usize,
     /// A connection without a client certificate is told to go away at this age: it is good for an Issue call, and
     /// must not be a cheap way to hold a place.
     pub max_anonymous_age: Duration,
@@ -52,8 +56,11 @@ impl Default for Options {
             request_timeout: Duration::from_secs(10),
             // One WatchBundle connection per sidecar, at some 40 KiB each.
             max_connections: 8192,
+            // Leaves a fleet behind one address room to enrol, and everybody else room when that address floods.
+            max_strangers_per_address: 512,
             max_anonymous_age: Duration::from_secs(30),
-            max_connection_age: Duration::from_secs(30 * 60),
+            // Less than the server's certificate has left when it is replaced, so that none outlives that either.
+            max_connection_age: Duration::from_secs(15 * 60),
             drain: Duration::from_secs(5),
             // A misconfigured sidecar that retries every few seconds stays below; a flood does not.
             refusals_per_minute: 60,
@@ -149,6 +156,7 @@ impl Server {
 /// Hands each accepted socket to a task of its own. Never returns.
 async fn accept(listener: &TcpListener, service: &Service) {
     let places = Arc::new(Semaphore::new(service.options.max_connections));
+    let strangers = Strangers::new(service.options.max_strangers_per_address);
     loop {
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -158,11 +166,12 @@ async fn accept(listener: &TcpListener, service: &Service) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+        let place = Arc::clone(&places).try_acquire_owned();
+        let (Ok(place), Some(stranger)) = (place, strangers.admit(address.ip())) else {
             service.metrics.count_refusal(Reason::ConnectionLimit);
             continue;
         };
-        let connection = connection::serve(service.clone(), socket, address.ip());
+        let connection = connection::serve(service.clone(), socket, address.ip(), stranger);
         service.tasks.spawn(async move {
             connection.await;
             drop(place);

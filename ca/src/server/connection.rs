@@ -1,5 +1,6 @@
 //! One connection: handshake -> who is it -> calls, each admitted, timed and counted -> told to go away in time.
 
+use super::strangers::Stranger;
 use super::{MAX_MESSAGE_BYTES, Service, Tasks};
 use crate::admission::Source;
 use crate::api::Peer;
@@ -35,7 +36,12 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one socket until the client closes it, its time is up, or the server drains.
-pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr) {
+pub(super) async fn serve(
+    service: Service,
+    socket: TcpStream,
+    address: IpAddr,
+    stranger: Stranger,
+) {
     let _open = Arc::clone(&service.metrics).connection();
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(Arc::clone(&service.tls.borrow()));
@@ -51,6 +57,7 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr) 
     let Ok(svid) = client_leaf(stream.get_ref().1) else {
         return service.metrics.count_refusal(Reason::ClientCertificate);
     };
+    let _stranger = svid.is_none().then_some(stranger);
     let peer = Peer {
         address,
         svid,

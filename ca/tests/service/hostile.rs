@@ -138,6 +138,36 @@ async fn connections_beyond_the_limit_are_closed() {
 }
 
 #[tokio::test]
+async fn one_address_cannot_take_all_places_without_a_certificate() {
+    let ca = Ca::start_with(Options {
+        max_strangers_per_address: 1,
+        ..Options::default()
+    })
+    .await;
+    let workload = Workload::new();
+    let request = workload.request(CART, &ca.token(CART).await);
+    let mut stranger = ca.connect(None).await;
+    let reply = stranger.issue(request).await.unwrap();
+    let refused = ca.try_connect(None).await.map(drop);
+    refused.expect_err("the address has its share");
+    drop(stranger);
+
+    // Whoever has shown a certificate is no stranger any more.
+    let svid = workload.svid(reply.into_inner());
+    let mut held = Vec::new();
+    while held.len() < 3 {
+        // The server hears a little later that the stranger has left.
+        match ca.try_connect(Some(&svid)).await {
+            Ok(mut calls) => {
+                let watch = ca::proto::WatchBundleRequest {};
+                held.push((calls.watch_bundle(watch).await.unwrap(), calls));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_nameless_connection_does_not_hold_its_place_for_long() {
     let ca = Ca::start_with(Options {
         max_anonymous_age: Duration::from_millis(100),
