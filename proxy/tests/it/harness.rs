@@ -1,0 +1,187 @@
+//! A mesh in one process: a CA, sidecars with an app behind them, and callers.
+
+mod app;
+mod caller;
+mod certs;
+
+pub(crate) use app::App;
+pub(crate) use caller::{Caller, head, tls};
+pub(crate) use certs::{Authority, Life};
+
+use identity::{SpiffeId, Svid};
+use policy::{Options, Policy, Source};
+use proxy::admin::PolicyStatus;
+use proxy::config::{
+    AccessLog, Admin, Endpoint, Inbound, Outbound, OutboundListen, Service, Sizes, Timeouts,
+};
+use proxy::drain::{Drain, Readiness};
+use proxy::{Address, Config, IdentityFeed, IdentityState, PolicyFeed, Proxy, ReloadHandle};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+pub(crate) const FRONTEND: &str = "spiffe://prod.example/ns/shop/sa/frontend";
+pub(crate) const ORDERS: &str = "spiffe://prod.example/ns/shop/sa/orders";
+pub(crate) const CART: &str = "spiffe://prod.example/ns/shop/sa/cart";
+
+/// A running sidecar. Dropping it drains and forgets it.
+pub(crate) struct Sidecar {
+    pub(crate) inbound: SocketAddr,
+    outbound: Option<Address>,
+    pub(crate) svid: watch::Sender<Option<Arc<Svid>>>,
+    pub(crate) policy: watch::Sender<Arc<Policy>>,
+    pub(crate) reload: ReloadHandle,
+    pub(crate) config: Config,
+    pub(crate) drain: Drain,
+    pub(crate) running: JoinHandle<()>,
+    _keep: Box<dyn std::any::Any>,
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.drain.cut();
+    }
+}
+
+impl Sidecar {
+    pub(crate) fn outbound(&self) -> SocketAddr {
+        match &self.outbound {
+            Some(Address::Tcp(address)) => *address,
+            other => panic!("expected an outbound listener on TCP, found {other:?}"),
+        }
+    }
+}
+
+/// A sidecar of `svid`'s identity for `app`, with `policy`; `change` has the last word on the configuration.
+pub(crate) fn sidecar(
+    authority: &Authority,
+    svid: Svid,
+    app: SocketAddr,
+    documents: &str,
+    change: impl FnOnce(&mut Config),
+) -> Sidecar {
+    let mut config = config(app);
+    change(&mut config);
+    let (svid, svid_watch) = watch::channel(Some(Arc::new(svid)));
+    let (bundle, bundle_watch) = watch::channel(Arc::new(authority.bundle()));
+    let (state, state_watch) = watch::channel(IdentityState::default());
+    let (renew, renewals) = mpsc::channel(1);
+    let (policy, policy_watch) = watch::channel(Arc::new(compile(documents)));
+    let (status, status_watch) = watch::channel(PolicyStatus {
+        generation: String::new(),
+        loaded_at: SystemTime::now(),
+        last_error: None,
+    });
+    let identity = IdentityFeed {
+        svid: svid_watch,
+        bundle: bundle_watch,
+        state: state_watch,
+        renew,
+    };
+    let policies = PolicyFeed {
+        policy: policy_watch,
+        status: status_watch,
+    };
+    let bound = Proxy::build(config.clone(), identity, policies, Readiness::new()).unwrap();
+    let addresses = bound.addresses().clone();
+    let reload = bound.reload_handle();
+    let drain = Drain::new();
+    let running = tokio::spawn({
+        let drain = drain.clone();
+        async move { bound.run(drain).await.unwrap() }
+    });
+    Sidecar {
+        inbound: addresses.inbound[0],
+        outbound: addresses.outbound,
+        svid,
+        policy,
+        reload,
+        config,
+        drain,
+        running,
+        _keep: Box::new((bundle, state, renewals, status)),
+    }
+}
+
+fn config(app: SocketAddr) -> Config {
+    let any = "127.0.0.1:0".parse().unwrap();
+    Config {
+        inbound: vec![Inbound {
+            listen: any,
+            app: endpoint(app),
+        }],
+        outbound: None,
+        timeouts: Timeouts::default(),
+        sizes: Sizes::default(),
+        admin: Admin {
+            listen: any,
+            socket: None,
+        },
+        access_log: AccessLog::Off,
+        workers: NonZeroUsize::MIN,
+    }
+}
+
+pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint {
+        host: address.ip().to_string(),
+        port: address.port(),
+    }
+}
+
+/// An outbound listener for this test's own processes.
+pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
+    let uid = std::fs::metadata("/proc/self").unwrap().uid();
+    Some(Outbound {
+        listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
+        uids: vec![uid],
+        services,
+    })
+}
+
+pub(crate) fn service(host: &str, at: SocketAddr, identity: &str) -> Service {
+    Service {
+        hosts: vec![host.to_owned()],
+        endpoints: vec![endpoint(at)],
+        identity: SpiffeId::parse(identity).unwrap(),
+        timeout: Duration::from_secs(10),
+    }
+}
+
+pub(crate) fn compile(documents: &str) -> Policy {
+    let source = Source {
+        name: "policy.yaml".to_owned(),
+        text: documents.to_owned(),
+    };
+    policy::compile(&[source], &Options::default())
+        .unwrap_or_else(|problems| panic!("{problems:?}"))
+}
+
+/// A document of the shop about the orders service.
+pub(crate) fn document(kind: &str, name: &str, spec: &str) -> String {
+    let purpose = if kind == "HttpProfile" || kind == "Limit" {
+        ""
+    } else {
+        "purpose: {id: p, owner: o}, "
+    };
+    format!(
+        "---\napiVersion: tipstaff.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{to: [\"{ORDERS}\"], {purpose}{spec}}}\n"
+    )
+}
+
+/// A grant for the front end that never ends.
+pub(crate) fn grant(spec: &str) -> String {
+    let spec =
+        format!("from: [\"{FRONTEND}\"], validity: {{notAfter: never, because: test}}, {spec}");
+    document("Grant", "front", &spec)
+}
+
+/// The front end may read and write everything.
+pub(crate) fn grant_all() -> String {
+    grant("allow: [{methods: [GET, POST], path: \"/**\"}]")
+}

@@ -1,0 +1,83 @@
+//! The workload behind a sidecar: says what it was asked.
+
+use bytes::Bytes;
+use http::{Request, Response, Version};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// An app that answers with the request it saw: the target on the first line, then a field per line, then the body.
+/// `/slow/<ms>` takes its time.
+pub(crate) struct App {
+    pub(crate) address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl App {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::<AtomicUsize>::default();
+        let seen = Arc::clone(&requests);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&seen)));
+            }
+        });
+        Self { address, requests }
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn serve(stream: TcpStream, seen: Arc<AtomicUsize>) {
+    let mut start = [0; 3];
+    let is_http2 = stream.peek(&mut start).await.is_ok() && &start == b"PRI";
+    let service = service_fn(move |request| {
+        seen.fetch_add(1, Ordering::SeqCst);
+        echo(request)
+    });
+    let io = TokioIo::new(stream);
+    // A test that cuts a connection makes this end with an error, which is not its own failure.
+    if is_http2 {
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server.serve_connection(io, service).await.ok();
+    } else {
+        let server = hyper::server::conn::http1::Builder::new();
+        server.serve_connection(io, service).await.ok();
+    }
+}
+
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    if let Some(wait) = path.strip_prefix("/slow/") {
+        tokio::time::sleep(Duration::from_millis(wait.parse().unwrap())).await;
+    }
+    let mut text = format!("{path}\n{} {:?}\n", head.method, head.version);
+    for (name, value) in &head.headers {
+        text += &format!("{name}: {}\n", value.to_str().unwrap_or("?"));
+    }
+    if let Ok(body) = body.collect().await {
+        text += &format!("\n{}", String::from_utf8_lossy(&body.to_bytes()));
+    }
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    if head.version == Version::HTTP_2 {
+        let headers = response.headers_mut();
+        headers.insert(
+            "content-type",
+            http::HeaderValue::from_static("application/grpc"),
+        );
+        headers.insert("grpc-status", http::HeaderValue::from_static("0"));
+    }
+    Ok(response)
+}

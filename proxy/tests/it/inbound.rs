@@ -1,0 +1,337 @@
+use crate::harness::{
+    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant,
+    grant_all, head, sidecar, tls,
+};
+use http::{Request, StatusCode};
+use identity::Svid;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const HOST: &str = "orders.shop.example";
+
+struct Fixture {
+    authority: Authority,
+    frontend: Svid,
+    app: App,
+    sidecar: Sidecar,
+}
+
+impl Fixture {
+    async fn new(documents: &str) -> Self {
+        Self::with(documents, |_| ()).await
+    }
+
+    async fn with(documents: &str, change: impl FnOnce(&mut proxy::Config)) -> Self {
+        let authority = Authority::new();
+        let app = App::start().await;
+        let orders = authority.svid(ORDERS, Life::Hour);
+        let sidecar = sidecar(&authority, orders, app.address, documents, change);
+        Self {
+            frontend: authority.svid(FRONTEND, Life::Hour),
+            authority,
+            app,
+            sidecar,
+        }
+    }
+
+    async fn http1(&self) -> Caller {
+        self.caller(&self.frontend).await.unwrap()
+    }
+
+    async fn http2(&self) -> Caller {
+        Caller::http2(self.sidecar.inbound, &self.authority, &self.frontend).await
+    }
+
+    async fn caller(&self, svid: &Svid) -> std::io::Result<Caller> {
+        Caller::http1(self.sidecar.inbound, &self.authority, Some(svid)).await
+    }
+
+    /// Whether a caller with this certificate gets any answer: with TLS 1.3 it learns of a refusal after its handshake.
+    async fn is_served(&self, svid: Option<&Svid>) -> bool {
+        match Caller::http1(self.sidecar.inbound, &self.authority, svid).await {
+            Ok(mut caller) => caller
+                .send(Request::get("/").header("host", HOST))
+                .await
+                .is_ok(),
+            Err(_) => false,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_granted_request_reaches_the_app_with_the_callers_identity() {
+    let mesh = Fixture::new(&grant_all()).await;
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        let reply = caller.get(HOST, "/a/%7Eb?q=%2F").await;
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.target(), "/a/~b?q=%2F");
+        assert_eq!(reply.seen("host"), [HOST]);
+        assert_eq!(reply.seen("tipstaff-peer"), [FRONTEND]);
+        let [forwarded] = reply.seen("x-forwarded-client-cert")[..] else {
+            panic!("{}", reply.body);
+        };
+        assert!(
+            forwarded.starts_with(&format!("By={ORDERS};Hash=")),
+            "{forwarded}"
+        );
+        assert!(
+            forwarded.ends_with(&format!(";URI={FRONTEND}")),
+            "{forwarded}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bodies_pass_both_ways() {
+    let mesh = Fixture::new(&grant_all()).await;
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        let request = Request::post("/a").header("host", HOST);
+        let reply = caller.send_with(request, "a body").await.unwrap();
+        assert!(reply.body.ends_with("\na body"), "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn what_no_grant_names_is_denied_and_names_no_rule() {
+    let mesh = Fixture::new(&grant("allow: [{methods: [GET], path: \"/orders/{id}\"}]")).await;
+    let mut caller = mesh.http1().await;
+    assert_eq!(caller.get(HOST, "/orders/1").await.status, StatusCode::OK);
+    for request in [Request::delete("/orders/1"), Request::get("/admin")] {
+        let reply = caller.send(request.header("host", HOST)).await.unwrap();
+        assert_eq!(reply.status, StatusCode::FORBIDDEN);
+        assert_eq!(reply.header("tipstaff-decision-id").len(), 16);
+        assert!(!reply.body.contains("front"), "{}", reply.body);
+    }
+    assert_eq!(mesh.app.requests(), 1);
+}
+
+#[tokio::test]
+async fn another_identity_has_no_part_in_the_grant() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let cart = mesh.authority.svid(CART, Life::Hour);
+    let mut caller = mesh.caller(&cart).await.unwrap();
+    assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn strangers_are_refused_in_the_handshake() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let foreign = Authority::new();
+    let wrong_ca = foreign.svid(FRONTEND, Life::Hour);
+    let expired = mesh
+        .authority
+        .svid(FRONTEND, Life::OverSince(Duration::from_secs(60)));
+    assert!(mesh.is_served(Some(&mesh.frontend)).await);
+    assert!(!mesh.is_served(None).await, "without certificate");
+    assert!(!mesh.is_served(Some(&wrong_ca)).await, "wrong CA");
+    assert!(!mesh.is_served(Some(&expired)).await, "expired");
+    assert_eq!(mesh.app.requests(), 1);
+}
+
+#[tokio::test]
+async fn identity_fields_of_a_client_never_reach_the_app() {
+    let mesh = Fixture::new(&grant_all()).await;
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        let request = Request::get("/a")
+            .header("host", HOST)
+            .header("X-Forwarded-Client-Cert", "URI=spiffe://prod.example/evil")
+            .header("x_forwarded_client_cert", "URI=spiffe://prod.example/evil")
+            .header("tipstaff-peer", "spiffe://prod.example/evil")
+            .header("tipstaff_peer", "spiffe://prod.example/evil")
+            .header("Tipstaff-Other", "spiffe://prod.example/evil")
+            .header("x-original-url", "/spiffe://prod.example/evil");
+        let reply = caller.send(request).await.unwrap();
+        assert!(!reply.body.contains("evil"), "{}", reply.body);
+        assert_eq!(reply.seen("tipstaff-peer"), [FRONTEND]);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_field_cannot_take_out_ours() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let request = Request::get("/a")
+        .header("host", HOST)
+        .header(
+            "connection",
+            "tipstaff-peer, x-forwarded-client-cert, x-hop",
+        )
+        .header("x-hop", "1");
+    let reply = mesh.http1().await.send(request).await.unwrap();
+    assert_eq!(reply.seen("tipstaff-peer"), [FRONTEND]);
+    assert_eq!(reply.seen("x-forwarded-client-cert").len(), 1);
+    assert!(reply.seen("x-hop").is_empty());
+}
+
+#[tokio::test]
+async fn an_ambiguous_request_is_rejected_and_ends_the_connection() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let svid = Some(&mesh.frontend);
+    let mut stream = tls(mesh.sidecar.inbound, &mesh.authority, svid, b"http/1.1")
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET /a/../b HTTP/1.1\r\nHost: x.example\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = head(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let mut rest = Vec::new();
+    // The close may come without close_notify; what counts is that it comes.
+    stream.read_to_end(&mut rest).await.ok();
+    assert_eq!(mesh.app.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_limited_caller_learns_when_to_come_back() {
+    let limited = grant(
+        "allow: [{methods: [GET], path: \"/**\"}, {grpc: shop.Orders, methods: [Get]}], \
+         limits: [{name: per-caller, key: [identity], rate: 1/m, burst: 2}]",
+    );
+    let mesh = Fixture::new(&limited).await;
+    let mut caller = mesh.http2().await;
+    for _ in 0..2 {
+        assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
+    }
+    let reply = caller.get(HOST, "/a").await;
+    assert_eq!(reply.status, StatusCode::TOO_MANY_REQUESTS);
+    assert!(reply.header("retry-after").parse::<u64>().unwrap() <= 60);
+    assert!(
+        reply.header("ratelimit-policy").contains(";q=2;w="),
+        "{reply:?}"
+    );
+    assert!(reply.header("ratelimit").contains(";r=0;t="), "{reply:?}");
+    assert_eq!(reply.header("content-type"), "application/problem+json");
+    assert_eq!(reply.header("tipstaff-decision-id").len(), 16);
+
+    let reply = caller.send(grpc("/shop.Orders/Get")).await.unwrap();
+    assert_eq!(
+        (reply.status, reply.header("grpc-status")),
+        (StatusCode::OK, "8")
+    );
+    assert!(
+        reply
+            .header("grpc-retry-pushback-ms")
+            .parse::<u64>()
+            .unwrap()
+            <= 60_000
+    );
+}
+
+#[tokio::test]
+async fn grpc_refusals_are_trailers_only_responses() {
+    let mesh = Fixture::new(&grant("allow: [{grpc: shop.Orders, methods: [Get]}]")).await;
+    let mut caller = mesh.http2().await;
+    for (path, status) in [
+        ("/shop.Orders/Get", "0"),
+        ("/shop.Orders/Delete", "7"),
+        ("/shop.Orders//Get", "3"),
+    ] {
+        let reply = caller.send(grpc(path)).await.unwrap();
+        let found = (reply.status, reply.header("grpc-status"));
+        assert_eq!(found, (StatusCode::OK, status), "{path}");
+    }
+}
+
+fn grpc(path: &str) -> http::request::Builder {
+    Request::post(path)
+        .header("host", HOST)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+}
+
+#[tokio::test]
+async fn a_policy_change_counts_on_open_connections() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let mut caller = mesh.http1().await;
+    assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
+    let narrow = document("Guard", "none", "deny: [{path: \"/a\"}]");
+    mesh.sidecar
+        .policy
+        .send_replace(Arc::new(compile(&(grant_all() + &narrow))));
+    assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn an_app_that_is_down_gives_502_and_a_slow_one_504() {
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.inbound[0].app.port = gone.port();
+    })
+    .await;
+    assert_eq!(
+        mesh.http1().await.get(HOST, "/a").await.status,
+        StatusCode::BAD_GATEWAY
+    );
+
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.timeouts.response = Duration::from_millis(100);
+    })
+    .await;
+    let reply = mesh.http1().await.get(HOST, "/slow/60000").await;
+    assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn an_app_that_closes_an_idle_connection_costs_no_request() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let mut caller = mesh.http1().await;
+    for _ in 0..50 {
+        let request = Request::get("/a").header("host", HOST);
+        assert_eq!(caller.send(request).await.unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(mesh.app.requests(), 50);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let short = mesh
+        .authority
+        .svid(FRONTEND, Life::For(Duration::from_secs(3)));
+    let mut caller = mesh.caller(&short).await.unwrap();
+    assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
+    let closed = async {
+        while !caller.is_closed() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(4), closed)
+        .await
+        .expect("closed at its end");
+}
+
+#[tokio::test]
+async fn a_slow_hello_and_a_slow_head_are_cut_off() {
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.timeouts.tls_hello = Duration::from_millis(100);
+        config.timeouts.request_head = Duration::from_millis(100);
+    })
+    .await;
+    let mut silent = TcpStream::connect(mesh.sidecar.inbound).await.unwrap();
+    assert_eq!(head(&mut silent).await, "");
+
+    let svid = Some(&mesh.frontend);
+    let mut slow = tls(mesh.sidecar.inbound, &mesh.authority, svid, b"http/1.1")
+        .await
+        .unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+    let answer = head(&mut slow).await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn without_an_identity_of_its_own_a_sidecar_serves_nobody() {
+    let mesh = Fixture::new(&grant_all()).await;
+    assert!(mesh.is_served(Some(&mesh.frontend)).await);
+    mesh.sidecar.svid.send_replace(None);
+    assert!(!mesh.is_served(Some(&mesh.frontend)).await);
+}

@@ -1,0 +1,179 @@
+use crate::harness::{
+    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, grant_all, outbound, service,
+    sidecar,
+};
+use http::{Request, StatusCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const HOST: &str = "orders.shop.example";
+
+/// The front end's sidecar calls the orders' sidecar, before an app.
+struct Pair {
+    authority: Authority,
+    app: App,
+    frontend: Sidecar,
+    orders: Sidecar,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        Self::expecting(ORDERS).await
+    }
+
+    async fn expecting(identity: &str) -> Self {
+        let authority = Authority::new();
+        let app = App::start().await;
+        let svid = authority.svid(ORDERS, Life::Hour);
+        let orders = sidecar(&authority, svid, app.address, &grant_all(), |_| ());
+        let to = orders.inbound;
+        let svid = authority.svid(FRONTEND, Life::Hour);
+        let frontend = sidecar(&authority, svid, app.address, "", |config| {
+            config.outbound = outbound(vec![service(HOST, to, identity)]);
+        });
+        Self {
+            authority,
+            app,
+            frontend,
+            orders,
+        }
+    }
+
+    async fn workload(&self) -> Caller {
+        Caller::workload(self.frontend.outbound()).await
+    }
+}
+
+#[tokio::test]
+async fn a_call_arrives_with_the_workloads_identity() {
+    let pair = Pair::new().await;
+    let to = pair.frontend.outbound();
+    for mut workload in [Caller::workload(to).await, Caller::workload_http2(to).await] {
+        let request = Request::post("/a?q")
+            .header("host", HOST)
+            .header("tipstaff-peer", "evil");
+        let reply = workload.send_with(request, "a body").await.unwrap();
+        assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        assert_eq!(reply.target(), "/a?q");
+        assert_eq!(reply.seen("tipstaff-peer"), [FRONTEND]);
+        assert_eq!(reply.seen("host"), [HOST]);
+        assert!(reply.body.ends_with("\na body"), "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_no_service_names_is_refused() {
+    let pair = Pair::new().await;
+    let reply = pair.workload().await.get("elsewhere.example", "/a").await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN);
+    assert!(reply.body.contains("unknown_destination"), "{}", reply.body);
+    assert_eq!(pair.app.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_server_with_another_identity_gets_no_request() {
+    let pair = Pair::expecting(CART).await;
+    let reply = pair.workload().await.get(HOST, "/a").await;
+    assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    assert!(reply.body.contains("handshake_failed"), "{}", reply.body);
+    assert_eq!(pair.app.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_expired_identity_fails_closed_with_the_reason() {
+    let pair = Pair::new().await;
+    let over = pair
+        .authority
+        .svid(FRONTEND, Life::OverSince(Duration::from_secs(1)));
+    pair.frontend.svid.send_replace(Some(Arc::new(over)));
+    let reply = pair.workload().await.get(HOST, "/a").await;
+    assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(reply.body.contains("identity_expired"), "{}", reply.body);
+
+    let fresh = pair.authority.svid(FRONTEND, Life::Hour);
+    pair.frontend.svid.send_replace(Some(Arc::new(fresh)));
+    tokio::time::sleep(Duration::from_millis(150)).await; // Longer than a failure holds.
+    assert_eq!(
+        pair.workload().await.get(HOST, "/a").await.status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn the_next_endpoint_is_taken_when_one_is_down() {
+    let pair = Pair::new().await;
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut config = pair.frontend.config.clone();
+    let services = &mut config.outbound.as_mut().unwrap().services;
+    services[0]
+        .endpoints
+        .insert(0, crate::harness::endpoint(gone));
+    pair.frontend.reload.apply(config).unwrap();
+    let mut workload = pair.workload().await;
+    for _ in 0..4 {
+        assert_eq!(workload.get(HOST, "/a").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_adds_services_and_moves_no_listener() {
+    let pair = Pair::new().await;
+    let mut workload = pair.workload().await;
+    let mut config = pair.frontend.config.clone();
+    let services = &mut config.outbound.as_mut().unwrap().services;
+    services.push(service("more.example", pair.orders.inbound, ORDERS));
+    pair.frontend.reload.apply(config.clone()).unwrap();
+    assert_eq!(
+        workload.get("more.example", "/a").await.status,
+        StatusCode::OK
+    );
+
+    config.inbound[0].listen.set_port(1);
+    let refused = pair.frontend.reload.apply(config).unwrap_err();
+    assert_eq!(refused.keys, ["inbound"]);
+}
+
+#[tokio::test]
+async fn rotation_moves_connections_and_loses_no_request() {
+    let pair = Pair::new().await;
+    let mut callers = Vec::new();
+    let end = Instant::now() + Duration::from_secs(4);
+    for _ in 0..8 {
+        let mut workload = pair.workload().await;
+        callers.push(tokio::spawn(async move {
+            let (mut sent, mut certificates) = (0, std::collections::HashSet::new());
+            while Instant::now() < end {
+                let reply = workload.get(HOST, "/a").await;
+                assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+                certificates.insert(reply.seen("x-forwarded-client-cert")[0].to_owned());
+                sent += 1;
+            }
+            (sent, certificates)
+        }));
+    }
+    while Instant::now() < end {
+        let life = Life::For(Duration::from_secs(2));
+        pair.frontend
+            .svid
+            .send_replace(Some(Arc::new(pair.authority.svid(FRONTEND, life))));
+        pair.orders
+            .svid
+            .send_replace(Some(Arc::new(pair.authority.svid(ORDERS, life))));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+    }
+    let mut certificates = std::collections::HashSet::new();
+    for caller in callers {
+        let (sent, seen) = caller.await.unwrap();
+        assert!(sent > 0);
+        certificates.extend(seen);
+    }
+    assert!(
+        certificates.len() >= 4,
+        "only {} certificates were used",
+        certificates.len()
+    );
+}
