@@ -5,6 +5,7 @@
 //! `identity:` and `policy:` belong to the binary, which composes the file.
 
 mod read;
+mod unique;
 
 pub use read::ParseEndpointError;
 

@@ -5,6 +5,7 @@
 //! Series of the request path are resolved before the first request, so counting one is an atomic add.
 
 mod capped;
+mod label;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -23,6 +24,7 @@ use crate::admin::PolicyStatus;
 use capped::Capped;
 
 pub use capped::OTHER;
+pub use label::{Decision, Direction};
 
 /// Callers with series of their own. An ID may have 2048 bytes, so 256 of them in four decisions are 2.1 MiB of text:
 /// below the 4 MiB that `/metrics` may have.
@@ -34,51 +36,6 @@ pub const MAX_LIMITS: usize = 256;
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
 const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// Which way a request goes, seen from the workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    Inbound,
-    Outbound,
-}
-
-impl Direction {
-    const ALL: [Self; 2] = [Self::Inbound, Self::Outbound];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
-    }
-}
-
-/// What was decided about a request. An allowed request may still fail on its way; its status and reason say so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decision {
-    Allow,
-    /// No grant names it, a guard forbids it, or no service names its destination (403).
-    Deny,
-    /// It is ambiguous or malformed (400 and kin); policy was not asked.
-    Reject,
-    /// It was granted, over a limit (429).
-    Limit,
-}
-
-impl Decision {
-    const ALL: [Self; 4] = [Self::Allow, Self::Deny, Self::Reject, Self::Limit];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Reject => "reject",
-            Self::Limit => "limit",
-        }
-    }
-}
 
 type PerDirection<M> = [M; Direction::ALL.len()];
 type PerDecision<M> = [M; Decision::ALL.len()];

@@ -63,16 +63,5 @@ pub(crate) enum Stranger {
     Query(#[source] io::Error),
 }
 
-impl Stranger {
-    /// A label of metrics.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            Self::Uid { .. } => "uid",
-            Self::Unknown(_) => "uid_unknown",
-            Self::Query(_) => "uid_query",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,5 @@
 //! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -12,13 +9,12 @@ use std::time::Duration;
 use policy::target::host::Host;
 use policy::yaml::{self, Map, Node, Problems};
 
+use super::unique::{Hosts, Listens};
 use super::{
     ADMIN_LISTEN, AccessLog, Admin, Config, Endpoint, Inbound, Outbound, OutboundListen,
     SOCKET_MODE, Service, Sizes, Timeouts, WORKERS,
 };
 
-/// The port that a host without one means: the workload speaks `http://` to us.
-const DEFAULT_PORT: u16 = 80;
 /// A longer wait is a slip of the pen, and timers stay far from overflow.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// hyper takes no smaller buffer.
@@ -341,66 +337,6 @@ fn only(
             yaml::shown(&found)
         )));
         None
-    }
-}
-
-/// Addresses listened on so far, with their lines. `SO_REUSEPORT` would let two listeners of ours share one.
-#[derive(Default)]
-struct Listens(RefCell<Vec<(SocketAddr, usize)>>);
-
-impl Listens {
-    fn claim(&self, address: SocketAddr, node: &Node, problems: &Problems) -> Option<SocketAddr> {
-        let mut taken = self.0.borrow_mut();
-        let overlaps = |other: &SocketAddr| {
-            let either_any = other.ip().is_unspecified() || address.ip().is_unspecified();
-            address.port() != 0
-                && other.port() == address.port()
-                && (either_any || other.ip() == address.ip())
-        };
-        if let Some((_, line)) = taken.iter().find(|(other, _)| overlaps(other)) {
-            problems.push(node.problem(format!(
-                "expected an address of its own, found {address}, taken in line {line}"
-            )));
-            return None;
-        }
-        taken.push((address, node.place().line()));
-        Some(address)
-    }
-}
-
-/// Hosts of services so far, with their lines.
-#[derive(Default)]
-struct Hosts(RefCell<HashMap<String, usize>>);
-
-impl Hosts {
-    /// In canonical form, so that two spellings of one host count as one.
-    fn claim(&self, node: &Node, problems: &Problems) -> Option<String> {
-        let text = yaml::text(node, problems)?;
-        let Ok(host) = Host::parse(text.as_bytes()) else {
-            let found = yaml::shown(&text);
-            problems.push(node.problem(format!(
-                "expected a host such as orders or orders.shop:8080, found {found}"
-            )));
-            return None;
-        };
-        let canonical = match host.port() {
-            Some(port) if port != DEFAULT_PORT => host.to_string(),
-            _ => host.name().to_owned(),
-        };
-        match self.0.borrow_mut().entry(canonical) {
-            Entry::Occupied(taken) => {
-                let (host, line) = (taken.key(), taken.get());
-                problems.push(node.problem(format!(
-                    "expected each host once, found {host} again, first in line {line}"
-                )));
-                None
-            }
-            Entry::Vacant(free) => {
-                let canonical = free.key().clone();
-                free.insert(node.place().line());
-                Some(canonical)
-            }
-        }
     }
 }
 

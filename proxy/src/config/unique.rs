@@ -1,0 +1,77 @@
+//! What may be written once only in a file: addresses to listen on and hosts of services.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+
+use policy::target::host::Host;
+use policy::yaml::{self, Node, Problems};
+
+/// The port that a host without one means: the workload speaks `http://` to us.
+const DEFAULT_PORT: u16 = 80;
+
+/// Addresses listened on so far, with their lines. `SO_REUSEPORT` would let two listeners of ours share one.
+#[derive(Default)]
+pub(super) struct Listens(RefCell<Vec<(SocketAddr, usize)>>);
+
+impl Listens {
+    pub(super) fn claim(
+        &self,
+        address: SocketAddr,
+        node: &Node,
+        problems: &Problems,
+    ) -> Option<SocketAddr> {
+        let mut taken = self.0.borrow_mut();
+        let overlaps = |other: &SocketAddr| {
+            let either_any = other.ip().is_unspecified() || address.ip().is_unspecified();
+            address.port() != 0
+                && other.port() == address.port()
+                && (either_any || other.ip() == address.ip())
+        };
+        if let Some((_, line)) = taken.iter().find(|(other, _)| overlaps(other)) {
+            problems.push(node.problem(format!(
+                "expected an address of its own, found {address}, taken in line {line}"
+            )));
+            return None;
+        }
+        taken.push((address, node.place().line()));
+        Some(address)
+    }
+}
+
+/// Hosts of services so far, with their lines.
+#[derive(Default)]
+pub(super) struct Hosts(RefCell<HashMap<String, usize>>);
+
+impl Hosts {
+    /// In canonical form, so that two spellings of one host count as one.
+    pub(super) fn claim(&self, node: &Node, problems: &Problems) -> Option<String> {
+        let text = yaml::text(node, problems)?;
+        let Ok(host) = Host::parse(text.as_bytes()) else {
+            let found = yaml::shown(&text);
+            problems.push(node.problem(format!(
+                "expected a host such as orders or orders.shop:8080, found {found}"
+            )));
+            return None;
+        };
+        let canonical = match host.port() {
+            Some(port) if port != DEFAULT_PORT => host.to_string(),
+            _ => host.name().to_owned(),
+        };
+        match self.0.borrow_mut().entry(canonical) {
+            Entry::Occupied(taken) => {
+                let (host, line) = (taken.key(), taken.get());
+                problems.push(node.problem(format!(
+                    "expected each host once, found {host} again, first in line {line}"
+                )));
+                None
+            }
+            Entry::Vacant(free) => {
+                let canonical = free.key().clone();
+                free.insert(node.place().line());
+                Some(canonical)
+            }
+        }
+    }
+}
