@@ -223,7 +223,7 @@ impl Signer {
             .unwrap_or(DEFAULT_TTL)
             .clamp(self.ttl_floor.duration(), MAX_TTL);
         let validity = Validity::of_leaf(now, ttl, self.issuer_validity);
-        if validity.not_after < now + self.ttl_floor.duration() / 2 {
+        if self.issuer_validity.not_after < now + self.ttl_floor.duration() {
             return Err(IssueError::IssuerExpires { ttl });
         }
         let leaf = profile::leaf(&request.id, &request.public_key, validity)

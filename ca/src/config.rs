@@ -17,6 +17,9 @@ pub const DEFAULT_ROOT_LIFE: Duration = Duration::from_secs(3650 * 24 * 60 * 60)
 /// One year, after which the issuing intermediate has to be rotated.
 pub const DEFAULT_INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Longer lives are refused: nobody plans that far, and no date may leave the range that X.509 can write.
+pub const MAX_CA_LIFE: Duration = Duration::from_secs(50 * 365 * 24 * 60 * 60);
+
 /// What `init` makes. Only the trust domain and the protection of the keys have no default.
 #[derive(Debug)]
 pub struct InitOptions {

@@ -1,8 +1,7 @@
 //! Every X.509 field of root, intermediate and leaf, with the section that asks for it.
 //!
 //! Common to all three: version 3, a serial of 128 random bits (RFC 5280 section 4.1.2.2; positive, at most 20
-//! octets), ecdsa-with-SHA256 on P-256, the subject key identifier of RFC 7093 section 2
-//! method 1, the issuer's as
+//! octets), ecdsa-with-SHA256 on P-256, the subject key identifier of RFC 7093 section 2 method 1, the issuer's as
 //! authority key identifier (RFC 5280 sections 4.2.1.1 and 4.2.1.2), and exactly one URI SAN with a SPIFFE ID
 //! (X509-SVID section 2).
 
@@ -93,7 +92,7 @@ fn ca(
     // X509-SVID section 4.3: keyCertSign; cRLSign for revocation lists. Critical. No extended key usage (section
     // 4.4): it would restrict the leaves.
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    // X509-SVID section 2: a signing certificate's ID is that of the trust domain, without a path.
+    // X509-SVID section 3.2: a signing certificate's ID is that of the trust domain, without a path.
     params.subject_alt_names = vec![uri(&format!("spiffe://{trust_domain}"))?];
     // RFC 5280 section 4.1.2.6: a CA has a name. The key's hash in it keeps generations of issuers apart, and the
     // trust domain, which may be longer than a common name (64), stays in the SAN.

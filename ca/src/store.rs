@@ -52,7 +52,7 @@ impl Store {
     pub(crate) fn create(directory: &Path, new: &NewCa<'_>) -> Result<(), StoreError> {
         // SQLite would make the file with the process's umask, and its log files with the mode of this one.
         let path = directory.join(directory::DATABASE);
-        directory::write_new(&path, b"").map_err(|error| StoreError::Thread(Arc::new(error)))?;
+        directory::write_new(&path, b"").map_err(|error| StoreError::Create(Arc::new(error)))?;
         let mut connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(StoreError::cannot_record)?;
         fill(&mut connection, new).map_err(StoreError::cannot_record)
@@ -83,7 +83,7 @@ impl Store {
             .await
     }
 
-    /// Replaces the authorities of the bundle and gives the new bundle, whose sequence is one higher.
+    /// Replaces the authorities of the bundle and gives its new sequence.
     pub(crate) async fn publish_bundle(
         &self,
         bundle: TrustBundle,
@@ -255,6 +255,8 @@ pub enum StoreError {
     TrustDomain(String),
     #[error("expected a trust bundle in the CA's database")]
     Bundle(#[source] Arc<BundleError>),
+    #[error("cannot make the file of the CA's database")]
+    Create(#[source] Arc<std::io::Error>),
     #[error("cannot start the CA's database writer")]
     Thread(#[source] Arc<std::io::Error>),
     #[error("the CA's database writer has stopped")]

@@ -1,6 +1,6 @@
 //! Making a CA directory, and reading it back.
 
-use crate::config::InitOptions;
+use crate::config::{InitOptions, MAX_CA_LIFE};
 use crate::directory::{
     self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY,
 };
@@ -15,7 +15,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 /// Labels of the key files.
@@ -30,6 +30,10 @@ const INTERMEDIATE: &str = "intermediate";
 pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
     if directory.symlink_metadata().is_ok() {
         return Err(InitError::Exists(directory.to_owned()));
+    }
+    let life = options.root_life.max(options.intermediate_life);
+    if life > MAX_CA_LIFE {
+        return Err(InitError::Life { found: life });
     }
     let name = directory
         .file_name()
@@ -168,6 +172,8 @@ pub enum InitError {
     Exists(PathBuf),
     #[error("expected a directory to make, found {0}")]
     NoName(PathBuf),
+    #[error("expected CA certificates to live at most {MAX_CA_LIFE:?}, found {found:?}")]
+    Life { found: Duration },
     #[error("cannot write {path}")]
     Io {
         path: PathBuf,

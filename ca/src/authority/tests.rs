@@ -226,6 +226,15 @@ fn a_failed_init_leaves_nothing() {
 }
 
 #[test]
+fn a_life_beyond_the_calendar_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut options = options();
+    options.intermediate_life = Duration::MAX;
+    let refused = init(&temporary.path().join("ca"), &options);
+    assert!(matches!(refused, Err(InitError::Life { .. })));
+}
+
+#[test]
 fn an_encrypted_ca_opens_with_its_passphrase_only() {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("ca");

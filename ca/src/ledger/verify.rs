@@ -196,11 +196,21 @@ fn walk_certificates(connection: &Connection, report: &mut Report) -> rusqlite::
         report.certificates += 1;
         let (serial, seq): (String, i64) = (row.get(0)?, row.get(4)?);
         let der: Vec<u8> = row.get(3)?;
-        let event: Option<String> = row.get(5)?;
         let (spiffe_id, not_after): (String, i64) = (row.get(1)?, row.get(2)?);
-        let recorded = event.and_then(|event| serde_json::from_str(&event).ok());
-        let matches = matches!(&recorded, Some(Event::Issued { serial: s, spiffe_id: i, not_after: n, certificate, .. })
-            if *s == serial && *i == spiffe_id && *n == not_after && *certificate == fingerprint(&der));
+        let event: Option<String> = row.get(5).ok();
+        let matches = match event.and_then(|event| serde_json::from_str(&event).ok()) {
+            Some(Event::Issued {
+                serial: recorded_serial,
+                spiffe_id: recorded_id,
+                not_after: recorded_end,
+                certificate,
+                ..
+            }) => {
+                (&recorded_serial, &recorded_id, recorded_end) == (&serial, &spiffe_id, not_after)
+                    && certificate == fingerprint(&der)
+            }
+            _ => false,
+        };
         if !matches {
             report.add(Problem::NotRecorded { serial, seq });
         }
