@@ -349,6 +349,7 @@ fn non_empty<'n, T>(
     Some(items)
 }
 
+#[derive(Clone, Copy)]
 enum Presence {
     Required,
     Optional,

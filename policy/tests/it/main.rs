@@ -1,4 +1,8 @@
 //! Tests of the policy crate through its public API.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: a panic is a failed test"
+)]
 
 /// Deciding allocates nothing, whatever the number of grants.
 mod allocation;
