@@ -1,7 +1,7 @@
 //! The CA's listener: TLS 1.3, HTTP/2, the gRPC service on top.
 //!
 //! Every wait on a client has a deadline and everything counted per client is bounded. What happens on one connection
-//! is in [`connection`]; the server's own certificate is in [`tls`].
+//! is in `server/connection.rs`; the server's own certificate is in `server/tls.rs`.
 
 mod connection;
 mod strangers;

@@ -136,6 +136,12 @@ impl Ca {
     }
 
     pub(crate) async fn try_connect(&self, svid: Option<&Svid>) -> std::io::Result<Calls> {
+        let transport = self.transport(svid).await?;
+        Ok(CertificateAuthorityClient::with_origin(transport, origin()))
+    }
+
+    /// A connection for calls that the generated client does not offer.
+    pub(crate) async fn transport(&self, svid: Option<&Svid>) -> std::io::Result<Transport> {
         let bundle = self.bundle();
         let ca = SpiffeId::ca_server(bundle.trust_domain());
         let config = Arc::new(client_config(svid, Arc::new(bundle), ca, &[b"h2"]));
@@ -147,11 +153,7 @@ impl Ca {
         let http = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (requests, driver) = http.map_err(std::io::Error::other)?;
         tokio::spawn(driver);
-        let origin = "https://ca.invalid".parse().unwrap();
-        Ok(CertificateAuthorityClient::with_origin(
-            Transport(requests),
-            origin,
-        ))
+        Ok(Transport(requests))
     }
 
     /// What a sidecar for `id` would be configured with.
@@ -204,6 +206,11 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future)
         .await
         .expect("nothing happened for too long")
+}
+
+/// HTTP/2 wants an authority; nothing is decided by it.
+pub(crate) fn origin() -> http::Uri {
+    http::Uri::from_static("https://ca.invalid")
 }
 
 pub(crate) type Calls = CertificateAuthorityClient<Transport>;

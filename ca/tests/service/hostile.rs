@@ -1,7 +1,7 @@
-use crate::harness::{CART, Ca, LeafKey, Workload, within};
+use crate::harness::{CART, Ca, LeafKey, Workload, origin, within};
 use ca::client;
 use ca::metrics::Reason;
-use ca::proto::IssueRequest;
+use ca::proto::{IssueRequest, RenewResponse};
 use ca::server::Options;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -105,6 +105,27 @@ async fn an_oversized_message_is_refused_with_its_limit() {
         "{status:?}"
     );
     assert_eq!(ca.metrics.refused(Reason::OversizedMessage), 1);
+}
+
+#[tokio::test]
+async fn a_message_or_method_that_is_not_in_the_contract_is_refused() {
+    let ca = Ca::start().await;
+    for (method, code, reason) in [
+        ("Renew", Code::InvalidArgument, Reason::MalformedMessage),
+        ("Revoke", Code::Unimplemented, Reason::UnknownMethod),
+    ] {
+        let transport = ca.transport(None).await.unwrap();
+        let mut grpc = tonic::client::Grpc::with_origin(transport, origin());
+        grpc.ready().await.unwrap();
+        // An IssueRequest where a RenewRequest is expected: its second field has another type.
+        let codec = tonic_prost::ProstCodec::<IssueRequest, RenewResponse>::default();
+        let path = format!("/tipstaff.ca.v1.CertificateAuthority/{method}");
+        let request = tonic::Request::new(Workload::new().request(CART, ""));
+        let called = grpc.unary(request, path.parse().unwrap(), codec).await;
+        let status = called.expect_err("nothing to answer");
+        assert_eq!(status.code(), code, "{status:?}");
+        assert_eq!(ca.metrics.refused(reason), 1);
+    }
 }
 
 #[tokio::test]
