@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 /// Who has to act on a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fault {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
     /// The caller: what it sent is not acceptable.
     Downstream,
     /// The app, or the sidecar of the service called.

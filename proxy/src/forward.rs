@@ -66,7 +66,7 @@ pub(crate) async fn to_app(
     }
     head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
     head.headers.insert(PEER, peer.header());
-    if is_grpc(&head.headers) {
+    if is_grpc(&head.method, &head.headers) {
         let authority = head.headers.remove(HOST);
         absolute(&mut head.uri, Scheme::HTTP, authority.as_ref());
         head.version = Version::HTTP_2;

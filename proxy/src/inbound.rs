@@ -121,7 +121,7 @@ impl Caller {
 async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
     let manner = Manner {
         version: request.version(),
-        is_grpc: is_grpc(request.headers()),
+        is_grpc: is_grpc(request.method(), request.headers()),
     };
     let mut exchange = Exchange::begin(&caller.origin, &request);
     match handle(&caller, request, &mut exchange).await {

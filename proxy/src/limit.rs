@@ -40,7 +40,8 @@ pub(crate) fn charge<B>(
         namespace: peer.id().namespace(),
         route: allow.route,
         method: request.method().as_str(),
-        grpc_method: is_grpc(request.headers()).then(|| path.trim_start_matches('/')),
+        grpc_method: is_grpc(request.method(), request.headers())
+            .then(|| path.trim_start_matches('/')),
         client_ip: Some(client_ip),
         headers: &Fields(request.headers()),
     };
@@ -52,8 +53,8 @@ pub(crate) fn charge<B>(
         Failure::Limited(Exceeded {
             limit: exceeded.id.to_owned(),
             retry_after: exceeded.retry_after,
-            policy_field: exceeded.standing.policy_field().to_string(),
-            limit_field: exceeded.standing.limit_field().to_string(),
+            policy_field: exceeded.standing.policy_field(),
+            limit_field: exceeded.standing.limit_field(),
             id: DecisionId::new(),
         })
     })

@@ -155,7 +155,8 @@ impl Accept for UnixListener {
 /// A place under the cap on open connections; free again when dropped.
 pub(crate) type Slot = OwnedSemaphorePermit;
 
-/// Accepts until the drain starts. At the cap it stops accepting, so that the kernel's queue holds callers back.
+/// Accepts until the drain starts. At the cap it waits with one connection in hand, and the kernel's queue holds back
+/// the others.
 pub(crate) async fn accept<L: Accept>(
     listener: L,
     slots: &Arc<Semaphore>,
@@ -164,14 +165,13 @@ pub(crate) async fn accept<L: Accept>(
 ) {
     loop {
         let next = async {
-            let slot = Arc::clone(slots)
-                .acquire_owned()
-                .await
-                .expect("the semaphore is never closed");
-            (listener.next().await, slot)
+            let accepted = listener.next().await;
+            // The slot comes second: a quiet listener holds none that a busy one needs.
+            let slot = Arc::clone(slots).acquire_owned().await;
+            (accepted, slot.expect("the semaphore is never closed"))
         };
         let (accepted, slot) = tokio::select! {
-            accepted = next => accepted,
+            next = next => next,
             () = drain.started() => return,
         };
         match accepted {

@@ -321,3 +321,6 @@ pub(crate) fn remove_overrides(headers: &mut HeaderMap) {
         headers.remove(name);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ impl Outbound {
 async fn answer(outbound: Arc<Outbound>, request: Request<Incoming>) -> Response<Body> {
     let manner = Manner {
         version: request.version(),
-        is_grpc: is_grpc(request.headers()),
+        is_grpc: is_grpc(request.method(), request.headers()),
     };
     let mut exchange = Exchange::begin(&outbound.origin, &request);
     match handle(&outbound, request, &mut exchange).await {
@@ -230,10 +230,7 @@ impl Route {
             let lanes = &self.endpoints[first.wrapping_add(turn) % self.endpoints.len()];
             match lanes.ready(limit).await {
                 Ok(ready) => return Ok((lanes, ready)),
-                Err(error) => {
-                    tracing::warn!(%error, endpoint = %lanes.endpoint(), "cannot connect to a service");
-                    failure = error;
-                }
+                Err(error) => failure = error,
             }
         }
         Err(failure)

@@ -33,6 +33,13 @@ pub(crate) fn failure(
     mut exchange: Box<Exchange>,
 ) -> Response<Body> {
     exchange.failed(failure);
+    // The access log has a line for each; this one has the causes.
+    tracing::debug!(
+        fault = ?failure.fault(),
+        reason = failure.reason(),
+        error = failure as &dyn std::error::Error,
+        "request answered by the proxy"
+    );
     let response = response(failure, manner);
     exchange.answered(response.status().as_u16());
     response.map(|bytes| Body::own(bytes, exchange))

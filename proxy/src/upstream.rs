@@ -7,7 +7,8 @@ pub(crate) mod http2;
 use crate::config::Endpoint;
 use crate::error::ConnectError;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::net::IpAddr;
@@ -122,8 +123,9 @@ async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
 }
 
 /// Whether a gRPC call: decides the protocol towards the app, and the form of a refusal.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+pub(crate) fn is_grpc(method: &Method, headers: &HeaderMap) -> bool {
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .map_or(&[][..], HeaderValue::as_bytes);
+    method == Method::POST && content_type.starts_with(b"application/grpc")
 }

@@ -108,10 +108,6 @@ impl Lanes {
         })
     }
 
-    pub(crate) fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
-    }
-
     /// The endpoint as the access log shows it.
     pub(crate) fn name(&self) -> &Arc<str> {
         &self.name
@@ -145,6 +141,12 @@ impl Lanes {
                 Ok(ready)
             }
             Err(error) => {
+                tracing::warn!(
+                    endpoint = %self.endpoint,
+                    reason = error.reason(),
+                    error = &error as &dyn std::error::Error,
+                    "cannot connect"
+                );
                 *last_failure = Some((Instant::now(), error.clone()));
                 Err(error)
             }

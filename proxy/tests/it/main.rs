@@ -1,5 +1,10 @@
 //! The data path through its public API, over real sockets on loopback, with certificates minted here.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
+
 mod harness; // A CA, sidecars, an app that echoes, and callers.
 
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.

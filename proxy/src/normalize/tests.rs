@@ -1,0 +1,176 @@
+use super::*;
+
+fn request(version: Version, target: &str, fields: &[(&str, &str)]) -> Request<()> {
+    let mut request = Request::builder()
+        .method("GET")
+        .version(version)
+        .uri(target);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.body(()).unwrap()
+}
+
+fn http1(target: &str, fields: &[(&str, &str)]) -> Result<Request<()>, Rejection> {
+    normalized(request(Version::HTTP_11, target, fields))
+}
+
+fn http2(target: &str, fields: &[(&str, &str)]) -> Result<Request<()>, Rejection> {
+    normalized(request(Version::HTTP_2, target, fields))
+}
+
+fn normalized(mut request: Request<()>) -> Result<Request<()>, Rejection> {
+    normalize(&mut request, &Profile::default())?;
+    Ok(request)
+}
+
+#[test]
+fn target_and_host_become_canonical() {
+    for (target, host, path, canonical) in [
+        ("/a?q=1", "a.example", "/a?q=1", "a.example"),
+        ("/%7Ea", "A.Example.", "/~a", "a.example"),
+        (
+            "/%7Ea?q=%7E",
+            "a.example:8080",
+            "/~a?q=%7E",
+            "a.example:8080",
+        ),
+        ("http://a.example/x", "a.example", "/x", "a.example"),
+        ("/a", "a.example:", "/a", "a.example"),
+    ] {
+        let request = http1(target, &[("host", host)]);
+        let found = request.map(|request| {
+            let host = request.headers()[HOST].to_str().unwrap().to_owned();
+            (request.uri().to_string(), host)
+        });
+        assert_eq!(
+            found,
+            Ok((path.to_owned(), canonical.to_owned())),
+            "{target} {host}"
+        );
+    }
+}
+
+#[test]
+fn an_authority_becomes_the_host() {
+    let request = http2("https://Orders.example/a", &[]).unwrap();
+    assert_eq!(request.uri(), "/a");
+    assert_eq!(request.headers()[HOST], "orders.example");
+}
+
+#[test]
+fn the_host_that_policy_sees_has_no_port() {
+    let mut request = request(Version::HTTP_11, "/", &[("host", "A.example:8080")]);
+    let normal = normalize(&mut request, &Profile::default()).unwrap();
+    assert_eq!(normal.host(request.headers()), "a.example");
+}
+
+#[test]
+fn what_two_servers_could_read_differently_is_rejected() {
+    let host = ("host", "a.example");
+    for (found, expected) in [
+        (http1("/", &[]), "missing_host"),
+        (http1("/", &[host, host]), "repeated_host"),
+        (
+            http1("http://b.example/", &[host]),
+            "host_authority_mismatch",
+        ),
+        (
+            http2("https://b.example/", &[host]),
+            "host_authority_mismatch",
+        ),
+        (http1("ftp://a.example/", &[host]), "bad_scheme"),
+        (http1("/a/../b", &[host]), "dot_segment"),
+        (
+            http1("/", &[host, ("transfer-encoding", "gzip, chunked")]),
+            "ambiguous_framing",
+        ),
+        (
+            http1(
+                "/",
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "1"),
+                ],
+            ),
+            "ambiguous_framing",
+        ),
+        (
+            http1(
+                "/",
+                &[host, ("content-length", "1"), ("content-length", "1")],
+            ),
+            "ambiguous_framing",
+        ),
+        (
+            http2("https://a.example/", &[("transfer-encoding", "chunked")]),
+            "h2_connection_header",
+        ),
+        (
+            http2("https://a.example/", &[("upgrade", "h2c")]),
+            "h2_connection_header",
+        ),
+        (
+            http1("/", &[host, ("upgrade", "websocket")]),
+            "upgrade_not_enabled",
+        ),
+        (
+            http1("/", &[host, ("connection", "host")]),
+            "h2_connection_header",
+        ),
+        (
+            http1("/", &[host, ("connection", "a b")]),
+            "bad_header_value",
+        ),
+        (
+            normalized(request(Version::HTTP_10, "/", &[host])),
+            "http_version",
+        ),
+    ] {
+        assert_eq!(found.unwrap_err().reason(), expected);
+    }
+}
+
+#[test]
+fn fields_of_the_hop_and_of_proxies_are_removed() {
+    let request = http1(
+        "/",
+        &[
+            ("host", "a.example"),
+            ("connection", "x-hop, upgrade"),
+            ("x-hop", "1"),
+            ("upgrade", "h2c"),
+            ("http2-settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+            ("te", "trailers"),
+            ("keep-alive", "5"),
+            ("forwarded", "host=b.example"),
+            ("x-rewrite-url", "/admin"),
+            ("x_forwarded-client_cert", "URI=spiffe://prod.example/evil"),
+            ("tipstaff_peer", "spiffe://prod.example/evil"),
+            ("x-other", "kept"),
+            ("traceparent", "kept"),
+        ],
+    )
+    .unwrap();
+    let mut left: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["host", "traceparent", "x-other"]);
+}
+
+#[test]
+fn trailers_may_be_offered_over_http2() {
+    let request = http2("https://a.example/", &[("te", "trailers")]).unwrap();
+    assert_eq!(request.headers()[TE], "trailers");
+}
+
+#[test]
+fn a_method_override_is_left_for_guards_and_then_removed() {
+    let fields = [("host", "a.example"), ("X-HTTP-Method-Override", "DELETE")];
+    let mut request = request(Version::HTTP_11, "/", &fields);
+    let normal = normalize(&mut request, &Profile::default()).unwrap();
+    assert!(normal.has_override);
+    assert!(request.headers().contains_key(METHOD_OVERRIDES[0]));
+    remove_overrides(request.headers_mut());
+    assert!(!request.headers().contains_key(METHOD_OVERRIDES[0]));
+}
