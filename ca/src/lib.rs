@@ -15,13 +15,18 @@ pub mod profile;
 pub mod store;
 pub mod token;
 
+// The service: the contract, the listener, what a call passes on its way to the authority, and the other end.
 pub mod proto;
+
+pub mod server;
+
 mod admission;
 mod api;
 pub mod attest;
+
 pub mod client;
+
 pub mod metrics;
-pub mod server;
 mod watched;
 
 pub use authority::{Authority, Issued, Request, Requester, init};
