@@ -184,14 +184,22 @@ impl Config {
     /// What differs in `new` and takes effect only after a restart, as key paths: listeners, workers, the admin side and
     /// the access log are bound at start. Everything else may change while connections stay.
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
-        let bound =
-            |outbound: &Option<Outbound>| outbound.as_ref().map(|outbound| outbound.listen.clone());
+        let listen = |config: &Self| {
+            config
+                .outbound
+                .as_ref()
+                .map(|outbound| outbound.listen.clone())
+        };
+        let uids = |config: &Self| {
+            config
+                .outbound
+                .as_ref()
+                .map(|outbound| outbound.uids.clone())
+        };
         [
             ("inbound", self.inbound != new.inbound),
-            (
-                "outbound.listen",
-                bound(&self.outbound) != bound(&new.outbound),
-            ),
+            ("outbound.listen", listen(self) != listen(new)),
+            ("outbound.uids", uids(self) != uids(new)),
             (
                 "sizes.maxConnections",
                 self.sizes.max_connections != new.sizes.max_connections,

@@ -67,8 +67,8 @@ pub struct Metrics {
     reload_failures: Counter,
     policy_loaded: Gauge,
     policy_generation: Family<[(&'static str, String); 1], Gauge>,
-    access_log_dropped: Counter,
-    access_log_suppressed: Counter,
+    pub(crate) access_log_dropped: Counter,
+    pub(crate) access_log_suppressed: Counter,
 }
 
 impl Metrics {
@@ -270,14 +270,6 @@ impl Metrics {
 
     pub(crate) fn identity_changed(&self) {
         self.identity_changes.inc();
-    }
-
-    pub(crate) fn access_log_dropped(&self, lines: u64) {
-        self.access_log_dropped.inc_by(lines);
-    }
-
-    pub(crate) fn access_log_suppressed(&self) {
-        self.access_log_suppressed.inc();
     }
 
     /// All metrics as OpenMetrics text, with identity and policy as they are at `now`.

@@ -1,5 +1,8 @@
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use serde_json::Value;
 
 use super::writer::Sampler;
@@ -162,6 +165,42 @@ fn reopening_follows_a_rotated_file() {
     assert!(writer.close(Duration::from_secs(10)));
     assert!(std::fs::read_to_string(&moved).unwrap().contains("/old"));
     assert!(std::fs::read_to_string(&file).unwrap().contains("/new"));
+}
+
+#[test]
+fn full_disk_costs_counted_lines() {
+    let metrics = Metrics::new();
+    let target = config::AccessLog::File("/dev/full".into());
+    let (log, writer) = AccessLog::open(&target, metrics.clone()).unwrap();
+    for _ in 0..10 {
+        record(Path::Canonical("/")).finish(&metrics, &log);
+    }
+    assert!(writer.close(Duration::from_secs(10)));
+    assert_eq!(metrics.access_log_dropped.get(), 10);
+}
+
+#[test]
+fn stalled_writer_costs_lines_and_no_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::from_raw_mode(0o600)).unwrap();
+    // Opened and never read.
+    let nonblock = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
+    let mut options = File::options();
+    let reader = options
+        .read(true)
+        .custom_flags(nonblock)
+        .open(&pipe)
+        .unwrap();
+    let metrics = Metrics::new();
+    let (log, writer) = AccessLog::open(&config::AccessLog::File(pipe), metrics.clone()).unwrap();
+    for _ in 0..20_000 {
+        record(Path::Canonical("/")).finish(&metrics, &log);
+    }
+    assert!(metrics.access_log_dropped.get() > 0);
+    assert!(!writer.close(Duration::from_millis(1)));
+    // Frees the thread.
+    drop(reader);
 }
 
 #[test]

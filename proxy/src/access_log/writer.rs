@@ -92,7 +92,7 @@ impl AccessLog {
         let Some(shared) = &self.shared else { return };
         let mut state = shared.lock();
         if state.lines.len() >= MAX_PENDING_BYTES || state.closing {
-            shared.metrics.access_log_dropped(1);
+            shared.metrics.access_log_dropped.inc();
             return;
         }
         let mut suppressed = 0;
@@ -100,7 +100,7 @@ impl AccessLog {
             match state.refusals.admit(Instant::now()) {
                 Some(left_out) => suppressed = left_out,
                 None => {
-                    shared.metrics.access_log_suppressed();
+                    shared.metrics.access_log_suppressed.inc();
                     return;
                 }
             }
@@ -192,7 +192,7 @@ impl Shared {
 
             if let Err(error) = sink.write(&batch) {
                 let lost = batch.iter().filter(|byte| **byte == b'\n').count();
-                self.metrics.access_log_dropped(lost as u64);
+                self.metrics.access_log_dropped.inc_by(lost as u64);
                 tracing::error!(%error, lines = lost, "access log not written");
             }
             batch.clear();

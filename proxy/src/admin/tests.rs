@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use identity::{Svid, TrustBundle, TrustDomain};
 use policy::yaml::{self, Problems};
@@ -379,6 +379,28 @@ fn process_of_another_user_cannot_rotate() {
     let answer = String::from_utf8_lossy(&asked.stdout);
     assert!(!answer.contains("HTTP/1.1"), "{answer}");
     assert!(admin.renewals.try_recv().is_err());
+}
+
+#[test]
+fn idle_connections_take_no_more_than_their_places() {
+    let admin = Harness::start();
+    let idle: Vec<TcpStream> = (0..16)
+        .map(|_| TcpStream::connect(admin.address).unwrap())
+        .collect();
+    let mut refused = TcpStream::connect(admin.address).unwrap();
+    assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0);
+    drop(idle);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let alive = || {
+        let mut stream = TcpStream::connect(admin.address).unwrap();
+        let asked = stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        asked
+            .and_then(|()| stream.read(&mut [0; 1]))
+            .is_ok_and(|read| read > 0)
+    };
+    while !alive() {
+        assert!(Instant::now() < deadline, "places not given back");
+    }
 }
 
 #[test]

@@ -151,6 +151,10 @@ fn what_is_bound_at_start_needs_a_restart_and_the_rest_does_not() {
     assert_eq!(after("[stock]", "[stock, store]"), [""; 0]);
     assert_eq!(after("0.0.0.0:15006", "0.0.0.0:15007"), ["inbound"]);
     assert_eq!(
+        after("  services:", "  uids: [4711]\n  services:"),
+        ["outbound.uids"]
+    );
+    assert_eq!(
         after("127.0.0.1:15001", "127.0.0.1:15002"),
         ["outbound.listen"]
     );
