@@ -9,15 +9,17 @@ mod bundles;
 mod connect;
 mod enrolment_key;
 mod schedule;
+mod standing;
 
 pub use enrolment_key::EnrolmentKeyError;
 
 use crate::token::{JoinToken, ParseTokenError};
-use agent::{Agent, Standing};
+use agent::Agent;
 use bundles::Bundles;
 use connect::{Connector, Endpoint};
 use enrolment_key::EnrolmentKey;
 use identity::{SpiffeId, Svid, TrustBundle};
+use standing::Standing;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
