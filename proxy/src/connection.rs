@@ -124,7 +124,8 @@ where
     }
 }
 
-/// Decides when a connection has to wind down or end. One timer per connection, none per request.
+/// Decides when a connection has to wind down or end. Revocation, quarantine and a bundle that no longer verifies the peer
+/// will end it here, too. One timer per connection, none per request.
 struct Watch<'c> {
     activity: &'c Activity,
     idle: Duration,

@@ -62,7 +62,13 @@ impl Inbound {
                 shared
                     .metrics
                     .handshake_failure(Direction::Inbound, error.reason());
-                tracing::info!(%address, reason = error.reason(), "handshake with a caller failed");
+                // Counted in full above; a line each would let strangers fill the disk.
+                tracing::debug!(
+                    %address,
+                    reason = error.reason(),
+                    error = &error as &dyn std::error::Error,
+                    "handshake with a caller failed"
+                );
                 return;
             }
             Err(_) => {

@@ -211,7 +211,13 @@ impl Bound {
             let cut = drain.run(limit).await;
             tracing::info!(cut, "drained");
         };
-        let (served, ()) = tokio::join!(worker::run(&shared, self.sockets), draining);
+        let serving = async {
+            let served = worker::run(&shared, self.sockets).await;
+            // Also when a worker was lost: half a sidecar is none.
+            drain.cut();
+            served
+        };
+        let (served, ()) = tokio::join!(serving, draining);
         if !self.log_writer.close(LOG_FLUSH) {
             tracing::warn!("the access log did not take its last lines in time");
         }

@@ -5,8 +5,8 @@
 //! a target at `#`, and drops a Content-Length beside Transfer-Encoding. The last two are the known gaps of this reading.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, Entry, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Uri, Version};
@@ -39,6 +39,8 @@ pub(crate) enum Rejection {
     Version,
     #[error("the protocol that Upgrade asks for is not served here")]
     Upgrade,
+    #[error("expected no other expectation than 100-continue")]
+    Expectation,
     #[error("the end of the body is ambiguous")]
     Framing,
     #[error("a header field belongs to HTTP/1.1 connections")]
@@ -60,6 +62,7 @@ impl Rejection {
             Self::Trace => "trace_not_enabled",
             Self::Version => "http_version",
             Self::Upgrade => "upgrade_not_enabled",
+            Self::Expectation => "expectation",
             Self::Framing => "ambiguous_framing",
             Self::ConnectionHeader => "h2_connection_header",
             Self::HeaderValue => "bad_header_value",
@@ -243,6 +246,12 @@ fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
             Fate::Keep => {}
             Fate::Override => has_override = true,
             Fate::Remove if name == TE && is_http2 && value == "trailers" => {}
+            // hyper has seen to 100-continue itself; what else is expected is not ours to promise (RFC 9110 section 10.1.1).
+            Fate::Remove
+                if name == EXPECT && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") =>
+            {
+                return Err(Rejection::Expectation);
+            }
             Fate::Remove => {
                 if name == CONNECTION {
                     removed.extend(listed(value)?);

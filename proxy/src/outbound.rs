@@ -68,7 +68,7 @@ impl Outbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let detected = tokio::select! {
-            detected = timeout(config.timeouts.idle, detect(&mut stream)) => detected,
+            detected = timeout(config.timeouts.request_head, detect(&mut stream)) => detected,
             () = shared.drain.started() => return,
         };
         let Ok(Ok((protocol, start))) = detected else {

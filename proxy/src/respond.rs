@@ -55,7 +55,7 @@ fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
     let headers = response.headers_mut();
     decision_fields(failure, manner, headers);
     // After a head that cannot be trusted the next one on the same connection cannot be, either.
-    if matches!(failure, Failure::Rejected(_)) && manner.version == Version::HTTP_11 {
+    if matches!(failure, Failure::Rejected(_)) && manner.version != Version::HTTP_2 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -106,6 +106,7 @@ fn rejected(rejection: Rejection) -> StatusCode {
             StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST)
         }
         Rejection::Connect | Rejection::Trace => StatusCode::METHOD_NOT_ALLOWED,
+        Rejection::Expectation => StatusCode::EXPECTATION_FAILED,
         Rejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         _ => StatusCode::BAD_REQUEST,
     }

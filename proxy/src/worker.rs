@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
 
 /// Cells of the limiter store. One is some 100 bytes with its key: 65 536 callers and routes in 6 MiB.
 const LIMITER_CELLS: usize = 65_536;
@@ -84,7 +85,7 @@ impl std::fmt::Debug for Shared {
 
 /// Runs the workers until the drain has cut off what was left.
 pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), RunError> {
-    let mut ends = Vec::new();
+    let mut ends = JoinSet::new();
     for (number, sockets) in sockets.per_worker.into_iter().enumerate() {
         let (ended, end) = oneshot::channel();
         let shared = Arc::clone(shared);
@@ -97,10 +98,11 @@ pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), Ru
                 let _ = ended.send(served);
             })
             .map_err(RunError::Spawn)?;
-        ends.push(end);
+        ends.spawn(end);
     }
-    for end in ends {
-        end.await
+    while let Some(end) = ends.join_next().await {
+        // The task only waits for the channel; either ends without a result when the thread panicked.
+        end.map_err(|_| RunError::WorkerLost)?
             .map_err(|_| RunError::WorkerLost)?
             .map_err(RunError::Spawn)?;
     }

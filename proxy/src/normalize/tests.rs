@@ -36,7 +36,6 @@ fn target_and_host_become_canonical() {
             "a.example:8080",
         ),
         ("http://a.example/x", "a.example", "/x", "a.example"),
-        ("/a", "a.example:", "/a", "a.example"),
     ] {
         let request = http1(target, &[("host", host)]);
         let found = request.map(|request| {
@@ -115,6 +114,7 @@ fn what_two_servers_could_read_differently_is_rejected() {
             http1("/", &[host, ("upgrade", "websocket")]),
             "upgrade_not_enabled",
         ),
+        (http1("/", &[host, ("expect", "200-ok")]), "expectation"),
         (
             http1("/", &[host, ("connection", "host")]),
             "h2_connection_header",

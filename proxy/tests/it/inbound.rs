@@ -183,6 +183,23 @@ async fn an_ambiguous_request_is_rejected_and_ends_the_connection() {
     assert_eq!(mesh.app.requests(), 0);
 }
 
+/// The refusal of HTTP/1.0 used to leave the connection open, so that what followed was read as a second request.
+#[tokio::test]
+async fn nothing_is_read_after_a_rejected_head() {
+    let mesh = Fixture::new(&grant_all()).await;
+    let svid = Some(&mesh.frontend);
+    let mut stream = tls(mesh.sidecar.inbound, &mesh.authority, svid, b"http/1.1")
+        .await
+        .unwrap();
+    let two = b"POST / HTTP/1.0\r\nHost: x.example\r\nConnection: keep-alive\r\n\r\n\
+                GET /second HTTP/1.1\r\nHost: x.example\r\n\r\n";
+    stream.write_all(two).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.ok();
+    assert!(answer.starts_with(b"HTTP/1.0 505"), "{answer:?}");
+    assert_eq!(mesh.app.requests(), 0);
+}
+
 #[tokio::test]
 async fn a_limited_caller_learns_when_to_come_back() {
     let limited = grant(

@@ -1,13 +1,11 @@
 //! The data path through its public API, over real sockets on loopback, with certificates minted here.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on has failed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness; // A CA, sidecars, an app that echoes, and callers.
 
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
+mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
 mod inbound; // Who gets in, what is refused, what the app sees.
 mod outbound; // Where the workload may go, and how identities rotate under it.
