@@ -1,41 +1,62 @@
 //! The data plane: terminates and originates mTLS, and lets through what policy grants to the caller's identity.
 //!
-//! Read the modules in the order below; it is the order in which a request meets them. Inbound:
-//! [`listener`] accepts, [`tls`] shakes hands and makes the [`peer::Peer`], [`connection`] speaks HTTP/1.1 or HTTP/2,
-//! and [`inbound`] is the one function per request: normalise, decide, limit, forward, record. [`outbound`] is its
-//! mirror for the workload's own calls: route by authority, then forward over a pooled HTTP/2 connection to exactly the
-//! identity that the service names.
+//! Read the modules in the order below; it is the order in which a request meets them. Inbound: `listener` accepts,
+//! `tls` shakes hands and makes the `Peer`, `connection` speaks HTTP/1.1 or HTTP/2, and `inbound` is the one function per
+//! request: normalise, decide, limit, forward, record. `outbound` is its mirror for the workload's own calls: route by
+//! authority, then forward over a pooled HTTP/2 connection to exactly the identity that the service names.
 //!
-//! This crate cannot name the CA: identities and bundles arrive through [`IdentityFeed`], policies through a watch.
+//! This crate cannot name the CA: identities and bundles arrive through [`IdentityFeed`], policies through [`PolicyFeed`].
 
-mod listener;
-mod tls;
-mod peer;
-mod connection;
-mod inbound;
-mod outbound;
-mod normalize;
-mod authorize;
-mod limit;
-mod forward;
-mod upstream;
-mod respond;
-mod error;
+// The configuration, checked before anything is bound; threads, each with listeners and pools of its own.
+pub mod config;
+
 mod worker;
+
+// The life of a request. Blank lines keep rustfmt from sorting it.
+mod listener;
+
+mod workload;
+
+mod tls;
+
+mod peer;
+
+mod connection;
+
+mod inbound;
+
+mod normalize;
+
+mod authorize;
+
+mod limit;
+
+mod forward;
+
+mod upstream;
+
+mod outbound;
+
+mod error;
+
+mod respond;
+
 mod exchange;
 
 pub mod access_log;
-pub mod admin;
-pub mod config;
-pub mod drain;
+
+// Beside it: what the operator sees and how it ends.
 pub mod metrics;
-mod workload;
+
+pub mod admin;
+
+pub mod drain;
 
 pub use config::Config;
 
-use arc_swap::ArcSwap;
 use access_log::AccessLog;
 use admin::PolicyStatus;
+use arc_swap::ArcSwap;
 use drain::{Drain, Readiness};
 use identity::{Svid, TrustBundle};
 use metrics::Metrics;
@@ -121,8 +142,8 @@ impl Proxy {
         let sockets = listener::bind(&config)?;
         let admin = admin::bind(&config.admin).map_err(BuildError::Admin)?;
         let metrics = Metrics::new();
-        let (access_log, log_writer) =
-            AccessLog::open(&config.access_log, Arc::clone(&metrics)).map_err(BuildError::AccessLog)?;
+        let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
+            .map_err(BuildError::AccessLog)?;
         Ok(Bound {
             addresses: Addresses {
                 inbound: sockets.inbound.clone(),
