@@ -295,14 +295,40 @@ async fn an_app_that_is_down_gives_502_and_a_slow_one_504() {
 }
 
 #[tokio::test]
-async fn an_app_that_closes_an_idle_connection_costs_no_request() {
+async fn a_connection_to_the_app_serves_many_requests() {
     let mesh = Fixture::new(&grant_all()).await;
-    let mut caller = mesh.http1().await;
-    for _ in 0..50 {
-        let request = Request::get("/a").header("host", HOST);
-        assert_eq!(caller.send(request).await.unwrap().status, StatusCode::OK);
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        for _ in 0..20 {
+            assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
+            let request = Request::post("/a").header("host", HOST);
+            let reply = caller.send_with(request, "a body").await.unwrap();
+            assert_eq!(reply.status, StatusCode::OK);
+        }
     }
-    assert_eq!(mesh.app.requests(), 50);
+    assert_eq!((mesh.app.requests(), mesh.app.connections()), (80, 1));
+}
+
+#[tokio::test]
+async fn an_app_that_closes_an_idle_connection_costs_no_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    // Answers once per connection and closes it without having said so.
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            head(&mut stream).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.inbound[0].app.port = app.port();
+    })
+    .await;
+    let mut caller = mesh.http1().await;
+    for _ in 0..10 {
+        assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
+        tokio::time::sleep(Duration::from_millis(20)).await; // The close has to arrive.
+    }
 }
 
 #[tokio::test]
