@@ -3,6 +3,8 @@ use crate::harness::{
     sidecar,
 };
 use http::{Request, StatusCode};
+use proxy::config::OutboundListen;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,39 @@ async fn a_call_arrives_with_the_workloads_identity() {
         assert_eq!(reply.seen("host"), [HOST]);
         assert!(reply.body.ends_with("\na body"), "{}", reply.body);
     }
+}
+
+#[tokio::test]
+async fn a_workload_may_come_over_a_unix_socket() {
+    let pair = Pair::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("outbound");
+    let svid = pair.authority.svid(FRONTEND, Life::Hour);
+    let _sidecar = sidecar(&pair.authority, svid, pair.app.address, "", |config| {
+        config.outbound = outbound(vec![service(HOST, pair.orders.inbound, ORDERS)]);
+        config.outbound.as_mut().unwrap().listen = OutboundListen::Unix {
+            path: path.clone(),
+            mode: 0o600,
+        };
+    });
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let reply = Caller::workload_over(&path).await.get(HOST, "/a").await;
+    assert_eq!(reply.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn another_users_process_gets_no_answer() {
+    let pair = Pair::new().await;
+    let svid = pair.authority.svid(FRONTEND, Life::Hour);
+    let sidecar = sidecar(&pair.authority, svid, pair.app.address, "", |config| {
+        config.outbound = outbound(vec![service(HOST, pair.orders.inbound, ORDERS)]);
+        config.outbound.as_mut().unwrap().uids[0] += 1;
+    });
+    let mut workload = Caller::workload(sidecar.outbound()).await;
+    let request = Request::get("/a").header("host", HOST);
+    assert!(workload.send(request).await.is_err());
+    assert_eq!(pair.app.requests(), 0);
 }
 
 #[tokio::test]

@@ -10,10 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::{SpiffeId, Svid};
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 /// What came back.
@@ -69,6 +70,10 @@ impl Caller {
     /// As the workload speaks to its own sidecar.
     pub(crate) async fn workload(to: SocketAddr) -> Self {
         Self::plain_http1(TcpStream::connect(to).await.unwrap()).await
+    }
+
+    pub(crate) async fn workload_over(socket: &Path) -> Self {
+        Self::plain_http1(UnixStream::connect(socket).await.unwrap()).await
     }
 
     pub(crate) async fn workload_http2(to: SocketAddr) -> Self {
