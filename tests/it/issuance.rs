@@ -27,6 +27,19 @@ fn a_killed_sidecar_starts_again_without_a_new_token_and_a_copied_token_is_refus
     drop(again);
 
     // A thief has the token and the configuration, but not the enrolment key.
+    let records = || {
+        let overview = tipstaff_ok(&[
+            "ca",
+            "inspect",
+            "--dir",
+            path(&mesh.ca.dir),
+            "--output",
+            "json",
+        ]);
+        let overview: serde_json::Value = serde_json::from_str(&overview).expect("JSON");
+        overview["audit_records"].as_u64().expect("a number")
+    };
+    let before = records();
     let config = std::fs::read_to_string(&first.config).expect("the configuration");
     let stolen = config
         .replace("reader.key", "thief.key")
@@ -42,16 +55,7 @@ fn a_killed_sidecar_starts_again_without_a_new_token_and_a_copied_token_is_refus
         thief.log_text().contains("token").then_some(())
     });
     assert!(!first.ready(), "the thief's sidecar has no identity");
-    let audit = tipstaff_ok(&[
-        "ca",
-        "audit",
-        "verify",
-        "--dir",
-        path(&mesh.ca.dir),
-        "--output",
-        "json",
-    ]);
-    assert!(audit.contains("refus"), "the attempt is on record: {audit}");
+    assert!(records() > before, "the attempt is on record");
 }
 
 #[test]
@@ -115,24 +119,13 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
     // `audit verify` fails on a broken chain, a duplicate serial, and a certificate without record.
     let verified = tipstaff(&["ca", "audit", "verify", "--dir", path(&ca.dir)]);
     assert!(verified.status.success(), "{verified:?}");
-    let listed = tipstaff_ok(&[
-        "ca",
-        "list",
-        "--dir",
-        path(&ca.dir),
-        "--output",
-        "json",
-        "--all",
-    ]);
     assert!(
         seen.len() >= 20,
         "too few certificates to say anything: {}",
         seen.len()
     );
     for serial in &seen {
-        assert!(
-            listed.contains(serial.as_str()),
-            "a sidecar holds {serial}, which the CA does not know"
-        );
+        // Exit code 1 when the CA does not know it.
+        tipstaff_ok(&["ca", "inspect", "--dir", path(&ca.dir), "--serial", serial]);
     }
 }
