@@ -56,9 +56,11 @@ fn ambiguous_targets_are_rejected_and_close_the_connection() {
     ] {
         // No `connection: close` asked for: `exchange` returns because the sidecar closes.
         let request = format!("GET {target} HTTP/1.1\r\nhost: orders\r\n\r\n");
+        let start = Instant::now();
         let reply =
             exchange(connect(mesh.storefront.outbound), request.as_bytes()).expect("an answer");
         assert_eq!(reply.status, 400, "{target}: {reply:?}");
+        assert!(start.elapsed() < PATIENCE, "{target}: it stayed open");
     }
     assert!(mesh.app.heads().is_empty());
 }

@@ -48,7 +48,16 @@ pub(super) fn owner(own: SocketAddr, other: SocketAddr) -> io::Result<Option<u32
     if !from_kernel {
         return Err(out_of_form());
     }
-    read_reply(&reply[..length], &id)
+    let mapped = socket_id(as_mapped(own), as_mapped(other));
+    read_reply(&reply[..length], &[id, mapped])
+}
+
+/// How the kernel reports the same address when the socket is an IPv6 one (as gRPC's C core makes for every peer).
+fn as_mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped(), address.port()).into(),
+        IpAddr::V6(_) => address,
+    }
 }
 
 fn request(own: SocketAddr, id: &[u8; ID_BYTES]) -> Vec<u8> {
@@ -84,7 +93,8 @@ fn put_address(field: &mut [u8], address: IpAddr) {
     }
 }
 
-fn read_reply(reply: &[u8], asked: &[u8; ID_BYTES]) -> io::Result<Option<u32>> {
+/// `asked` holds the ways in which the kernel may write the two addresses.
+fn read_reply(reply: &[u8], asked: &[[u8; ID_BYTES]]) -> io::Result<Option<u32>> {
     let kind = reply.get(4..6).ok_or_else(out_of_form)?;
     if kind != SOCK_DIAG_BY_FAMILY.to_ne_bytes() {
         // NLMSG_ERROR, most of the time "no such socket"; whatever it is, nobody vouches for the caller.
@@ -93,7 +103,7 @@ fn read_reply(reply: &[u8], asked: &[u8; ID_BYTES]) -> io::Result<Option<u32>> {
     let reply = reply.get(..REPLY_BYTES).ok_or_else(out_of_form)?;
     let id = &reply[HEADER_BYTES + 4..];
     // The kernel falls back to a listener on the same port, and an answer about another socket must not count.
-    if id[..36] != asked[..36] {
+    if !asked.iter().any(|asked| id[..36] == asked[..36]) {
         return Ok(None);
     }
     let [.., u0, u1, u2, u3, i0, i1, i2, i3] = *reply else {

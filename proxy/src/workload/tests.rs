@@ -29,6 +29,15 @@ fn own_user_is_admitted_over_both_address_families() {
     }
 }
 
+/// Programs that use one IPv6 socket for every peer were once refused: the kernel reports their addresses as mapped ones.
+#[test]
+fn own_user_is_admitted_from_a_dual_stack_socket() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _caller = TcpStream::connect(format!("[::ffff:127.0.0.1]:{port}")).unwrap();
+    assert!(admit(&listener, &Workload::new(vec![own_uid()])).is_ok());
+}
+
 #[test]
 fn user_that_is_not_listed_is_refused() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

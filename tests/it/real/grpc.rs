@@ -29,6 +29,7 @@ def attempt(call):
         print(call())
     except grpc.RpcError as error:
         print(error.code().name)
+        print(error.details(), file=sys.stderr)
 attempt(lambda: channel.unary_unary("/shop.v1.Orders/Get")(b"42", timeout=20).decode())
 attempt(lambda: len(list(channel.unary_stream("/shop.v1.Orders/List")(b"", timeout=20))))
 attempt(lambda: channel.unary_unary("/shop.v1.Orders/Delete")(b"42", timeout=20))
