@@ -1,110 +1,110 @@
-//! The CA's metrics: every series it has, and their Prometheus text.
+//! The CA's metrics: every series it has, and their text.
 
-use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Metric, Registry};
 
 /// What the CA counts. Labels are closed sets; no name, address or text of a caller is ever one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
-    issued: [AtomicU64; Call::ALL.len()],
-    refused: [AtomicU64; Reason::ALL.len()],
-    connections_opened: AtomicU64,
-    connections_open: AtomicI64,
-    server_not_after: AtomicI64,
+    registry: Registry,
+    issued: [Counter; Call::ALL.len()],
+    refused: [Counter; Reason::ALL.len()],
+    connections: Counter,
+    open_connections: Gauge,
+    server_certificate_expiry: Gauge,
+}
+
+impl Default for Metrics {
+    /// Declares everything. Every series is there from the start, at zero.
+    fn default() -> Self {
+        let mut all = Declare(Registry::with_prefix("tipstaff_ca"));
+        let issued = all.metric("certificates_issued", "Certificates handed out, by call");
+        let refused = all.metric("refusals", "Calls and connections refused, by reason");
+        Self {
+            issued: Call::ALL.map(|call| series(&issued, "call", call.as_str())),
+            refused: Reason::ALL.map(|reason| series(&refused, "reason", reason.as_str())),
+            connections: all.metric("connections", "Connections accepted"),
+            open_connections: all.metric(
+                "open_connections",
+                "Connections accepted and not yet closed",
+            ),
+            server_certificate_expiry: all.metric(
+                "server_certificate_expiry_timestamp_seconds",
+                "When the CA's own server certificate ends, as Unix time",
+            ),
+            registry: all.0,
+        }
+    }
 }
 
 impl Metrics {
-    /// All series in the Prometheus text format, version 0.0.4.
+    /// All series as OpenMetrics text.
     pub fn render(&self) -> String {
-        let mut out = String::with_capacity(2048);
-        let mut family = |name: &str, kind: &str, help: &str, rows: &[(String, i64)]| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in rows {
-                let _ = writeln!(out, "{name}{labels} {value}");
-            }
-        };
-        let rows = |label: &str, names: &[&str], values: &[AtomicU64]| -> Vec<(String, i64)> {
-            names
-                .iter()
-                .zip(values)
-                .map(|(name, value)| (format!("{{{label}=\"{name}\"}}"), saturate(value)))
-                .collect()
-        };
-        family(
-            "tipstaff_ca_certificates_issued_total",
-            "counter",
-            "Certificates handed out, by call.",
-            &rows("call", &Call::ALL.map(Call::as_str), &self.issued),
-        );
-        family(
-            "tipstaff_ca_refusals_total",
-            "counter",
-            "Calls and connections refused, by reason.",
-            &rows("reason", &Reason::ALL.map(Reason::as_str), &self.refused),
-        );
-        family(
-            "tipstaff_ca_connections_total",
-            "counter",
-            "Connections accepted.",
-            &[(String::new(), saturate(&self.connections_opened))],
-        );
-        family(
-            "tipstaff_ca_connections_open",
-            "gauge",
-            "Connections open now.",
-            &[(String::new(), self.connections_open.load(Relaxed))],
-        );
-        family(
-            "tipstaff_ca_server_certificate_not_after_seconds",
-            "gauge",
-            "When the CA's own server certificate expires, in seconds since the Unix epoch.",
-            &[(String::new(), self.server_not_after.load(Relaxed))],
-        );
-        out
+        let mut encoded = String::new();
+        text::encode(&mut encoded, &self.registry).expect("a String takes every write");
+        encoded
     }
 
     /// How often something was refused for `reason`.
     pub fn refused(&self, reason: Reason) -> u64 {
-        self.refused[reason as usize].load(Relaxed)
+        self.refused[reason as usize].get()
     }
 
     /// How many certificates were handed out in answer to `call`.
     pub fn issued(&self, call: Call) -> u64 {
-        self.issued[call as usize].load(Relaxed)
+        self.issued[call as usize].get()
     }
 
     pub(crate) fn count_refusal(&self, reason: Reason) {
-        self.refused[reason as usize].fetch_add(1, Relaxed);
+        self.refused[reason as usize].inc();
     }
 
     pub(crate) fn count_issued(&self, call: Call) {
-        self.issued[call as usize].fetch_add(1, Relaxed);
+        self.issued[call as usize].inc();
     }
 
     pub(crate) fn server_certificate_ends(&self, unix_seconds: i64) {
-        self.server_not_after.store(unix_seconds, Relaxed);
+        self.server_certificate_expiry.set(unix_seconds);
     }
 
     /// Counts a connection as open until the guard is dropped.
-    pub(crate) fn connection(self: std::sync::Arc<Self>) -> OpenConnection {
-        self.connections_opened.fetch_add(1, Relaxed);
-        self.connections_open.fetch_add(1, Relaxed);
-        OpenConnection(self)
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        self.open_connections.inc();
+        OpenConnection(self.open_connections.clone())
     }
 }
 
 /// A connection that is counted as open.
 #[derive(Debug)]
-pub(crate) struct OpenConnection(std::sync::Arc<Metrics>);
+pub(crate) struct OpenConnection(Gauge);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        self.0.connections_open.fetch_sub(1, Relaxed);
+        self.0.dec();
     }
 }
 
-fn saturate(value: &AtomicU64) -> i64 {
-    i64::try_from(value.load(Relaxed)).unwrap_or(i64::MAX)
+/// Registers metrics and hands them back.
+struct Declare(Registry);
+
+impl Declare {
+    fn metric<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+        let metric = M::default();
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+}
+
+fn series(
+    family: &Family<[(&'static str, &'static str); 1], Counter>,
+    label: &'static str,
+    value: &'static str,
+) -> Counter {
+    family.get_or_create_owned(&[(label, value)])
 }
 
 /// Declares a closed set of label values: the enum, all of its members, and the word for each.
@@ -194,23 +194,12 @@ mod tests {
 
     #[test]
     fn a_connection_is_open_until_its_guard_is_dropped() {
-        let metrics = std::sync::Arc::new(Metrics::default());
-        let guard = std::sync::Arc::clone(&metrics).connection();
-        assert!(
-            metrics
-                .render()
-                .contains("tipstaff_ca_connections_open 1\n")
-        );
+        let metrics = Metrics::default();
+        let shows = |row: &str| metrics.render().contains(row);
+        let guard = metrics.connection();
+        assert!(shows("tipstaff_ca_open_connections 1\n"));
         drop(guard);
-        assert!(
-            metrics
-                .render()
-                .contains("tipstaff_ca_connections_open 0\n")
-        );
-        assert!(
-            metrics
-                .render()
-                .contains("tipstaff_ca_connections_total 1\n")
-        );
+        assert!(shows("tipstaff_ca_open_connections 0\n"));
+        assert!(shows("tipstaff_ca_connections_total 1\n"));
     }
 }

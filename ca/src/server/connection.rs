@@ -42,7 +42,7 @@ pub(super) async fn serve(
     address: IpAddr,
     stranger: Stranger,
 ) {
-    let _open = Arc::clone(&service.metrics).connection();
+    let _open = service.metrics.connection();
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(Arc::clone(&service.tls.borrow()));
     let accepted = timeout(service.options.handshake_timeout, acceptor.accept(socket));

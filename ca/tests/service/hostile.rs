@@ -201,7 +201,7 @@ async fn a_nameless_connection_does_not_hold_its_place_for_long() {
         while ca
             .metrics
             .render()
-            .contains("tipstaff_ca_connections_open 1\n")
+            .contains("tipstaff_ca_open_connections 1\n")
         {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
