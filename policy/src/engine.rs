@@ -116,7 +116,11 @@ impl View {
     /// Decides one request at `now`. Allocates nothing on allow (past eight limits excepted); the cost grows with the
     /// length of the path and the number of rules that match it, not with the number of grants.
     pub fn decide(&self, request: &Attributes<'_>, now: SystemTime) -> Decision<'_> {
-        let now = self.latest.at_least(now);
+        self.decide_at(request, self.latest.at_least(now))
+    }
+
+    /// Decides as of an instant that somebody merely asks about: later decisions do not count it as seen.
+    pub(crate) fn decide_at(&self, request: &Attributes<'_>, now: SystemTime) -> Decision<'_> {
         if self.grpc && is_grpc(request) && !is_grpc_path(request.path) {
             return Decision::Reject(Reason::GrpcBadPath);
         }

@@ -101,10 +101,9 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
         canonical_path: None,
         nearest: None,
     };
-    if let Some(reason) = refused_method(question.method) {
-        return rejected(reason);
-    }
-    let target = match target::canonicalise(question.target.as_bytes(), &profile) {
+    let read = target::check_method(question.method)
+        .and_then(|()| target::canonicalise(question.target.as_bytes(), &profile));
+    let target = match read {
         Ok(target) => target,
         Err(reject) => return rejected(reject.reason()),
     };
@@ -124,7 +123,7 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
         headers: question.headers,
     };
     let view = policy.view(question.caller, question.callee, question.port);
-    let (decision, rule, reason) = match view.decide(&request, question.at) {
+    let (decision, rule, reason) = match view.decide_at(&request, question.at) {
         Decision::Allow(allow) => (Verdict::Allow, Some(allow.grant), "allow"),
         Decision::Deny(deny) => (Verdict::Deny, deny.rule, deny.reason.as_str()),
         Decision::Reject(reason) => (Verdict::Reject, None, reason.as_str()),
@@ -139,16 +138,6 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
         reason,
         canonical_path: Some(request.path.to_owned()),
         nearest,
-    }
-}
-
-/// Methods that are refused before any policy is asked.
-fn refused_method(method: &str) -> Option<&'static str> {
-    match method {
-        "CONNECT" => Some("connect_not_enabled"),
-        "TRACE" => Some("trace_not_enabled"),
-        _ if method.bytes().any(|b| b.is_ascii_lowercase()) => Some("non_canonical_method"),
-        _ => None,
     }
 }
 

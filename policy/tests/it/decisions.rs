@@ -201,7 +201,20 @@ fn validity_ends_and_does_not_come_back_with_the_clock() {
     };
     let compile = || policy::compile(&[source(&text)], &options).unwrap();
     let policy = compile();
-    let reason = |policy: &Policy, when: &str| ask_at(policy, "GET", "/a", &[], at(when)).reason;
+    let request = Attributes {
+        method: "GET",
+        path: "/a",
+        host: "",
+        headers: &Fields(&[]),
+    };
+    let reason = |policy: &Policy, when: &str| {
+        let view = policy.view(Caller::Identity(&id(FRONTEND)), &id(ORDERS), 80);
+        match view.decide(&request, at(when)) {
+            Decision::Allow(_) => "allow",
+            Decision::Deny(deny) => deny.reason.as_str(),
+            Decision::Reject(reason) => reason.as_str(),
+        }
+    };
     assert_eq!(reason(&policy, "2026-10-31T23:59:59Z"), "outside_validity");
     assert_eq!(reason(&policy, "2026-11-01T00:00:00Z"), "allow");
     assert_eq!(reason(&policy, "2027-02-01T00:00:00Z"), "allow");

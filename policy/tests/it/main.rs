@@ -84,16 +84,6 @@ pub(crate) fn ask(
     target: &str,
     headers: &[(&str, &str)],
 ) -> Explanation {
-    ask_at(policy, method, target, headers, now())
-}
-
-pub(crate) fn ask_at(
-    policy: &Policy,
-    method: &str,
-    target: &str,
-    headers: &[(&str, &str)],
-    at: SystemTime,
-) -> Explanation {
     let own = |(name, value): &(&str, &str)| (name.to_ascii_lowercase(), (*value).to_owned());
     let headers: Vec<(String, String)> = headers.iter().map(own).collect();
     let host = headers
@@ -110,7 +100,7 @@ pub(crate) fn ask_at(
             target,
             host,
             headers: &Fields(&headers),
-            at,
+            at: now(),
         },
     )
 }

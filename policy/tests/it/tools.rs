@@ -110,11 +110,11 @@ fn an_explanation_is_text_for_people_and_json_for_programs() {
 fn inline_tests_and_test_documents_run_on_the_evaluator() {
     let inline = format!(
         "from: [\"{FRONTEND}\"], {READ}, validity: {{notBefore: 2020-01-01T00:00:00Z, notAfter: 2021-01-01T00:00:00Z}}, \
-         tests: [{{from: ns/shop/sa/frontend, get: /orders/42, expect: allow}}, \
+         tests: [{{from: ns/shop/sa/frontend, at: 2021-01-01T00:00:01Z, get: /orders/42, expect: allow}}, \
+         {{from: ns/shop/sa/frontend, get: /orders/42, expect: allow}}, \
          {{from: ns/shop/sa/frontend, get: /orders/42/../43, expect: reject}}, \
          {{from: ns/shop/sa/frontend, delete: /orders/42, expect: deny}}, \
-         {{from: unauthenticated, get: /orders/42, expect: deny}}, \
-         {{from: ns/shop/sa/frontend, at: 2021-01-01T00:00:01Z, get: /orders/42, expect: allow}}]"
+         {{from: unauthenticated, get: /orders/42, expect: deny}}]"
     );
     let file = format!(
         "---\napiVersion: tipstaff.dev/v1alpha1\nkind: Test\nmetadata: {{name: t, namespace: shop}}\n\
@@ -125,7 +125,7 @@ fn inline_tests_and_test_documents_run_on_the_evaluator() {
         + &rpc
         + &grant("untested", "allow: [{methods: [GET], path: /u}]")
         + &file;
-    // The order of the tests keeps the last one, in the future of the others, from ending them.
+    // A test that asks about a later instant does not end the grants of those after it.
     let report = testing::run(&policy(&text), now()).unwrap();
     assert_eq!(report.passed, 5);
     assert_eq!(report.unreached, ["shop/untested"]);
