@@ -5,10 +5,12 @@
 //! characters are percent-decoded once, other escapes are kept with upper-case hex digits (RFC 3986, sections
 //! 6.2.2.1 and 6.2.2.2), and whatever two servers might read differently is refused.
 //!
-//! Deliberately not here: methods, CONNECT's authority-form, and the folding that guards apply to a canonical
-//! path. Host and `:authority` are read in [`host`].
+//! Deliberately not here: CONNECT's authority-form, and the folding that guards apply to a canonical path. Host and
+//! `:authority` are read in [`host`].
 
 use std::borrow::Cow;
+
+use crate::pattern::is_token;
 
 mod decode;
 pub mod host;
@@ -62,9 +64,15 @@ pub struct Target<'a> {
     pub authority: Option<&'a str>,
 }
 
-/// Why a target or host was not read. The texts are for the caller and the log alike: they name no rule.
+/// Why a method, target or host was not read. The texts are for the caller and the log alike: they name no rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Reject {
+    #[error("CONNECT is not supported")]
+    Connect,
+    #[error("TRACE is not supported")]
+    Trace,
+    #[error("method is not a token, or has lower-case letters")]
+    Method,
     #[error("request target is longer than {MAX_TARGET_BYTES} bytes")]
     TooLong,
     /// Also `*`: it names no path, so that no grant can open it.
@@ -110,6 +118,9 @@ impl Reject {
     /// The word used in logs, metrics and `policy explain`; a closed set.
     pub fn reason(self) -> &'static str {
         match self {
+            Self::Connect => "connect_not_enabled",
+            Self::Trace => "trace_not_enabled",
+            Self::Method => "non_canonical_method",
             Self::TooLong => "target_too_long",
             Self::NotAbsolute => "path_not_absolute",
             Self::BadScheme => "bad_scheme",
@@ -135,9 +146,26 @@ impl Reject {
     /// The HTTP status that says it.
     pub fn status(self) -> u16 {
         match self {
+            Self::Connect | Self::Trace => 405,
             Self::TooLong => 414,
             _ => 400,
         }
+    }
+}
+
+/// Refuses methods that no policy is asked about: tunnels, echoes of the request (RFC 9110, sections 9.3.6 and 9.3.8), and
+/// what is another method to us and the same to an app that folds case.
+///
+/// # Errors
+/// [`Reject::Connect`], [`Reject::Trace`] or [`Reject::Method`].
+pub fn check_method(method: &str) -> Result<(), Reject> {
+    match method {
+        "CONNECT" => Err(Reject::Connect),
+        "TRACE" => Err(Reject::Trace),
+        _ if !is_token(method) || method.bytes().any(|byte| byte.is_ascii_lowercase()) => {
+            Err(Reject::Method)
+        }
+        _ => Ok(()),
     }
 }
 

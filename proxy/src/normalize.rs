@@ -9,18 +9,12 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Uri, Version};
+use http::{HeaderMap, Request, Uri, Version};
+use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
 
 /// The port that a host without one means: what callers reach is HTTPS, even where the first hop is plain text.
 const DEFAULT_PORT: u16 = 443;
-
-/// A second method that some frameworks obey. Guards look at them; they are never forwarded.
-pub(crate) const METHOD_OVERRIDES: [&str; 3] = [
-    "x-http-method-override",
-    "x-http-method",
-    "x-method-override",
-];
 
 /// Why a request is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,12 +23,6 @@ pub(crate) enum Rejection {
     Target(#[from] Reject),
     #[error("Host occurs more than once")]
     RepeatedHost,
-    #[error("the method is not in upper case")]
-    Method,
-    #[error("CONNECT is not served here")]
-    Connect,
-    #[error("TRACE is not served here")]
-    Trace,
     #[error("expected HTTP/1.1 or HTTP/2")]
     Version,
     #[error("the protocol that Upgrade asks for is not served here")]
@@ -57,9 +45,6 @@ impl Rejection {
         match self {
             Self::Target(reject) => reject.reason(),
             Self::RepeatedHost => "repeated_host",
-            Self::Method => "non_canonical_method",
-            Self::Connect => "connect_not_enabled",
-            Self::Trace => "trace_not_enabled",
             Self::Version => "http_version",
             Self::Upgrade => "upgrade_not_enabled",
             Self::Expectation => "expectation",
@@ -101,7 +86,7 @@ pub(crate) fn normalize<B>(
         Version::HTTP_2 => true,
         _ => return Err(Rejection::Version),
     };
-    check_method(request.method())?;
+    target::check_method(request.method().as_str())?;
     check_framing(request.headers(), is_http2)?;
     let host_name = canonical_target(request, profile, is_http2)?;
     let has_override = strip(request.headers_mut(), is_http2)?;
@@ -109,29 +94,6 @@ pub(crate) fn normalize<B>(
         host_name,
         has_override,
     })
-}
-
-fn check_method(method: &Method) -> Result<(), Rejection> {
-    match *method {
-        Method::GET
-        | Method::POST
-        | Method::HEAD
-        | Method::PUT
-        | Method::DELETE
-        | Method::OPTIONS
-        | Method::PATCH => Ok(()),
-        Method::CONNECT => Err(Rejection::Connect),
-        Method::TRACE => Err(Rejection::Trace),
-        // Methods are case-sensitive; `get` is another method to us and the same to some apps.
-        _ if method
-            .as_str()
-            .bytes()
-            .any(|byte| byte.is_ascii_lowercase()) =>
-        {
-            Err(Rejection::Method)
-        }
-        _ => Ok(()),
-    }
 }
 
 fn check_framing(headers: &HeaderMap, is_http2: bool) -> Result<(), Rejection> {

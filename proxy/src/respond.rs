@@ -105,7 +105,6 @@ fn rejected(rejection: Rejection) -> StatusCode {
         Rejection::Target(reject) => {
             StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST)
         }
-        Rejection::Connect | Rejection::Trace => StatusCode::METHOD_NOT_ALLOWED,
         Rejection::Expectation => StatusCode::EXPECTATION_FAILED,
         Rejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
         _ => StatusCode::BAD_REQUEST,

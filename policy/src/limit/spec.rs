@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::Standing;
+use crate::pattern::is_token;
 
 /// Time in the limiter is counted in sixteenths of a nanosecond: fine enough that a rate of 1 000 000/s is kept
 /// to 0.01 %, coarse enough that 63 bits last for 18 years.
@@ -89,12 +90,6 @@ impl FromStr for Key {
             },
         })
     }
-}
-
-/// RFC 9110, section 5.6.2.
-fn is_token(name: &str) -> bool {
-    let is_tchar = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !name.is_empty() && name.bytes().all(is_tchar)
 }
 
 /// So many per second, minute or hour; at least one, at most [`Rate::MAX_PER_SECOND`].

@@ -201,3 +201,21 @@ fn a_target_over_the_limit_is_414() {
     let reject = canonicalise(format!("{longest}a").as_bytes(), &STRICT).unwrap_err();
     assert_eq!((reject, reject.status()), (Reject::TooLong, 414));
 }
+
+#[test]
+fn methods_that_tunnel_echo_or_differ_in_case_alone_are_refused() {
+    for (method, expected) in [
+        ("GET", Ok(())),
+        ("PROPFIND", Ok(())),
+        ("M-SEARCH", Ok(())),
+        ("CONNECT", Err(Reject::Connect)),
+        ("TRACE", Err(Reject::Trace)),
+        ("get", Err(Reject::Method)),
+        ("Get", Err(Reject::Method)),
+        ("connect", Err(Reject::Method)),
+        ("", Err(Reject::Method)),
+        ("GET /", Err(Reject::Method)),
+    ] {
+        assert_eq!(check_method(method), expected, "{method}");
+    }
+}
