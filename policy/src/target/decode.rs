@@ -12,13 +12,7 @@ pub(super) fn canonical_path<'a>(path: &'a str, profile: &Profile) -> Result<Cow
     if is_decoded_twice(&path) {
         return Err(Reject::DoubleEncoding);
     }
-    let mut rest = path.as_ref();
-    while let Some((c, after)) = next_char(rest)? {
-        if is_compat_delimiter(c) {
-            return Err(Reject::CompatDelimiter);
-        }
-        rest = after;
-    }
+    check_characters(&path)?;
     check_segments(&path, profile)?;
     Ok(path)
 }
@@ -69,6 +63,19 @@ fn is_decoded_twice(path: &str) -> bool {
     })
 }
 
+/// The octets outside ASCII are UTF-8, and none of the characters they make turns into syntax.
+fn check_characters(path: &str) -> Result<(), Reject> {
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        let (c, after) = unescape(&rest[at..])?;
+        if is_compat_delimiter(c) {
+            return Err(Reject::CompatDelimiter);
+        }
+        rest = after;
+    }
+    Ok(())
+}
+
 fn check_segments(path: &str, profile: &Profile) -> Result<(), Reject> {
     let segments = path.strip_prefix('/').unwrap_or(path);
     let mut segments = segments.split('/').peekable();
@@ -98,7 +105,7 @@ fn check_segment(segment: &str, profile: &Profile) -> Result<(), Reject> {
     if !name.is_empty() && name.bytes().all(|byte| byte == b'.') {
         return Err(Reject::DotSegment);
     }
-    if has_edge_space(name)? || has_edge_space(segment)? {
+    if has_edge_space(name) || has_edge_space(segment) {
         return Err(Reject::EdgeSpace);
     }
     Ok(())
@@ -121,16 +128,17 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-fn has_edge_space(segment: &str) -> Result<bool, Reject> {
-    let mut first = None;
-    let mut last = None;
-    let mut rest = segment;
-    while let Some((c, after)) = next_char(rest)? {
-        first = first.or(Some(c));
-        last = Some(c);
-        rest = after;
-    }
-    Ok(first.is_some_and(is_trimmed) || last.is_some_and(is_trimmed))
+/// A space in a path is an escape, so that only escapes at the edges have to be looked at.
+fn has_edge_space(segment: &str) -> bool {
+    let first = unescape(segment).ok().map(|(c, _)| c);
+    let last = (1..=4).find_map(|escapes| {
+        let at = segment.len().checked_sub(3 * escapes)?;
+        match unescape(segment.get(at..)?) {
+            Ok((c, "")) => Some(c),
+            _ => None,
+        }
+    });
+    [first, last].into_iter().flatten().any(is_trimmed)
 }
 
 /// What some framework's `trim` removes: Unicode white space, and U+FEFF, which JavaScript counts as such.
@@ -152,37 +160,25 @@ fn is_compat_delimiter(c: char) -> bool {
     found
 }
 
-/// The first character of a canonical path, decoded, and the rest.
-fn next_char(path: &str) -> Result<Option<(char, &str)>, Reject> {
-    let Some(c) = path.chars().next() else {
-        return Ok(None);
-    };
-    if c != '%' {
-        return Ok(Some((c, &path[c.len_utf8()..])));
-    }
-    // Only ASCII is ever unescaped, so that the octets of one character are escapes side by side.
-    let mut octets = [0; 4];
-    let mut len = 1;
-    octets[0] = path
-        .get(..3)
-        .and_then(octet)
-        .ok_or(Reject::BadPercentEncoding)?;
-    let expected = match octets[0] {
-        0..=0x7F => 1,
+/// The character whose escapes `path` starts with, and what follows them. Only ASCII is ever written without escapes in
+/// a legal path, so that the octets of one character stand side by side.
+fn unescape(path: &str) -> Result<(char, &str), Reject> {
+    let octet_at = |index: usize| path.get(3 * index..3 * index + 3).and_then(octet);
+    let first = octet_at(0).ok_or(Reject::BadPercentEncoding)?;
+    let len = match first {
+        0..=0x7F => return Ok((char::from(first), &path[3..])),
         0xC2..=0xDF => 2,
         0xE0..=0xEF => 3,
         0xF0..=0xF4 => 4,
         _ => return Err(Reject::InvalidUtf8),
     };
-    while len < expected {
-        octets[len] = path
-            .get(3 * len..3 * len + 3)
-            .and_then(octet)
-            .ok_or(Reject::InvalidUtf8)?;
-        len += 1;
+    let mut octets = [first, 0, 0, 0];
+    for (index, slot) in octets.iter_mut().enumerate().take(len).skip(1) {
+        *slot = octet_at(index).ok_or(Reject::InvalidUtf8)?;
     }
-    let decoded = str::from_utf8(&octets[..len]).map_err(|_| Reject::InvalidUtf8)?;
-    Ok(decoded.chars().next().map(|c| (c, &path[3 * len..])))
+    let decoded = str::from_utf8(&octets[..len]).ok();
+    let c = decoded.and_then(|text| text.chars().next());
+    Ok((c.ok_or(Reject::InvalidUtf8)?, &path[3 * len..]))
 }
 
 /// The value of an escape such as `%7E`.
