@@ -8,7 +8,7 @@ use ca::{Authority, Request, Requester};
 use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const CALLERS: usize = 64;
 const RUN: Duration = Duration::from_secs(5);
@@ -49,6 +49,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let rate = f64::from(total) / start.elapsed().as_secs_f64();
     println!("issuance: {total} certificates by {CALLERS} callers, {rate:.0} per second");
-    println!("{}", ca::ledger::verify(&directory, SystemTime::now())?);
+    println!("{}", ca::ledger::verify(&directory)?);
     Ok(())
 }

@@ -26,7 +26,7 @@ pub struct Overview {
     pub root: Issuer,
     pub intermediate: Issuer,
     pub unexpired_certificates: u64,
-    /// Rows that expired and were not yet swept away. Sweeping is not built yet.
+    /// Rows that are to be swept away: at the latest some hours after their certificates expired.
     pub expired_certificates: u64,
     pub enrolments: u64,
     pub open_tokens: u64,
@@ -192,11 +192,19 @@ fn certificate_of(row: &Row<'_>) -> rusqlite::Result<Certificate> {
 }
 
 /// A time outside the years that RFC 3339 can write, which only tampering can cause, shows as its number.
-fn rfc3339(unix_seconds: i64) -> String {
+pub(crate) fn rfc3339(unix_seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix_seconds)
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())
         .unwrap_or_else(|| unix_seconds.to_string())
+}
+
+/// The same for milliseconds, of which it keeps three digits.
+pub(crate) fn rfc3339_ms(unix_ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| unix_ms.to_string())
 }
 
 impl From<(CertificateDer<'static>, CaCertificate)> for Issuer {

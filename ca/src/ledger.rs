@@ -11,11 +11,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod records;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use records::{Record, records};
 pub use verify::{Problem, Report, verify};
 
 /// Longer reasons are cut: a record's size must not be in a caller's hands.
@@ -70,6 +72,8 @@ pub(crate) enum Event {
         /// SHA-256 of each authority.
         authorities: Vec<String>,
     },
+    /// The rows of certificates that were issued before this and ended by then may be gone.
+    Swept { expired_by: i64 },
 }
 
 impl From<&Refusal> for Event {

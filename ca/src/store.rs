@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use writer::{Batch, Writer};
 
 mod enrolment;
+mod sweep;
 mod writer;
 
 #[cfg(test)]

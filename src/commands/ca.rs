@@ -182,7 +182,7 @@ fn print_fields(value: &serde_json::Value, indent: &str) {
 }
 
 fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = ca::ledger::verify(&arguments.dir.dir, SystemTime::now())?;
+    let report = ca::ledger::verify(&arguments.dir.dir)?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
         Output::Text => println!("{report}"),

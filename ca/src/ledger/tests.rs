@@ -76,13 +76,13 @@ async fn every_tampering_is_located() {
     ];
     for (sql, expected) in cases {
         let (_temporary, path) = ca_with_three_certificates().await;
-        assert!(verify(&path, SystemTime::now()).unwrap().is_intact());
+        assert!(verify(&path).unwrap().is_intact());
         let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
         connection
             .pragma_update(None, "foreign_keys", false)
             .unwrap();
         connection.execute(sql, []).unwrap();
-        let report = verify(&path, SystemTime::now()).unwrap();
+        let report = verify(&path).unwrap();
         assert!(report.problems.iter().any(expected), "{sql}: {report}");
         assert!(report.to_string().contains("audit chain broken"));
     }
@@ -100,7 +100,7 @@ async fn a_serial_recorded_twice_is_found() {
     let event = serde_json::from_str(&event).unwrap();
     let mut head = Head::read(&connection).unwrap();
     head.append(&connection, SystemTime::now(), &event).unwrap();
-    let report = verify(&path, SystemTime::now()).unwrap();
+    let report = verify(&path).unwrap();
     assert!(
         matches!(
             report.problems[..],
@@ -123,9 +123,86 @@ async fn problems_are_listed_up_to_a_limit() {
             .execute("INSERT INTO audit VALUES (?1, 0, '', x'', x'')", [seq])
             .unwrap();
     }
-    let report = verify(&path, SystemTime::now()).unwrap();
+    let report = verify(&path).unwrap();
     assert_eq!(report.problems.len(), 20);
     assert!(report.further_problems > 0);
+}
+
+/// What a sweep may take is what had expired when it was recorded, of what had been issued before.
+#[tokio::test]
+async fn swept_certificates_are_told_from_missing_ones() {
+    let (_temporary, path) = ca_with_three_certificates().await;
+    let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
+    let ends: i64 = connection
+        .query_row("SELECT min(not_after) FROM certificate", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    connection.execute("DELETE FROM certificate", []).unwrap();
+    let sweep = |expired_by| {
+        let mut head = Head::read(&connection).unwrap();
+        let now = SystemTime::now();
+        head.append(&connection, now, &Event::Swept { expired_by })
+            .unwrap();
+    };
+    sweep(ends - 1);
+    let report = verify(&path).unwrap();
+    assert_eq!((report.problems.len(), report.swept), (3, 0), "{report}");
+    assert!(
+        report
+            .to_string()
+            .contains("no record says that it was swept")
+    );
+
+    sweep(ends + 60);
+    let report = verify(&path).unwrap();
+    assert!(report.is_intact() && report.swept == 3, "{report}");
+
+    // What is issued after a sweep is not excused by it.
+    let ca = Authority::open(&path, &OpenOptions::default()).unwrap();
+    ca.issue_server().await.unwrap();
+    drop(ca);
+    sweep(ends - 1);
+    connection.execute("DELETE FROM certificate", []).unwrap();
+    let report = verify(&path).unwrap();
+    assert!(
+        matches!(
+            report.problems[..],
+            [Problem::CertificateMissing { seq: 7, .. }]
+        ),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn records_are_read_in_order_and_in_pages() {
+    let (_temporary, path) = ca_with_three_certificates().await;
+    let all = records(&path, 1, 10).unwrap();
+    let kinds: Vec<_> = all.iter().map(|record| record.kind.as_str()).collect();
+    assert_eq!(kinds, ["initialised", "issued", "issued", "issued"]);
+    assert_eq!(records(&path, 2, 2).unwrap(), all[1..3]);
+    assert_eq!(records(&path, 5, 10).unwrap(), []);
+
+    let issued = &all[1];
+    assert_eq!(issued.seq, 2);
+    for time in [&issued.time, issued.fields["not_after"].as_str().unwrap()] {
+        time::OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).unwrap();
+    }
+    let line = issued.to_string();
+    assert!(
+        line.starts_with(&format!("2  {}  issued  ", issued.time)),
+        "{line}"
+    );
+    assert!(line.contains(r#"  requester="operator"  "#), "{line}");
+
+    let connection = Connection::open(path.join(directory::DATABASE)).unwrap();
+    let forged = "UPDATE audit SET event = '{\"kind\": \"\\u001b[2J\"}' WHERE seq = 2";
+    connection.execute(forged, []).unwrap();
+    let forged = &records(&path, 2, 1).unwrap()[0];
+    assert_eq!(
+        (forged.kind.as_str(), forged.fields.len()),
+        ("unreadable", 0)
+    );
 }
 
 #[test]

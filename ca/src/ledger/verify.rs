@@ -6,7 +6,6 @@ use crate::store::{StoreError, open_for_reading};
 use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// More are counted, not listed: one broken link makes few, a replaced file makes one per record.
 const MAX_PROBLEMS: usize = 20;
@@ -16,6 +15,8 @@ const MAX_PROBLEMS: usize = 20;
 pub struct Report {
     pub records: u64,
     pub certificates: u64,
+    /// Certificates that are recorded and were swept away after they had expired.
+    pub swept: u64,
     /// Hash of the last record, lower-case hexadecimal: note it elsewhere to notice records cut off at the end.
     pub head: String,
     /// The first 20 in the order found; empty when all is well.
@@ -36,7 +37,9 @@ pub enum Problem {
     Changed { seq: i64 },
     #[error("record {seq}: its content cannot be read")]
     Unreadable { seq: i64 },
-    #[error("record {seq}: the certificate {serial} it names is missing")]
+    #[error(
+        "record {seq}: the certificate {serial} it names is missing, and no record says that it was swept"
+    )]
     CertificateMissing { seq: i64, serial: String },
     #[error("certificate {serial}: recorded in {first} and again in {second}")]
     RecordedTwice {
@@ -75,12 +78,13 @@ impl std::fmt::Display for Report {
         let Self {
             records,
             certificates,
+            swept,
             head,
             ..
         } = self;
         write!(
             f,
-            "audit chain {verdict}: {records} records, {certificates} certificates, head {head}"
+            "audit chain {verdict}: {records} records, {certificates} certificates, {swept} expired and swept, head {head}"
         )
     }
 }
@@ -89,32 +93,30 @@ impl std::fmt::Display for Report {
 ///
 /// # Errors
 /// When the database cannot be read. A chain that is read and broken is a [`Report`].
-pub fn verify(directory: &Path, now: SystemTime) -> Result<Report, StoreError> {
+pub fn verify(directory: &Path) -> Result<Report, StoreError> {
     let mut connection = open_for_reading(directory)?;
-    walk(&mut connection, now).map_err(StoreError::cannot_read)
+    walk(&mut connection).map_err(StoreError::cannot_read)
 }
 
-fn walk(connection: &mut Connection, now: SystemTime) -> rusqlite::Result<Report> {
+fn walk(connection: &mut Connection) -> rusqlite::Result<Report> {
     // One transaction: the chain and the certificates of the same moment.
     let transaction = connection.transaction()?;
     let mut report = Report {
         records: 0,
         certificates: 0,
+        swept: 0,
         head: String::new(),
         problems: Vec::new(),
         further_problems: 0,
     };
-    let head = walk_chain(&transaction, now, &mut report)?;
+    let head = walk_chain(&transaction, &mut report)?;
     report.head = KeyHash(head.hash).to_string();
+    walk_issuances(&transaction, &mut report)?;
     walk_certificates(&transaction, &mut report)?;
     Ok(report)
 }
 
-fn walk_chain(
-    connection: &Connection,
-    now: SystemTime,
-    report: &mut Report,
-) -> rusqlite::Result<Head> {
+fn walk_chain(connection: &Connection, report: &mut Report) -> rusqlite::Result<Head> {
     let mut statement =
         connection.prepare("SELECT seq, time_ms, event, previous, hash FROM audit ORDER BY seq")?;
     let mut rows = statement.query([])?;
@@ -143,44 +145,48 @@ fn walk_chain(
         if record_hash(seq, time_ms, &previous, &event) != hash {
             report.add(Problem::Changed { seq });
         }
-        match serde_json::from_str(&event) {
-            Ok(event) => check_certificate_of(connection, seq, &event, now, report)?,
-            Err(_) => report.add(Problem::Unreadable { seq }),
+        if serde_json::from_str::<Event>(&event).is_err() {
+            report.add(Problem::Unreadable { seq });
         }
     }
     Ok(head)
 }
 
-/// An issuance record has its certificate, at least until that expires.
-fn check_certificate_of(
-    connection: &Connection,
-    seq: i64,
-    event: &Event,
-    now: SystemTime,
-    report: &mut Report,
-) -> rusqlite::Result<()> {
-    let Event::Issued {
-        serial, not_after, ..
-    } = event
-    else {
-        return Ok(());
-    };
-    let found: Option<i64> = connection
-        .prepare_cached("SELECT audit_seq FROM certificate WHERE serial = ?1")?
-        .query_row([serial], |row| row.get(0))
-        .optional()?;
-    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let serial = serial.clone();
-    match found {
-        Some(first) if first != seq => report.add(Problem::RecordedTwice {
-            serial,
-            first,
-            second: seq,
-        }),
-        None if u64::try_from(*not_after).is_ok_and(|end| end > now) => {
-            report.add(Problem::CertificateMissing { seq, serial });
+/// An issuance record has its certificate, until a sweep of what had expired is recorded. Backwards, so that the sweeps
+/// after a record are known when its turn comes.
+fn walk_issuances(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("SELECT seq, event FROM audit ORDER BY seq DESC")?;
+    let mut of_serial =
+        connection.prepare("SELECT audit_seq FROM certificate WHERE serial = ?1")?;
+    let mut rows = statement.query([])?;
+    let mut swept_by = i64::MIN;
+    while let Some(row) = rows.next()? {
+        let seq: i64 = row.get(0)?;
+        // One that cannot be read was reported by the walk along the chain.
+        let event: Option<String> = row.get(1).ok();
+        let (serial, not_after) = match event.and_then(|event| serde_json::from_str(&event).ok()) {
+            Some(Event::Issued {
+                serial, not_after, ..
+            }) => (serial, not_after),
+            Some(Event::Swept { expired_by }) => {
+                swept_by = swept_by.max(expired_by);
+                continue;
+            }
+            _ => continue,
+        };
+        let found: Option<i64> = of_serial
+            .query_row([&serial], |row| row.get(0))
+            .optional()?;
+        match found {
+            Some(first) if first != seq => report.add(Problem::RecordedTwice {
+                serial,
+                first,
+                second: seq,
+            }),
+            Some(_) => {}
+            None if not_after <= swept_by => report.swept += 1,
+            None => report.add(Problem::CertificateMissing { seq, serial }),
         }
-        _ => {}
     }
     Ok(())
 }

@@ -9,18 +9,20 @@ CREATE TABLE audit (
     hash     BLOB NOT NULL
 ) STRICT;
 
--- Leaves that were issued. Written in the transaction of their audit record.
+-- Leaves that were issued. Written in the transaction of their audit record; swept some time after they have expired.
 CREATE TABLE certificate (
-    serial     TEXT PRIMARY KEY,
+    serial     TEXT NOT NULL UNIQUE,
     spiffe_id  TEXT NOT NULL,
     not_before INTEGER NOT NULL,
     not_after  INTEGER NOT NULL,
     renew_at   INTEGER NOT NULL,
     der        BLOB NOT NULL,
-    audit_seq  INTEGER NOT NULL UNIQUE REFERENCES audit (seq)
+    audit_seq  INTEGER PRIMARY KEY REFERENCES audit (seq)
 ) STRICT;
 
--- Only the SHA-256 of a token is kept. A token is used once enrolled_key is set.
+CREATE INDEX certificate_by_end ON certificate (not_after);
+
+-- Only the SHA-256 of a token is kept. A token is used once enrolled_key is set; swept long after it has expired.
 CREATE TABLE join_token (
     hash         BLOB PRIMARY KEY,
     spiffe_id    TEXT NOT NULL,

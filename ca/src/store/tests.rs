@@ -7,10 +7,10 @@ use identity::SpiffeId;
 use rcgen::{KeyPair, PublicKeyData};
 use tempfile::TempDir;
 
-const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-fn new_ca() -> (TempDir, Authority) {
+pub(super) fn new_ca() -> (TempDir, Authority) {
     let temporary = tempfile::tempdir().unwrap();
     let directory = temporary.path().join("ca");
     let domain = TrustDomain::parse("demo.test").unwrap();
@@ -29,7 +29,7 @@ fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
-async fn token(store: &Store, spiffe_id: &str) -> JoinToken {
+pub(super) async fn token(store: &Store, spiffe_id: &str) -> JoinToken {
     let token = JoinToken::generate();
     let created_at = SystemTime::now();
     let grant = TokenGrant {
@@ -42,11 +42,11 @@ async fn token(store: &Store, spiffe_id: &str) -> JoinToken {
     token
 }
 
-fn audit(temporary: &TempDir) -> ledger::Report {
-    ledger::verify(&temporary.path().join("ca"), SystemTime::now()).unwrap()
+pub(super) fn audit(temporary: &TempDir) -> ledger::Report {
+    ledger::verify(&temporary.path().join("ca")).unwrap()
 }
 
-async fn issue(ca: &Authority) -> Result<crate::Issued, crate::authority::IssueError> {
+pub(super) async fn issue(ca: &Authority) -> Result<crate::Issued, crate::authority::IssueError> {
     ca.issue(Request {
         id: id(ORDERS),
         public_key: key(),

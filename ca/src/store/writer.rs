@@ -1,6 +1,7 @@
-//! The one thread that writes, and its group commit.
+//! The one thread that writes, its group commit, and the sweep in between.
 
 use super::StoreError;
+use super::sweep::Sweep;
 use crate::ledger::{Event, Head};
 use rusqlite::{Connection, TransactionBehavior};
 use std::io;
@@ -27,9 +28,13 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("ca-store".to_owned())
             .spawn(move || {
-                let mut group = Vec::new();
+                let (mut group, mut sweep) = (Vec::new(), Sweep::default());
                 while queue.blocking_recv_many(&mut group, MAX_BATCH) > 0 {
                     commit_group(&mut connection, &mut group);
+                    while sweep_once(&mut connection, &mut sweep)
+                        && queue.is_empty()
+                        && !queue.is_closed()
+                    {}
                 }
             })?;
         Ok(Self {
@@ -90,6 +95,16 @@ fn apply_and_commit(
         job.apply(&mut batch)?;
     }
     transaction.commit()
+}
+
+/// A transaction of its own, as no caller's write may fail for it. Gives whether another is due.
+fn sweep_once(connection: &mut Connection, sweep: &mut Sweep) -> bool {
+    sweep
+        .step(connection, SystemTime::now())
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "expired certificates are not swept");
+            false
+        })
 }
 
 /// A write that waits for its group.

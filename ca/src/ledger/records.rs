@@ -1,0 +1,81 @@
+//! The audit records for reading: what `tipstaff ca audit list` shows.
+
+use super::Event;
+use crate::inspect::{rfc3339, rfc3339_ms};
+use crate::store::{StoreError, open_for_reading};
+use rusqlite::{Row, params};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::Path;
+
+/// Fields that hold a time in seconds since the Unix epoch.
+const TIMES: [&str; 3] = ["not_after", "expires_at", "expired_by"];
+
+/// One audit record. Times are RFC 3339.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Record {
+    pub seq: i64,
+    pub time: String,
+    /// `initialised`, `issued`, `token_created`, `enrolled`, `refused`, `bundle_published`, `swept`; or `unreadable`,
+    /// of which [`super::verify`] says more.
+    pub kind: String,
+    pub fields: Map<String, Value>,
+}
+
+/// The audit records from number `from_seq` on (the first is 1), oldest first, at most `limit`. As they are stored:
+/// whether they hold together is for [`super::verify`] to say.
+///
+/// # Errors
+/// When the database cannot be read.
+pub fn records(directory: &Path, from_seq: i64, limit: u32) -> Result<Vec<Record>, StoreError> {
+    let connection = open_for_reading(directory)?;
+    let read = || {
+        connection
+            .prepare("SELECT seq, time_ms, event FROM audit WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?
+            .query_map(params![from_seq, limit], Record::of)?
+            .collect::<rusqlite::Result<_>>()
+    };
+    read().map_err(StoreError::cannot_read)
+}
+
+impl Record {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let event: String = row.get("event").unwrap_or_default();
+        let event = serde_json::from_str::<Event>(&event).and_then(serde_json::to_value);
+        let mut fields = match event {
+            Ok(Value::Object(fields)) => fields,
+            _ => Map::new(),
+        };
+        let kind = match fields.remove("kind") {
+            Some(Value::String(kind)) => kind,
+            _ => "unreadable".to_owned(),
+        };
+        for name in TIMES {
+            if let Some(value) = fields.get_mut(name)
+                && let Some(seconds) = value.as_i64()
+            {
+                *value = Value::String(rfc3339(seconds));
+            }
+        }
+        Ok(Self {
+            seq: row.get("seq")?,
+            time: rfc3339_ms(row.get("time_ms")?),
+            kind,
+            fields,
+        })
+    }
+}
+
+/// One line. Texts are quoted as in JSON, so that none passes for another field or record.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            seq, time, kind, ..
+        } = self;
+        write!(f, "{seq}  {time}  {kind}")?;
+        self.fields
+            .iter()
+            .try_for_each(|(name, value)| write!(f, "  {name}={value}"))
+    }
+}

@@ -1,0 +1,87 @@
+//! What has long expired leaves the database, so that its size follows what is alive. The audit chain stays whole.
+
+use super::unix_seconds;
+use super::writer::Batch;
+use crate::ledger::Event;
+use rusqlite::{Connection, TransactionBehavior, params};
+use std::time::{Duration, SystemTime};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a row outlives its certificate: a clock that is ahead by less takes no row of a valid one.
+const GRACE: Duration = Duration::from_secs(60 * 60);
+/// Between one sweep and the next, as each leaves an audit record.
+const INTERVAL: Duration = Duration::from_secs(15 * 60);
+/// A copied token is recognised as such, and audited, for this long after it expired; later it is merely unknown.
+const TOKEN_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Rows in one transaction: it holds up whoever waits behind it for some milliseconds.
+const MAX_ROWS: usize = 1000;
+
+/// How far the sweep has come. Rows go only after the record that announces it is durable.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sweep {
+    /// Certificates that ended by then may go: the time in the last record, in seconds since the Unix epoch.
+    expired_by: i64,
+    /// There may be more of them.
+    unfinished: bool,
+}
+
+impl Sweep {
+    /// One transaction of the sweep, if one is due; gives whether another is. A failure changes nothing.
+    pub(super) fn step(
+        &mut self,
+        connection: &mut Connection,
+        now: SystemTime,
+    ) -> rusqlite::Result<bool> {
+        let expired_by = before(now, GRACE);
+        let due = expired_by.abs_diff(self.expired_by) >= INTERVAL.as_secs();
+        if !due && !self.unfinished {
+            return Ok(false);
+        }
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut next = *self;
+        if due && !self.unfinished {
+            next = Self::begin(&transaction, expired_by, now)?;
+        } else {
+            next.unfinished = self.remove(&transaction)? == MAX_ROWS;
+        }
+        transaction.commit()?;
+        *self = next;
+        Ok(next.unfinished)
+    }
+
+    /// Announces the sweep in the audit chain, if there is anything to sweep.
+    fn begin(connection: &Connection, expired_by: i64, now: SystemTime) -> rusqlite::Result<Self> {
+        connection.execute(
+            "DELETE FROM join_token WHERE expires_at <= ?1",
+            [before(now, TOKEN_GRACE)],
+        )?;
+        let unfinished = connection.query_row(
+            "SELECT EXISTS (SELECT 1 FROM certificate WHERE not_after <= ?1)",
+            [expired_by],
+            |row| row.get(0),
+        )?;
+        if unfinished {
+            Batch::begin(connection)?.audit(now, &Event::Swept { expired_by })?;
+        }
+        Ok(Self {
+            expired_by,
+            unfinished,
+        })
+    }
+
+    fn remove(&self, connection: &Connection) -> rusqlite::Result<usize> {
+        connection
+            .prepare_cached(
+                "DELETE FROM certificate WHERE audit_seq IN
+                     (SELECT audit_seq FROM certificate WHERE not_after <= ?1 LIMIT ?2)",
+            )?
+            .execute(params![self.expired_by, MAX_ROWS])
+    }
+}
+
+/// The time that lies `ago` before `now`, in seconds since the Unix epoch.
+fn before(now: SystemTime, ago: Duration) -> i64 {
+    unix_seconds(now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH))
+}

@@ -1,0 +1,124 @@
+use super::*;
+use crate::store::connect;
+use crate::store::tests::{HOUR, ORDERS, audit, issue, new_ca, token};
+use rusqlite::OpenFlags;
+use tempfile::TempDir;
+
+fn open(temporary: &TempDir) -> Connection {
+    let directory = temporary.path().join("ca");
+    connect(&directory, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
+}
+
+fn rows(connection: &Connection) -> usize {
+    connection
+        .query_row("SELECT count(*) FROM certificate", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn expired_certificates_are_swept_and_the_chain_stays_whole() {
+    let (temporary, ca) = new_ca();
+    for _ in 0..3 {
+        issue(&ca).await.unwrap();
+    }
+    let mut connection = open(&temporary);
+    let (mut sweep, expired) = (Sweep::default(), SystemTime::now() + HOUR + GRACE);
+    let before = audit(&temporary);
+
+    let in_time = expired - Duration::from_secs(60);
+    assert!(!sweep.step(&mut connection, in_time).unwrap(), "not yet");
+    assert_eq!(audit(&temporary).records, before.records, "no idle records");
+
+    let expired = expired + HOUR;
+    assert!(sweep.step(&mut connection, expired).unwrap(), "announced");
+    assert_eq!(audit(&temporary).certificates, 3);
+    assert!(!sweep.step(&mut connection, expired).unwrap(), "done");
+    assert!(!sweep.step(&mut connection, expired).unwrap());
+    let report = audit(&temporary);
+    assert!(report.is_intact(), "{report}");
+    assert_eq!((report.certificates, report.swept), (0, 3));
+    assert_eq!(report.records, before.records + 1);
+
+    // A clock that was ahead and is set right does not keep the sweep from its work.
+    issue(&ca).await.unwrap();
+    assert!(!sweep.step(&mut connection, SystemTime::now()).unwrap());
+    assert!(sweep.step(&mut connection, expired).unwrap());
+}
+
+#[tokio::test]
+async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
+    let (temporary, ca) = new_ca();
+    let mut connection = open(&temporary);
+    connection
+        .pragma_update(None, "foreign_keys", false)
+        .unwrap();
+    for seq in 0..2 * MAX_ROWS {
+        connection
+            .execute(
+                "INSERT INTO certificate VALUES (?1, 'x', 0, 0, 0, x'00', ?2)",
+                params![seq.to_string(), 1000 + seq],
+            )
+            .unwrap();
+    }
+    let (mut sweep, now) = (Sweep::default(), SystemTime::now());
+    let mut left = Vec::new();
+    while sweep.step(&mut connection, now).unwrap() {
+        left.push(rows(&connection));
+    }
+    assert_eq!(left, [2 * MAX_ROWS, MAX_ROWS, 0]);
+
+    // Without room for the announcement nothing goes.
+    connection
+        .execute(
+            "INSERT INTO certificate VALUES ('f', 'x', 0, 0, 0, x'00', 9999)",
+            [],
+        )
+        .unwrap();
+    connection
+        .execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE (ABORT, 'full'); END",
+        )
+        .unwrap();
+    let mut sweep = Sweep::default();
+    for _ in 0..2 {
+        sweep.step(&mut connection, now).unwrap_err();
+        assert_eq!(rows(&connection), 1);
+    }
+    drop(ca);
+}
+
+#[tokio::test]
+async fn tokens_are_forgotten_long_after_they_expired() {
+    let (temporary, ca) = new_ca();
+    token(ca.store(), ORDERS).await;
+    let mut connection = open(&temporary);
+    let end = SystemTime::now() + HOUR + TOKEN_GRACE;
+    for (now, expected) in [(end - HOUR / 2, 1), (end + HOUR / 2, 0)] {
+        Sweep::default().step(&mut connection, now).unwrap();
+        let left: u32 = connection
+            .query_row("SELECT count(*) FROM join_token", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(left, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_writer_sweeps_by_itself() {
+    let (temporary, ca) = new_ca();
+    let connection = open(&temporary);
+    connection
+        .execute(
+            "INSERT INTO certificate VALUES ('f', 'x', 0, 0, 0, x'00', 1)",
+            [],
+        )
+        .unwrap();
+    let issued = issue(&ca).await.unwrap();
+    // It begins once the caller has its answer.
+    while rows(&connection) > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let left: String = connection
+        .query_row("SELECT serial FROM certificate", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, issued.serial);
+}
