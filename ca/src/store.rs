@@ -27,6 +27,8 @@ pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
 const VERSION: i32 = 1;
 /// How long to wait for another process that writes, such as `token create` beside a server.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Free space that is kept back from records of refusals: some ten thousand certificates fit.
+const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// An open database. Works beside others on the same directory, in this process or another.
 #[derive(Debug)]
@@ -41,11 +43,15 @@ impl Store {
     /// # Errors
     /// When the database is missing, unreadable or of another version.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Self::open_with_reserve(directory, RESERVE_BYTES)
+    }
+
+    fn open_with_reserve(directory: &Path, reserve_bytes: u64) -> Result<Self, StoreError> {
         let connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(StoreError::cannot_read)?;
         check_version(&connection)?;
-        let writer =
-            Writer::spawn(connection).map_err(|error| StoreError::Thread(Arc::new(error)))?;
+        let writer = Writer::spawn(connection, reserve_bytes)
+            .map_err(|error| StoreError::Thread(Arc::new(error)))?;
         Ok(Self { writer })
     }
 
@@ -71,6 +77,7 @@ impl Store {
     }
 
     /// Audits the refusal of a caller that had proven who it is. Refusals before that are only counted, never stored.
+    /// On a disk that is almost full this goes to the log alone, as what room there is belongs to issuance.
     ///
     /// # Errors
     /// When it could not be recorded.
@@ -80,7 +87,7 @@ impl Store {
         now: SystemTime,
     ) -> Result<(), StoreError> {
         self.writer
-            .write(move |batch| batch.audit(now, &Event::from(&refusal)).map(|_| ()))
+            .write(move |batch| batch.audit_refusal(now, &Event::from(&refusal)))
             .await
     }
 
@@ -225,7 +232,7 @@ fn fill(connection: &mut Connection, new: &NewCa<'_>) -> rusqlite::Result<()> {
         params![trust_domain, new.bundle.sequence(), new.bundle.to_pem()],
     )?;
     transaction.execute("INSERT INTO renewal VALUES (1, ?1)", [new.renewal_secret])?;
-    let mut batch = Batch::begin(&transaction)?;
+    let mut batch = Batch::begin(&transaction, 0)?;
     batch.audit(
         new.now,
         &Event::Initialised {

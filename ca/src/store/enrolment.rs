@@ -243,15 +243,14 @@ impl Attempt {
             .connection()
             .prepare_cached("UPDATE join_token SET refusals = refusals + 1 WHERE hash = ?1")?
             .execute([self.token])?;
-        batch.audit(
+        batch.audit_refusal(
             self.now,
             &Event::Refused {
                 caller: format!("token {}, key {}", token_name(&self.token), self.key),
                 operation: "redeem".to_owned(),
                 reason: refusal.to_string(),
             },
-        )?;
-        Ok(())
+        )
     }
 }
 

@@ -63,7 +63,7 @@ impl Sweep {
             |row| row.get(0),
         )?;
         if unfinished {
-            Batch::begin(connection)?.audit(now, &Event::Swept { expired_by })?;
+            Batch::begin(connection, 0)?.audit(now, &Event::Swept { expired_by })?;
         }
         Ok(Self {
             expired_by,

@@ -224,6 +224,37 @@ async fn a_full_disk_withholds_the_certificate_and_recovers() {
     issue(&ca).await.unwrap();
 }
 
+#[tokio::test]
+async fn room_is_kept_for_issuance_and_not_spent_on_refusals() {
+    let (temporary, ca) = new_ca();
+    let orders = token(ca.store(), ORDERS).await;
+    issue(&ca).await.unwrap();
+    let before = audit(&temporary).records;
+    // No disk has so much room that none need be kept.
+    let store = Store::open_with_reserve(&temporary.path().join("ca"), u64::MAX).unwrap();
+    let now = SystemTime::now();
+    let refusal = Refusal {
+        caller: id(ORDERS),
+        operation: "renew",
+        reason: "x".to_owned(),
+    };
+    store.record_refusal(refusal.clone(), now).await.unwrap();
+    let redeemed = |key, at| {
+        let (store, orders) = (&store, &orders);
+        async move { store.redeem(orders, &id(ORDERS), &key, at).await.unwrap() }
+    };
+    assert_eq!(
+        redeemed(key(), now + 2 * HOUR).await,
+        Err(RedeemError::Expired)
+    );
+    assert_eq!(audit(&temporary).records, before);
+    assert!(redeemed(key(), now).await.is_ok());
+    assert_eq!(audit(&temporary).records, before + 1);
+
+    ca.store().record_refusal(refusal, now).await.unwrap();
+    assert_eq!(audit(&temporary).records, before + 2);
+}
+
 /// SQLite takes the present size for a smaller maximum.
 async fn set_max_pages(ca: &Authority, pages: u32) {
     ca.store()

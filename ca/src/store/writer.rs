@@ -23,14 +23,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn spawn(mut connection: Connection) -> io::Result<Self> {
+    /// Refusals are not recorded while the disk has less than `reserve_bytes` free.
+    pub(super) fn spawn(mut connection: Connection, reserve_bytes: u64) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
         let thread = thread::Builder::new()
             .name("ca-store".to_owned())
             .spawn(move || {
                 let (mut group, mut sweep) = (Vec::new(), Sweep::default());
                 while queue.blocking_recv_many(&mut group, MAX_BATCH) > 0 {
-                    commit_group(&mut connection, &mut group);
+                    commit_group(&mut connection, &mut group, reserve_bytes);
                     while sweep_once(&mut connection, &mut sweep)
                         && queue.is_empty()
                         && !queue.is_closed()
@@ -77,8 +78,9 @@ impl Drop for Writer {
 
 /// One transaction for the whole group, which it leaves empty. If anything fails, nothing of the group is kept and
 /// everyone hears of it: what fails here is the disk or the database, never what one caller asked for.
-fn commit_group(connection: &mut Connection, group: &mut Vec<Box<dyn Job>>) {
-    let committed = apply_and_commit(connection, group).map_err(StoreError::cannot_record);
+fn commit_group(connection: &mut Connection, group: &mut Vec<Box<dyn Job>>, reserve_bytes: u64) {
+    let committed =
+        apply_and_commit(connection, group, reserve_bytes).map_err(StoreError::cannot_record);
     for job in group.drain(..) {
         job.reply(committed.clone());
     }
@@ -87,10 +89,11 @@ fn commit_group(connection: &mut Connection, group: &mut Vec<Box<dyn Job>>) {
 fn apply_and_commit(
     connection: &mut Connection,
     group: &mut [Box<dyn Job>],
+    reserve_bytes: u64,
 ) -> rusqlite::Result<()> {
     // Immediate: the end of the chain must not be read before nobody else can append to it.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut batch = Batch::begin(&transaction)?;
+    let mut batch = Batch::begin(&transaction, reserve_bytes)?;
     for job in group {
         job.apply(&mut batch)?;
     }
@@ -143,12 +146,16 @@ where
 pub(super) struct Batch<'a> {
     connection: &'a Connection,
     head: Head,
+    reserve_bytes: u64,
 }
 
 impl<'a> Batch<'a> {
-    pub(super) fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
-        let head = Head::read(connection)?;
-        Ok(Self { connection, head })
+    pub(super) fn begin(connection: &'a Connection, reserve_bytes: u64) -> rusqlite::Result<Self> {
+        Ok(Self {
+            connection,
+            head: Head::read(connection)?,
+            reserve_bytes,
+        })
     }
 
     pub(super) fn connection(&self) -> &'a Connection {
@@ -159,4 +166,19 @@ impl<'a> Batch<'a> {
     pub(super) fn audit(&mut self, now: SystemTime, event: &Event) -> rusqlite::Result<i64> {
         self.head.append(self.connection, now, event)
     }
+
+    /// Appends the record of a refusal, unless the room that is left is wanted for issuance.
+    pub(super) fn audit_refusal(&mut self, now: SystemTime, event: &Event) -> rusqlite::Result<()> {
+        if free_bytes(self.connection).is_some_and(|free| free < self.reserve_bytes) {
+            tracing::error!(?event, "disk almost full, refusal not recorded");
+            return Ok(());
+        }
+        self.audit(now, event).map(|_| ())
+    }
+}
+
+/// `None` where the system does not tell.
+fn free_bytes(connection: &Connection) -> Option<u64> {
+    let disk = rustix::fs::statvfs(connection.path()?).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
