@@ -120,12 +120,17 @@ impl Api {
     }
 
     /// Writes the refusal of a known caller to the audit log. The refusal stands even if that fails.
-    async fn audit(&self, caller: &SpiffeId, call: Call, refused: Refused) -> Status {
-        warn!(peer.id = %caller, call = call.as_str(), reason = refused.reason().as_str(), "call refused");
+    pub(crate) async fn audit(
+        &self,
+        caller: &SpiffeId,
+        operation: &'static str,
+        refused: Refused,
+    ) -> Status {
+        warn!(peer.id = %caller, call = operation, reason = refused.reason().as_str(), "call refused");
         if refused.reason().is_callers_fault() {
             let refusal = Refusal {
                 caller: caller.clone(),
-                operation: call.as_str(),
+                operation,
                 reason: refused.to_string(),
             };
             let store = self.authority.store();
@@ -175,7 +180,9 @@ impl CertificateAuthority for Api {
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
             })),
-            Err(refused) => Err(self.audit(&enrolment.spiffe_id, Call::Issue, refused).await),
+            Err(refused) => Err(self
+                .audit(&enrolment.spiffe_id, Call::Issue.as_str(), refused)
+                .await),
         }
     }
 
@@ -187,7 +194,7 @@ impl CertificateAuthority for Api {
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
             })),
-            Err(refused) => Err(self.audit(&svid.id, Call::Renew, refused).await),
+            Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), refused).await),
         }
     }
 

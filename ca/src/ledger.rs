@@ -28,7 +28,7 @@ const MAX_REASON_CHARS: usize = 256;
 pub struct Refusal {
     /// Who was refused: the ID of its SVID or of its enrolment.
     pub caller: SpiffeId,
-    /// What it asked for, as the name of the call: `issue`, `renew`.
+    /// What it asked for: `issue`, `renew`, or `call` when it was not understood.
     pub operation: &'static str,
     /// One line; cut at 256 characters.
     pub reason: String,

@@ -54,6 +54,8 @@ pub(crate) enum Refused {
     Oversized,
     #[error("expected one protobuf message of package tipstaff.ca.v1, found something else")]
     Malformed,
+    #[error("expected a call of service tipstaff.ca.v1.CertificateAuthority, found another")]
+    UnknownMethod,
     #[error("expected the whole request within {} s", .limit.as_secs_f32())]
     Timeout { limit: Duration },
 }
@@ -86,6 +88,7 @@ impl Refused {
             },
             Self::Store(_) => Code::Unavailable,
             Self::RateLimited { .. } | Self::Oversized => Code::ResourceExhausted,
+            Self::UnknownMethod => Code::Unimplemented,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
     }
@@ -114,6 +117,7 @@ impl Refused {
             Self::RateLimited { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
             Self::Malformed => Reason::MalformedMessage,
+            Self::UnknownMethod => Reason::UnknownMethod,
             Self::Timeout { .. } => Reason::Timeout,
         }
     }

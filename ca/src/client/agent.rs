@@ -99,10 +99,11 @@ impl Agent {
                 renewed?
             }
             None => {
+                // Whatever comes of this, the SVID has its turn again: neither of the two ways blocks the other.
+                self.svid_refused = false;
                 let issued = self.issue(csr).await?;
                 // The enrolment key is registered now; a secret that has done its work is dropped.
                 self.token = None;
-                self.svid_refused = false;
                 issued
             }
         };

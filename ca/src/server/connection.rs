@@ -3,8 +3,8 @@
 use super::strangers::Stranger;
 use super::{MAX_MESSAGE_BYTES, Service, Tasks};
 use crate::admission::Source;
-use crate::api::Peer;
 use crate::api::refused::{REASON_METADATA, Refused};
+use crate::api::{Api, Peer};
 use crate::metrics::Reason;
 use crate::proto::certificate_authority_server::CertificateAuthorityServer;
 use http::{HeaderMap, Request, Response};
@@ -145,12 +145,9 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         return Status::from(Refused::RateLimited { retry_after }).into_http();
     }
     request.extensions_mut().insert(peer);
-    let mut grpc =
-        CertificateAuthorityServer::new(service.api).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let limit = service.options.request_timeout;
-    let response = match timeout(limit, grpc.call(request)).await {
-        Ok(Ok(response)) => in_our_words(response),
-        Ok(Err(never)) => match never {},
+    let response = match timeout(limit, answer(&service.api, &source, request)).await {
+        Ok(response) => response,
         Err(_) => Status::from(Refused::Timeout { limit }).into_http(),
     };
     if let Some(reason) = refusal(response.headers()) {
@@ -162,28 +159,36 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
     response
 }
 
-/// What the gRPC layer refuses before our code sees it, with our codes and sentences.
-fn in_our_words(response: Response<Body>) -> Response<Body> {
+/// The answer of the gRPC service. What its layers refuse before our code sees it is refused in our words, and audited
+/// as any other refusal of a known caller.
+async fn answer(api: &Api, source: &Source, request: Request<Incoming>) -> Response<Body> {
+    let mut grpc =
+        CertificateAuthorityServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let response = match grpc.call(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
     let refused = match Status::from_header_map(response.headers()) {
         Some(status) if status.metadata().contains_key(REASON_METADATA) => return response,
         Some(status) if status.code() == Code::OutOfRange => Refused::Oversized,
-        Some(status) if status.code() == Code::Internal => Refused::Malformed,
+        Some(status) if status.code() == Code::Unimplemented => Refused::UnknownMethod,
+        Some(status) if status.code() != Code::Ok => Refused::Malformed,
         _ => return response,
     };
-    Status::from(refused).into_http()
+    let status = match source {
+        Source::Identity(caller) => api.audit(caller, "call", refused).await,
+        Source::Address(_) => refused.into(),
+    };
+    status.into_http()
 }
 
 /// Why a call was refused, from its reply: a refusal has no body, so its status is in the head.
 fn refusal(headers: &HeaderMap) -> Option<Reason> {
     let status = Status::from_header_map(headers)?;
-    match (status.metadata().get(REASON_METADATA), status.code()) {
-        (Some(word), _) => Reason::ALL
-            .into_iter()
-            .find(|reason| word == reason.as_str()),
-        (None, Code::Ok) => None,
-        (None, Code::Unimplemented) => Some(Reason::UnknownMethod),
-        (None, _) => Some(Reason::MalformedMessage),
-    }
+    let word = status.metadata().get(REASON_METADATA)?;
+    Reason::ALL
+        .into_iter()
+        .find(|reason| word == reason.as_str())
 }
 
 fn debug_end(ended: hyper::Result<()>) {

@@ -78,6 +78,25 @@ async fn a_bad_renewal_is_refused_and_audited() {
 }
 
 #[tokio::test]
+async fn an_oversized_renewal_is_refused_and_audited() {
+    let ca = Ca::start().await;
+    let svid = enrol(&ca, 600).await;
+    let before = ca.audit();
+    let large = RenewRequest {
+        csr: vec![0; 70_000],
+        ttl_seconds: 0,
+    };
+    let status = ca
+        .connect(Some(&svid))
+        .await
+        .renew(large)
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(ca.audit().records, before.records + 1);
+}
+
+#[tokio::test]
 async fn a_watcher_gets_the_bundle_at_once_and_each_change_of_it() {
     let ca = Ca::start().await;
     let svid = enrol(&ca, 600).await;
