@@ -1,13 +1,13 @@
 //! The enrolment key: the one secret of a workload that rests on disk.
 
-use crate::attest;
+use crate::{attest, directory};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use identity::SpiffeId;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -93,35 +93,17 @@ fn create(path: &Path) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}.new", std::process::id()));
     let beside = PathBuf::from(beside);
-    let written = write_new(&beside, pkcs8.as_ref()).and_then(|()| fs::hard_link(&beside, path));
+    // A leftover of a crashed start with the same process id is no key of anybody's.
+    let _ = fs::remove_file(&beside);
+    let written =
+        directory::write_new(&beside, pkcs8.as_ref()).and_then(|()| fs::hard_link(&beside, path));
     let removed = fs::remove_file(&beside);
     match written {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.exists() => Ok(()),
         Err(error) => Err(error),
-        Ok(()) => {
-            removed?;
-            // The key is registered with the CA next; a crash must not leave a used token and no key.
-            match path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-            {
-                Some(parent) => File::open(parent)?.sync_all(),
-                None => File::open(".")?.sync_all(),
-            }
-        }
+        // The key is registered with the CA next; a crash must not leave a used token and no key.
+        Ok(()) => removed.and_then(|()| directory::sync_parent(path)),
     }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // A leftover of a crashed start with the same process id is no key of anybody's.
-    let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 /// Why the enrolment key cannot be used.
@@ -176,7 +158,7 @@ mod tests {
     fn a_file_that_is_no_key_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("enrolment.key");
-        write_new(&path, b"not a key").unwrap();
+        directory::write_new(&path, b"not a key").unwrap();
         let error = EnrolmentKey::load_or_create(&path).unwrap_err();
         assert!(matches!(error, EnrolmentKeyError::Malformed { .. }));
         assert_eq!(fs::read(&path).unwrap(), b"not a key");

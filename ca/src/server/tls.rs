@@ -91,3 +91,34 @@ async fn wait_until(time: SystemTime) {
         tokio::time::sleep(left.min(LOOK)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{InitOptions, KeyProtection, OpenOptions};
+    use identity::TrustDomain;
+
+    #[tokio::test]
+    async fn a_due_certificate_is_replaced_for_the_handshakes_that_follow() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("ca");
+        let domain = TrustDomain::parse("demo.test").unwrap();
+        let options = InitOptions::new(domain, KeyProtection::InsecurePlaintext);
+        crate::init(&directory, &options).unwrap();
+        let authority = Arc::new(Authority::open(&directory, &OpenOptions::default()).unwrap());
+        let issued = ServerCertificate::issue(authority, Arc::default()).await;
+        let mut certificate = issued.unwrap();
+        assert!(certificate.renew_at > SystemTime::now());
+        let mut configs = certificate.subscribe();
+        let first = Arc::clone(&configs.borrow_and_update());
+
+        certificate.renew_at = SystemTime::now();
+        tokio::select! {
+            changed = configs.changed() => changed.unwrap(),
+            () = certificate.renew() => unreachable!("it never returns"),
+        }
+        assert!(!Arc::ptr_eq(&first, &configs.borrow()));
+        let report = crate::ledger::verify(&directory).unwrap();
+        assert!(report.is_intact() && report.certificates == 2, "{report}");
+    }
+}

@@ -1,4 +1,5 @@
 use crate::harness::{CART, Ca, id, svid, within};
+use crate::relay::Relay;
 use crate::renew::add_root;
 use ca::client::{self, ClientState, Handles};
 use ca::metrics::{Call, Reason};
@@ -75,6 +76,58 @@ async fn a_copied_token_brings_no_identity_to_its_thief() {
         "{refused:?}"
     );
     assert!(thief.svid.borrow().is_none());
+}
+
+#[tokio::test]
+async fn a_client_whose_first_reply_was_lost_enrols_all_the_same() {
+    let ca = Ca::start().await;
+    let relay = Relay::start(ca.address).await;
+    relay.lose_replies(true);
+    let dir = tempfile::tempdir().unwrap();
+    let token = ca.token(CART).await;
+    let mut config = ca.client_config(CART, Some(token), &dir.path().join("key"));
+    config.endpoint = format!("https://{}", relay.address);
+    let handles = client::start(config).unwrap();
+    let failed = state(&handles, |state| !error(state).is_empty()).await;
+    assert!(error(&failed).contains("was cut off"), "{failed:?}");
+    assert!(handles.svid.borrow().is_none());
+    assert!(ca.metrics.issued(Call::Issue) > 0, "the CA had answered");
+
+    relay.lose_replies(false);
+    assert_eq!(svid(&handles).await.id(), &id(CART));
+    let records = ca::ledger::records(&ca.directory(), 1, 100).unwrap();
+    let enrolled = records.iter().filter(|record| record.kind == "enrolled");
+    assert_eq!(enrolled.count(), 1);
+}
+
+/// After a lost reply the enrolment key speaks. When the CA no longer knows that, the SVID has to have another turn.
+#[tokio::test]
+async fn a_lost_renewal_is_repeated_even_without_an_enrolment() {
+    let ca = Ca::start().await;
+    let relay = Relay::start(ca.address).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = ca.token(CART).await;
+    let mut config = ca.client_config(CART, Some(token), &dir.path().join("key"));
+    config.endpoint = format!("https://{}", relay.address);
+    let handles = client::start(config).unwrap();
+    let first = svid(&handles).await;
+    let database = rusqlite::Connection::open(ca.directory().join("ca.db")).unwrap();
+    database
+        .execute_batch("UPDATE join_token SET enrolled_key = NULL; DELETE FROM enrolment")
+        .unwrap();
+
+    relay.lose_replies(true);
+    let lost = renew(&handles).await.unwrap_err();
+    assert!(lost.contains("was cut off"), "{lost}");
+    relay.lose_replies(false);
+    let mut watched = handles.svid.clone();
+    let newer = within(watched.wait_for(|svid| {
+        let serial = svid.as_ref().map(|svid| &svid.leaf().serial);
+        serial != Some(&first.leaf().serial)
+    }));
+    newer.await.unwrap();
+    assert_eq!(ca.metrics.issued(Call::Issue), 1);
+    assert_eq!(ca.metrics.issued(Call::Renew), 2, "the lost one and this");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 )]
 
 mod harness;
+mod relay;
 
 /// The client's life: enrolment, renewal, a CA that goes away, one that is an impostor.
 mod client;
