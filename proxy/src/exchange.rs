@@ -7,6 +7,7 @@ use crate::authorize::Rules;
 use crate::error::Failure;
 use crate::metrics::{self, Decision, Direction};
 use crate::peer::Peer;
+use crate::progress::{BodyError, Patience, Upload};
 use crate::upstream::Lease;
 use crate::worker::Shared;
 use bytes::Bytes;
@@ -16,9 +17,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// What the requests of one connection have in common.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     rules: Option<Arc<Rules>>,
     decision_id: Option<String>,
     status: u16,
-    received: Option<Arc<AtomicU64>>,
+    upload: Option<Arc<Upload>>,
     sent: u64,
     upstream: Option<Arc<str>>,
 }
@@ -66,7 +66,7 @@ impl Exchange {
             rules: None,
             decision_id: None,
             status: 0,
-            received: None,
+            upload: None,
             sent: 0,
             upstream: None,
         })
@@ -92,10 +92,10 @@ impl Exchange {
         }
     }
 
-    /// Where the request goes, and the counter of what is sent of its body.
-    pub(crate) fn forwarded(&mut self, upstream: Arc<str>, received: Option<Arc<AtomicU64>>) {
+    /// Where the request goes, and its body.
+    pub(crate) fn forwarded(&mut self, upstream: Arc<str>, upload: Option<Arc<Upload>>) {
         self.upstream = Some(upstream);
-        self.received = received;
+        self.upload = upload;
     }
 
     pub(crate) fn failed(&mut self, failure: &Failure) {
@@ -150,10 +150,7 @@ impl Drop for Exchange {
             rule: self.rule.as_deref(),
             generation: self.rules.as_ref().map_or("", |rules| rules.generation()),
             decision_id: self.decision_id.as_deref(),
-            bytes_in: self
-                .received
-                .as_ref()
-                .map_or(0, |received| received.load(Ordering::Relaxed)),
+            bytes_in: self.upload.as_ref().map_or(0, |upload| upload.received()),
             bytes_out: self.sent,
             duration: self.start.elapsed(),
             upstream: self.upstream.as_deref(),
@@ -173,6 +170,7 @@ pub(crate) struct Body {
 enum Source {
     Upstream {
         body: Incoming,
+        patience: Patience,
         lease: Option<Lease>,
     },
     /// Ours, and whole.
@@ -180,9 +178,18 @@ enum Source {
 }
 
 impl Body {
-    pub(crate) fn upstream(body: Incoming, lease: Lease, exchange: Box<Exchange>) -> Self {
-        let lease = Some(lease);
-        let source = Source::Upstream { body, lease };
+    /// `idle` is how long it may take from one frame to the next.
+    pub(crate) fn upstream(
+        body: Incoming,
+        lease: Lease,
+        idle: Duration,
+        exchange: Box<Exchange>,
+    ) -> Self {
+        let source = Source::Upstream {
+            body,
+            patience: Patience::new(idle),
+            lease: Some(lease),
+        };
         Self { source, exchange }
     }
 
@@ -194,24 +201,38 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         let frame = match &mut this.source {
             Source::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Source::Upstream { body, lease } => {
-                let frame = Pin::new(body).poll_frame(cx);
+            Source::Upstream {
+                body,
+                patience,
+                lease,
+            } => {
+                let upload = this.exchange.upload.as_deref();
+                let frame = match Pin::new(body).poll_frame(cx) {
+                    Poll::Pending => patience.poll_stall(upload, cx),
+                    Poll::Ready(frame) => {
+                        patience.renew();
+                        if let Some(upload) = upload {
+                            upload.touch();
+                        }
+                        Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+                    }
+                };
                 match &frame {
                     Poll::Ready(None) => {
                         if let Some(lease) = lease.take() {
                             lease.give_back();
                         }
                     }
-                    Poll::Ready(Some(Err(_))) => this.exchange.reason = Some("response_broken"),
+                    Poll::Ready(Some(Err(error))) => this.exchange.reason = Some(error.reason()),
                     _ => {}
                 }
                 frame
@@ -245,7 +266,7 @@ impl http_body::Body for Body {
 impl Drop for Body {
     fn drop(&mut self) {
         // A body of known length is not polled past its last byte, and an empty one not at all.
-        if let Source::Upstream { body, lease } = &mut self.source
+        if let Source::Upstream { body, lease, .. } = &mut self.source
             && body.is_end_stream()
             && let Some(lease) = lease.take()
         {

@@ -17,6 +17,7 @@ use http::{HeaderMap, Request, Response, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The caller's certificate, in Envoy's format.
 const FORWARDED_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -46,6 +47,7 @@ impl App {
 pub(crate) struct Answered {
     response: Response<Incoming>,
     lease: Lease,
+    idle: Duration,
 }
 
 /// Sends an allowed request to the app, in the protocol that the caller's request is in.
@@ -59,14 +61,15 @@ pub(crate) async fn to_app(
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
     let (mut head, body) = request.into_parts();
-    let body = RequestBody::new(body);
-    exchange.forwarded(Arc::clone(&app.name), body.progress());
+    let is_grpc = is_grpc(&head.method, &head.headers);
+    let body = RequestBody::new(body, deadlines, is_grpc);
+    exchange.forwarded(Arc::clone(&app.name), body.upload());
     if normal.has_override {
         remove_overrides(&mut head.headers);
     }
     head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
     head.headers.insert(PEER, peer.header());
-    if is_grpc(&head.method, &head.headers) {
+    if is_grpc {
         let authority = head.headers.remove(HOST);
         absolute(&mut head.uri, Scheme::HTTP, authority.as_ref());
         head.version = Version::HTTP_2;
@@ -76,6 +79,7 @@ pub(crate) async fn to_app(
         return Ok(Answered {
             response,
             lease: Lease::Http2(stream),
+            idle: deadlines.idle,
         });
     }
     head.headers.remove(TE);
@@ -90,6 +94,7 @@ pub(crate) async fn to_app(
     Ok(Answered {
         response,
         lease: Lease::Http1(lease),
+        idle: deadlines.idle,
     })
 }
 
@@ -102,8 +107,8 @@ pub(crate) async fn to_service(
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
     let (mut head, body) = request.into_parts();
-    let body = RequestBody::new(body);
-    exchange.forwarded(Arc::clone(lanes.name()), body.progress());
+    let body = RequestBody::new(body, deadlines, is_grpc(&head.method, &head.headers));
+    exchange.forwarded(Arc::clone(lanes.name()), body.upload());
     let authority = head.headers.remove(HOST);
     absolute(&mut head.uri, Scheme::HTTPS, authority.as_ref());
     head.version = Version::HTTP_2;
@@ -112,6 +117,7 @@ pub(crate) async fn to_service(
     Ok(Answered {
         response,
         lease: Lease::Http2(stream),
+        idle: deadlines.idle,
     })
 }
 
@@ -121,7 +127,8 @@ impl Answered {
         let (mut head, body) = self.response.into_parts();
         strip(&mut head.headers);
         exchange.answered(head.status.as_u16());
-        Response::from_parts(head, Body::upstream(body, self.lease, exchange))
+        let body = Body::upstream(body, self.lease, self.idle, exchange);
+        Response::from_parts(head, body)
     }
 }
 

@@ -171,5 +171,6 @@ fn deadlines(config: &Config) -> Deadlines {
     Deadlines {
         connect: config.timeouts.upstream_connect,
         response: config.timeouts.response,
+        idle: config.timeouts.idle,
     }
 }

@@ -35,6 +35,8 @@ mod forward;
 
 mod upstream;
 
+mod progress;
+
 mod outbound;
 
 mod error;

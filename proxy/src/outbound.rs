@@ -134,6 +134,7 @@ async fn handle(
     let deadlines = Deadlines {
         connect: routes.config.timeouts.upstream_connect,
         response: route.timeout,
+        idle: routes.config.timeouts.idle,
     };
     forward::to_service(request, lanes, ready, deadlines, exchange).await
 }

@@ -6,6 +6,7 @@ pub(crate) mod http2;
 
 use crate::config::Endpoint;
 use crate::error::ConnectError;
+use crate::progress::{BodyError, Patience, Upload};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method};
@@ -14,7 +15,6 @@ use hyper::body::Incoming;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -37,48 +37,64 @@ impl Lease {
     }
 }
 
-/// How long each step towards a response head may take.
+/// How long each step of an exchange may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
     pub(crate) connect: Duration,
     pub(crate) response: Duration,
+    /// Between two frames of a body.
+    pub(crate) idle: Duration,
 }
 
-/// The caller's body on its way up, counted.
+/// The caller's body on its way up.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inner: Incoming,
+    patience: Patience,
     /// None for a request without a body, which is most of them: nothing to count, nothing to allocate.
-    sent: Option<Arc<AtomicU64>>,
+    upload: Option<Arc<Upload>>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(inner: Incoming) -> Self {
-        let sent = (!inner.is_end_stream()).then(Arc::default);
-        Self { inner, sent }
+    /// `is_stream` says that single small messages are to be expected.
+    pub(crate) fn new(inner: Incoming, deadlines: Deadlines, is_stream: bool) -> Self {
+        let upload = (!inner.is_end_stream()).then(|| Arc::new(Upload::new(is_stream)));
+        Self {
+            inner,
+            // Until there is a response head it is `within` that ends an upload, with a status.
+            patience: Patience::new(deadlines.idle.max(deadlines.response)),
+            upload,
+        }
     }
 
-    /// Bytes passed on so far; shared, since the body itself moves into the connection's task.
-    pub(crate) fn progress(&self) -> Option<Arc<AtomicU64>> {
-        self.sent.clone()
+    /// Shared, since the body itself moves into the connection's task.
+    pub(crate) fn upload(&self) -> Option<Arc<Upload>> {
+        self.upload.clone()
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = Pin::new(&mut self.inner).poll_frame(cx);
-        if let (Poll::Ready(Some(Ok(frame))), Some(sent)) = (&frame, &self.sent)
-            && let Some(data) = frame.data_ref()
-        {
-            sent.fetch_add(data.len() as u64, Ordering::Relaxed);
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx)? else {
+            return this.patience.poll_stall(this.upload.as_deref(), cx);
+        };
+        this.patience.renew();
+        if let Some(upload) = &this.upload {
+            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
+                upload.pass(data.len() as u64);
+            }
+            if frame.is_none() || this.inner.is_end_stream() {
+                upload.touch();
+            }
         }
-        frame
+        Poll::Ready(frame.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -87,25 +103,6 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
-    }
-}
-
-/// Waits for a response head. The deadline starts anew while the upload makes progress: a large body is no slow app.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    progress: Option<&AtomicU64>,
-    response: impl Future<Output = T>,
-) -> Option<T> {
-    let mut response = std::pin::pin!(response);
-    let mut seen = 0;
-    loop {
-        if let Ok(done) = tokio::time::timeout(limit, response.as_mut()).await {
-            return Some(done);
-        }
-        match progress.map(|sent| sent.load(Ordering::Relaxed)) {
-            Some(sent) if sent != seen => seen = sent,
-            _ => return None,
-        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! A pool of HTTP/1.1 connections to the app.
 
-use super::{Deadlines, RequestBody, connect_tcp, within};
+use super::{Deadlines, RequestBody, connect_tcp};
 use crate::config::Endpoint;
 use crate::error::{ConnectError, Failure};
+use crate::progress::within;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -44,7 +45,7 @@ impl Pool {
         mut request: Request<RequestBody>,
         deadlines: Deadlines,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let progress = request.body().progress();
+        let upload = request.body().upload();
         loop {
             let pooled = self.take();
             let reused = pooled.is_some();
@@ -53,7 +54,7 @@ impl Pool {
                 None => self.connect(deadlines.connect).await?,
             };
             let response = sender.try_send_request(request);
-            match within(deadlines.response, progress.as_deref(), response).await {
+            match within(deadlines.response, upload.as_deref(), response).await {
                 None => return Err(Failure::ResponseTimeout(deadlines.response)),
                 Some(Ok(response)) => {
                     let pool = Arc::clone(self);

@@ -3,10 +3,11 @@
 //! A lane belongs to the certificate it was made with. When the SVID is renewed a new lane is made in the background, new
 //! requests move over once it is ready, and the old one ends with its last request.
 
-use super::{Deadlines, RequestBody, connect_tcp, within};
+use super::{Deadlines, RequestBody, connect_tcp};
 use crate::config::Endpoint;
 use crate::error::{ConnectError, Failure};
 use crate::metrics::{Direction, Metrics};
+use crate::progress::within;
 use crate::tls::{self, LiveIdentity};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -163,10 +164,10 @@ impl Lanes {
         mut request: Request<RequestBody>,
         deadlines: Deadlines,
     ) -> Result<(Response<Incoming>, Stream), Failure> {
-        let progress = request.body().progress();
+        let upload = request.body().upload();
         for _ in 0..MAX_SENDS {
             let response = ready.sender.try_send_request(request);
-            match within(deadlines.response, progress.as_deref(), response).await {
+            match within(deadlines.response, upload.as_deref(), response).await {
                 None => return Err(Failure::ResponseTimeout(deadlines.response)),
                 Some(Ok(response)) => return Ok((response, ready.stream)),
                 Some(Err(mut error)) => match error.take_message() {
