@@ -7,6 +7,7 @@ use crate::error::Failure;
 use crate::exchange::{Body, Exchange};
 use crate::normalize::{Normal, remove_overrides};
 use crate::peer::Peer;
+use crate::respond::{self, DECISION_ID, REJECTED};
 use crate::upstream::http2::{Lanes, Ready, Remote};
 use crate::upstream::{Deadlines, Lease, RequestBody, http1, is_grpc};
 use http::header::{
@@ -77,7 +78,7 @@ pub(crate) async fn to_app(
         let request = Request::from_parts(head, body);
         let (response, stream) = app.http2.send(ready, request, deadlines).await?;
         return Ok(Answered {
-            response,
+            response: without_ours(response),
             lease: Lease::Http2(stream),
             idle: deadlines.idle,
         });
@@ -92,7 +93,7 @@ pub(crate) async fn to_app(
     let request = Request::from_parts(head, body);
     let (response, lease) = app.http1.send(request, deadlines).await?;
     Ok(Answered {
-        response,
+        response: without_ours(response),
         lease: Lease::Http1(lease),
         idle: deadlines.idle,
     })
@@ -123,13 +124,29 @@ pub(crate) async fn to_service(
 
 impl Answered {
     /// The response for the caller: without the fields of the hop it came over, recorded to its end.
-    pub(crate) fn into_response(self, mut exchange: Box<Exchange>) -> Response<Body> {
+    pub(crate) fn into_response(
+        self,
+        version: Version,
+        mut exchange: Box<Exchange>,
+    ) -> Response<Body> {
         let (mut head, body) = self.response.into_parts();
         strip(&mut head.headers);
+        // Only of a sidecar, which has proven who it is: what an app says in our name is not passed on.
+        if head.headers.remove(REJECTED).is_some() {
+            respond::reject(&mut head.headers, version);
+        }
         exchange.answered(head.status.as_u16());
         let body = Body::upstream(body, self.lease, self.idle, exchange);
         Response::from_parts(head, body)
     }
+}
+
+/// What only a sidecar says is taken out of an app's response.
+fn without_ours(mut response: Response<Incoming>) -> Response<Incoming> {
+    for name in [DECISION_ID, REJECTED] {
+        response.headers_mut().remove(name);
+    }
+    response
 }
 
 /// HTTP/2 clients take scheme and authority from the URI. `authority` was made canonical, so it can be one; if it could

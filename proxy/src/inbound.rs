@@ -131,7 +131,7 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
     };
     let mut exchange = Exchange::begin(&caller.origin, &request);
     match handle(&caller, request, &mut exchange).await {
-        Ok(answered) => answered.into_response(exchange),
+        Ok(answered) => answered.into_response(manner.version, exchange),
         Err(failure) => respond::failure(&failure, manner, exchange),
     }
 }

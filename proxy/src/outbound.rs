@@ -109,7 +109,7 @@ async fn answer(outbound: Arc<Outbound>, request: Request<Incoming>) -> Response
     };
     let mut exchange = Exchange::begin(&outbound.origin, &request);
     match handle(&outbound, request, &mut exchange).await {
-        Ok(answered) => answered.into_response(exchange),
+        Ok(answered) => answered.into_response(manner.version, exchange),
         Err(failure) => respond::failure(&failure, manner, exchange),
     }
 }

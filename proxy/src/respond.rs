@@ -13,6 +13,9 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 /// Names the decision in our log that refused the request.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("tipstaff-decision-id");
+/// From one sidecar to another: the request was rejected. HTTP/2 cannot end a connection for one request, so whoever
+/// carried it there for an HTTP/1.1 caller ends that one.
+pub(crate) const REJECTED: HeaderName = HeaderName::from_static("tipstaff-rejected");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -54,11 +57,19 @@ fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
     };
     let headers = response.headers_mut();
     decision_fields(failure, manner, headers);
-    // After a head that cannot be trusted the next one on the same connection cannot be, either.
-    if matches!(failure, Failure::Rejected(_)) && manner.version != Version::HTTP_2 {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    if matches!(failure, Failure::Rejected(_)) {
+        reject(headers, manner.version);
     }
     response
+}
+
+/// After a head that cannot be trusted the next one on the same HTTP/1.1 connection cannot be, either.
+pub(crate) fn reject(headers: &mut HeaderMap, version: Version) {
+    if version == Version::HTTP_2 {
+        headers.insert(REJECTED, HeaderValue::from_static("1"));
+    } else {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
 }
 
 struct Answer {

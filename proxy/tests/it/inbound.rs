@@ -332,6 +332,32 @@ async fn an_app_that_closes_an_idle_connection_costs_no_request() {
 }
 
 #[tokio::test]
+async fn an_app_cannot_speak_in_the_sidecars_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            head(&mut stream).await;
+            let answer =
+                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ntipstaff-rejected: 1\r\n\
+                           tipstaff-decision-id: 0123456789abcdef\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.inbound[0].app.port = app.port();
+    })
+    .await;
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        let reply = caller.get(HOST, "/a").await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        let ours = |name: &&http::HeaderName| name.as_str().starts_with("tipstaff-");
+        assert_eq!(reply.headers.keys().find(ours), None);
+        assert!(!reply.headers.contains_key("connection"), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_ends_with_its_certificate() {
     let mesh = Fixture::new(&grant_all()).await;
     let short = mesh

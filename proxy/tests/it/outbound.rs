@@ -7,7 +7,11 @@ use proxy::config::OutboundListen;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+const SOON: Duration = Duration::from_secs(5);
 const HOST: &str = "orders.shop.example";
 
 /// The front end's sidecar calls the orders' sidecar, before an app.
@@ -102,6 +106,24 @@ async fn a_destination_that_no_service_names_is_refused() {
     let reply = pair.workload().await.get("elsewhere.example", "/a").await;
     assert_eq!(reply.status, StatusCode::FORBIDDEN);
     assert!(reply.body.contains("unknown_destination"), "{}", reply.body);
+    assert_eq!(pair.app.requests(), 0);
+}
+
+/// The refusal crosses HTTP/2, which has no connection to close; the workload's used to stay open.
+#[tokio::test]
+async fn what_the_callees_sidecar_rejects_ends_the_workloads_connection() {
+    let pair = Pair::new().await;
+    for target in ["/a//b", "/a%2fb", "/a;x=1", "/a/../b"] {
+        let mut stream = TcpStream::connect(pair.frontend.outbound()).await.unwrap();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
+        assert!(read.is_ok(), "{target}: still open after {answer}");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+        assert!(answer.contains("connection: close"), "{target}: {answer}");
+        assert!(!answer.contains("tipstaff-rejected"), "{target}: {answer}");
+    }
     assert_eq!(pair.app.requests(), 0);
 }
 
