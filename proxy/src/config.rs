@@ -157,7 +157,7 @@ pub struct Timeouts {
 pub struct Sizes {
     pub max_head_bytes: usize,
     pub max_headers: usize,
-    /// Open connections from callers and from the workload, over all listeners and workers.
+    /// Open connections from callers, and as many again from the workload, over all listeners and workers.
     pub max_connections: usize,
     pub max_streams: u32,
 }

@@ -38,7 +38,9 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// Whether somebody reads what is gathered for the access log alone.
     pub(crate) logs_requests: bool,
-    slots: Arc<Semaphore>,
+    /// Callers cannot take the places of the workload's own calls, nor the other way round.
+    inbound_slots: Arc<Semaphore>,
+    outbound_slots: Arc<Semaphore>,
     start: Instant,
 }
 
@@ -52,7 +54,8 @@ impl Shared {
         drain: Drain,
     ) -> Self {
         let present = config.load();
-        let slots = Semaphore::new(present.sizes.max_connections);
+        let slots = || Arc::new(Semaphore::new(present.sizes.max_connections));
+        let (inbound_slots, outbound_slots) = (slots(), slots());
         let logs_requests = present.access_log != config::AccessLog::Off;
         drop(present);
         Self {
@@ -64,7 +67,8 @@ impl Shared {
             metrics,
             access_log,
             drain,
-            slots: Arc::new(slots),
+            inbound_slots,
+            outbound_slots,
             start: Instant::now(),
         }
     }
@@ -128,7 +132,7 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
         tokio::spawn(async move {
             accept(
                 listener,
-                &accepting.slots,
+                &accepting.inbound_slots,
                 &accepting.drain,
                 |stream, slot| {
                     tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
@@ -160,7 +164,7 @@ fn serve_outbound(
             tokio::spawn(async move {
                 accept(
                     listener,
-                    &accepting.slots,
+                    &accepting.outbound_slots,
                     &accepting.drain,
                     |stream, slot| {
                         if let Err(stranger) = admit_tcp(&workload, &stream) {
@@ -178,7 +182,7 @@ fn serve_outbound(
             tokio::spawn(async move {
                 accept(
                     listener,
-                    &accepting.slots,
+                    &accepting.outbound_slots,
                     &accepting.drain,
                     |stream, slot| {
                         if let Err(stranger) = workload.admit_unix(&stream) {

@@ -100,6 +100,24 @@ async fn another_users_process_gets_no_answer() {
     assert_eq!(pair.app.requests(), 0);
 }
 
+/// Both directions used to share one cap.
+#[tokio::test]
+async fn callers_at_the_cap_do_not_keep_the_workload_from_calling() {
+    let pair = Pair::new().await;
+    let svid = pair.authority.svid(FRONTEND, Life::Hour);
+    let sidecar = sidecar(&pair.authority, svid, pair.app.address, "", |config| {
+        config.outbound = outbound(vec![service(HOST, pair.orders.inbound, ORDERS)]);
+        config.sizes.max_connections = 2;
+    });
+    let mut callers = Vec::new();
+    for _ in 0..8 {
+        callers.push(TcpStream::connect(sidecar.inbound).await.unwrap());
+    }
+    let mut workload = Caller::workload(sidecar.outbound()).await;
+    let reply = timeout(SOON, workload.get(HOST, "/a")).await;
+    assert_eq!(reply.expect("served beside them").status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_destination_that_no_service_names_is_refused() {
     let pair = Pair::new().await;
