@@ -6,7 +6,7 @@
 //!
 //! After a handshake, [`Leaf::parse`](crate::Leaf::parse) on the first of `peer_certificates()` tells who the peer is.
 
-use crate::verify::{Usage, VerifyError};
+use crate::verify::{Usage, VerifyError, moment};
 use crate::{SpiffeId, Svid, TrustBundle};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,7 +21,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 /// The present bundle, read at every handshake so that a changed bundle takes effect without a restart.
 pub trait BundleSource: std::fmt::Debug + Send + Sync + 'static {
@@ -182,7 +181,7 @@ impl ServerCertVerifier for SpiffeServerVerifier {
         let leaf = self
             .bundles
             .bundle()
-            .verify(&chain, Usage::Server, system_time(now))
+            .verify(&chain, Usage::Server, moment(now))
             .map_err(refused)?;
         if leaf.id != self.expected {
             return Err(refused(VerifyError::UnexpectedIdentity {
@@ -242,7 +241,7 @@ impl ClientCertVerifier for SpiffeClientVerifier {
         let chain = whole_chain(end_entity, intermediates);
         self.bundles
             .bundle()
-            .verify(&chain, Usage::Client, system_time(now))
+            .verify(&chain, Usage::Client, moment(now))
             .map_err(refused)?;
         Ok(ClientCertVerified::assertion())
     }
@@ -292,10 +291,6 @@ fn whole_chain<'a>(
         .chain(intermediates)
         .map(|cert| CertificateDer::from(cert.as_ref()))
         .collect()
-}
-
-fn system_time(now: UnixTime) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs())
 }
 
 fn tls12_is_not_spoken() -> Error {

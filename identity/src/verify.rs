@@ -188,7 +188,7 @@ impl VerifyError {
     }
 }
 
-fn moment(time: UnixTime) -> SystemTime {
+pub(crate) fn moment(time: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 

@@ -5,6 +5,7 @@ use rustls::server::ServerSessionMemoryCache;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConnection, HandshakeKind, NamedGroup, ServerConnection};
 use std::sync::Mutex;
+use std::time::Duration;
 
 const SERVER: &str = "spiffe://domain.test/server";
 
