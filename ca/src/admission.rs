@@ -1,4 +1,5 @@
 //! Who may still ask: a budget of refusals for each source, and one for all callers without an identity together.
+//! The same budgets pace the certificates of each identity.
 //!
 //! Refusals before authentication are counted and limited, never stored, so that garbage costs neither disk nor much
 //! work. Callers with an identity have budgets of their own: their refusals are written to the audit log, which must

@@ -5,11 +5,12 @@
 
 pub(crate) mod refused;
 
+use crate::admission::{Admission, Source};
 use crate::attest;
 use crate::authority::{Authority, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::ledger::Refusal;
-use crate::metrics::{Call, Metrics};
+use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
     Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, TrustBundle,
@@ -23,7 +24,7 @@ use refused::Refused;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
@@ -43,11 +44,21 @@ pub(crate) struct Peer {
 pub(crate) struct Api {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
+    /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
+    pace: Arc<Admission>,
 }
 
 impl Api {
-    pub(crate) fn new(authority: Arc<Authority>, metrics: Arc<Metrics>) -> Self {
-        Self { authority, metrics }
+    pub(crate) fn new(
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+        certificates_per_minute: u32,
+    ) -> Self {
+        Self {
+            authority,
+            metrics,
+            pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
+        }
     }
 
     /// The enrolment of the caller of Issue, registered just now if it brought a join token.
@@ -103,7 +114,7 @@ impl Api {
             ttl: requested_ttl(request.ttl_seconds).or(enrolment.ttl),
             requester: Requester::Enrolment(enrolment.key),
         };
-        self.authority.issue(order).await.map_err(Refused::Issue)
+        self.issue_at_its_pace(order).await
     }
 
     /// Issues the successor of a valid SVID.
@@ -116,6 +127,15 @@ impl Api {
                 serial: svid.serial.clone(),
             },
         };
+        self.issue_at_its_pace(order).await
+    }
+
+    async fn issue_at_its_pace(&self, order: IssueOrder) -> Result<Issued, Refused> {
+        let (source, now) = (Source::Identity(order.id.clone()), Instant::now());
+        self.pace
+            .admit(&source, now)
+            .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
+        self.pace.charge(&source, now);
         self.authority.issue(order).await.map_err(Refused::Issue)
     }
 
@@ -126,6 +146,10 @@ impl Api {
         operation: &'static str,
         refused: Refused,
     ) -> Status {
+        if refused.reason() == Reason::RateLimited {
+            // Counted by the listener. More would let a flood through to the log.
+            return refused.into();
+        }
         warn!(peer.id = %caller, call = operation, reason = refused.reason().as_str(), "call refused");
         if refused.reason().is_callers_fault() {
             let refusal = Refusal {

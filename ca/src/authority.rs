@@ -282,7 +282,7 @@ fn check(
 /// # Errors
 /// [`IssueError::ForeignTrustDomain`], [`IssueError::Reserved`] or [`IssueError::NotAWorkload`].
 pub fn check_workload_id(id: &SpiffeId, trust_domain: &TrustDomain) -> Result<(), IssueError> {
-    if id.trust_domain() != *trust_domain {
+    if !id.is_member_of(trust_domain) {
         return Err(IssueError::ForeignTrustDomain {
             expected: trust_domain.clone(),
             found: id.clone(),

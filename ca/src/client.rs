@@ -82,7 +82,7 @@ pub enum ClientState {
 pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let endpoint = Endpoint::parse(&config.endpoint)
         .ok_or_else(|| StartError::Endpoint(config.endpoint.clone()))?;
-    if config.spiffe_id.trust_domain() != *config.bundle.trust_domain() {
+    if !config.spiffe_id.is_member_of(config.bundle.trust_domain()) {
         return Err(StartError::ForeignId {
             id: config.spiffe_id,
             bundle: config.bundle.trust_domain().to_string(),
@@ -96,7 +96,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let key = EnrolmentKey::load_or_create(&config.enrolment_key_path)?;
 
     let bundles = Arc::new(Bundles::new(config.bundle));
-    let connector = Connector::new(endpoint, &config.spiffe_id.trust_domain(), &bundles);
+    let connector = Connector::new(endpoint, &bundles);
     let standing = Arc::new(Standing::default());
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();

@@ -46,6 +46,8 @@ pub struct Options {
     pub drain: Duration,
     /// Refusals that one source may cause per minute, in one burst or spread.
     pub refusals_per_minute: u32,
+    /// Certificates that one identity may get per minute, in one burst or spread, all its replicas together.
+    pub certificates_per_minute: u32,
 }
 
 impl Default for Options {
@@ -64,6 +66,8 @@ impl Default for Options {
             drain: Duration::from_secs(5),
             // A misconfigured sidecar that retries every few seconds stays below; a flood does not.
             refusals_per_minute: 60,
+            // A workload of some hundred replicas starts at once; a thief of its key fills no disk within a day.
+            certificates_per_minute: 600,
         }
     }
 }
@@ -111,7 +115,11 @@ impl Server {
             listener,
             service: Service {
                 tls: identity.subscribe(),
-                api: Api::new(authority, Arc::clone(&metrics)),
+                api: Api::new(
+                    authority,
+                    Arc::clone(&metrics),
+                    options.certificates_per_minute,
+                ),
                 admission: Arc::new(Admission::new(options.refusals_per_minute, Instant::now())),
                 metrics,
                 options: Arc::new(options),

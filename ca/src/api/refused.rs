@@ -50,6 +50,8 @@ pub(crate) enum Refused {
     Store(StoreError),
     #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
     RateLimited { retry_after: Duration },
+    #[error("too many certificates for this identity; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
+    TooManyCertificates { retry_after: Duration },
     #[error("expected a message of at most {MAX_MESSAGE_BYTES} bytes, found a larger one")]
     Oversized,
     #[error("expected one protobuf message of package tipstaff.ca.v1, found something else")]
@@ -87,7 +89,9 @@ impl Refused {
                 _ => Code::Internal,
             },
             Self::Store(_) => Code::Unavailable,
-            Self::RateLimited { .. } | Self::Oversized => Code::ResourceExhausted,
+            Self::RateLimited { .. } | Self::TooManyCertificates { .. } | Self::Oversized => {
+                Code::ResourceExhausted
+            }
             Self::UnknownMethod => Code::Unimplemented,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
@@ -114,7 +118,7 @@ impl Refused {
                 _ => Reason::Internal,
             },
             Self::Store(_) => Reason::Unavailable,
-            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
             Self::Malformed => Reason::MalformedMessage,
             Self::UnknownMethod => Reason::UnknownMethod,

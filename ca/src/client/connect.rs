@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use identity::tls::{client_config, refusal, server_name};
-use identity::{SpiffeId, Svid, TrustDomain, VerifyError};
+use identity::{SpiffeId, Svid, VerifyError};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -64,10 +64,10 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(endpoint: Endpoint, trust_domain: &TrustDomain, bundles: &Bundles) -> Self {
+    pub(super) fn new(endpoint: Endpoint, bundles: &Bundles) -> Self {
         Self {
             endpoint,
-            ca: SpiffeId::ca_server(trust_domain),
+            ca: SpiffeId::ca_server(bundles.present().trust_domain()),
             bundles: Arc::new(WatchedBundle(bundles.subscribe())),
         }
     }

@@ -94,6 +94,45 @@ async fn an_identity_that_floods_cannot_fill_the_audit_log() {
 }
 
 #[tokio::test]
+async fn an_identity_that_keeps_renewing_is_slowed_down_and_others_are_not() {
+    let ca = Ca::start_with(Options {
+        certificates_per_minute: 4,
+        ..Options::default()
+    })
+    .await;
+    let workload = Workload::new();
+    let request = workload.request(CART, &ca.token(CART).await);
+    let reply = ca.connect(None).await.issue(request.clone()).await.unwrap();
+    let svid = workload.svid(reply.into_inner());
+    let mut calls = ca.connect(Some(&svid)).await;
+    let renewal = || ca::proto::RenewRequest {
+        csr: LeafKey::new().csr,
+        ttl_seconds: 0,
+    };
+    let mut issued = 0;
+    for _ in 0..30 {
+        match calls.renew(renewal()).await {
+            Ok(_) => issued += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+                let words = "too many certificates for this identity";
+                assert!(status.message().contains(words), "{status:?}");
+            }
+        }
+    }
+    assert_eq!(issued, 3, "and one by the token");
+    // Its enrolment key gets it no more.
+    let refused = ca.connect(None).await.issue(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let records = ca::ledger::records(&ca.directory(), 1, 100).unwrap();
+    assert!(records.iter().all(|record| record.kind != "refused"));
+
+    let other = "spiffe://demo.test/ns/shop/sa/orders";
+    let request = Workload::new().request(other, &ca.token(other).await);
+    ca.connect(None).await.issue(request).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_oversized_message_is_refused_with_its_limit() {
     let ca = Ca::start().await;
     let mut request = Workload::new().request(CART, "");

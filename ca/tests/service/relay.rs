@@ -47,7 +47,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, losing: bool) -> st
         tokio::io::copy_bidirectional(&mut client, &mut server).await?;
         return Ok(());
     }
-    let (mut asked, mut told) = ([0; 16 * 1024], [0; 16 * 1024]);
+    let (mut asked, mut told) = (vec![0; 16 * 1024], vec![0; 16 * 1024]);
     let (mut flights, mut lost) = (0, 0);
     // A reply with a certificate is longer than all that HTTP/2 says before it.
     while lost < 1000 {
