@@ -157,23 +157,7 @@ pub fn shown(text: &str) -> String {
 /// Reads a file that must hold exactly one document.
 pub fn parse_one(file: &str, text: &str, problems: &Problems) -> Option<Node> {
     let mut documents = parse(file, text, problems).into_iter();
-    let Some(first) = documents.next() else {
-        if problems.is_empty() {
-            let path = Arc::new(Path {
-                parent: None,
-                step: Step::File(file.to_owned()),
-            });
-            problems.push(
-                Place {
-                    line: 1,
-                    column: 1,
-                    path,
-                }
-                .problem("expected one document, found none"),
-            );
-        }
-        return None;
-    };
+    let first = documents.next()?;
     if let Some(second) = documents.next() {
         problems.push(second.problem("expected one document, found a second one"));
         return None;

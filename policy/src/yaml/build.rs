@@ -12,20 +12,22 @@ const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 500_000;
 /// Longest key, in bytes: keys are repeated in problem texts.
 const MAX_KEY_BYTES: usize = 256;
-/// Reads all documents of a file. After a syntax error the documents before it are still returned; the problem is
-/// reported, so the caller will not use them.
+
+/// Reads all documents of a file; that there is none is a problem too, since a file that was cut short would otherwise
+/// take its rules away unnoticed. After a syntax error the documents before it are still returned; the problem is reported,
+/// so the caller will not use them.
 pub fn parse(file: &str, text: &str, problems: &Problems) -> Vec<Node> {
     let root = Arc::new(Path {
         parent: None,
         step: Step::File(file.to_owned()),
     });
+    let start = Place {
+        line: 1,
+        column: 1,
+        path: root.clone(),
+    };
     if text.len() > MAX_FILE_BYTES {
         let found = text.len();
-        let start = Place {
-            line: 1,
-            column: 1,
-            path: root,
-        };
         problems.push(start.problem(format!(
             "expected at most {MAX_FILE_BYTES} bytes, found {found}"
         )));
@@ -49,8 +51,11 @@ pub fn parse(file: &str, text: &str, problems: &Problems) -> Vec<Node> {
         };
         if let Err(message) = step {
             problems.push(builder.place(mark).problem(message));
-            break;
+            return builder.documents;
         }
+    }
+    if builder.documents.is_empty() {
+        problems.push(start.problem("expected a document, found none"));
     }
     builder.documents
 }

@@ -124,9 +124,12 @@ impl<'n> Map<'n> {
             .iter()
             .filter(|(key, _)| !self.asked.contains(&key.name.as_str()))
         {
+            // Names of other lengths are not near, and measuring long ones takes time.
+            let near = |known: &&&str| known.len().abs_diff(key.name.len()) <= 2;
             let nearest = self
                 .asked
                 .iter()
+                .filter(near)
                 .map(|known| (distance(&key.name, known), *known))
                 .min();
             let message = match nearest {
@@ -141,7 +144,7 @@ impl<'n> Map<'n> {
     }
 }
 
-/// Levenshtein distance, ignoring case. Quadratic, and both sides are bounded (see `MAX_KEY_BYTES`).
+/// Levenshtein distance, ignoring case. Quadratic; both sides are short.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b) = (a.to_lowercase(), b.to_lowercase());
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();
