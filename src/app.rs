@@ -1,13 +1,15 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
 use crate::config::{Config, Identity};
-use crate::reload::{self, Reload};
+use crate::files::Stamp;
+use crate::reload::{self, Files, Reload};
 use crate::{policy_dir, signal};
 use anyhow::Context;
 use ca::client::{self, ClientConfig, ClientState};
 use identity::TrustBundle;
 use proxy::drain::{Drain, Readiness};
 use proxy::{Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -15,49 +17,62 @@ use zeroize::Zeroizing;
 
 /// Runs a sidecar until SIGTERM or SIGINT, then drains it.
 pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
-    let config = Config::load(config_file)?;
-    let policy_options = config.policy.options();
-    let policy = policy_dir::load(&config.policy.dir, policy_options.clone())?;
-    tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
     // Two threads: renewal and the admin port must not wait for each other. Requests have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(async {
-        let terminate = signal::terminate()?;
-        let handles = client::start(enrolment(&config.identity)?)?;
-        let (status_sender, status) = watch::channel(reload::status_of(&policy));
-        let (policy_sender, policy) = watch::channel(Arc::new(policy));
-        let policies = PolicyFeed { policy, status };
-        let bound = Proxy::build(config.proxy, feed(&handles), policies, Readiness::new())?;
-        tracing::info!(addresses = ?bound.addresses(), "listening");
-        let reload = Reload {
-            config_file: config_file.to_owned(),
-            policy_files: config.policy,
+    runtime.block_on(serve(config_file))
+}
+
+async fn serve(config_file: &Path) -> anyhow::Result<()> {
+    // First of all: until then these signals would end the process as it stands.
+    let (terminate, hangup) = (signal::terminate()?, signal::hangup()?);
+    let mut read = Stamp::default();
+    read.add(config_file);
+    let config = Config::load(config_file)?;
+    policy_dir::stamp(&config.policy.dir, &mut read);
+    let policy_options = config.policy.options();
+    let policy = policy_dir::load(&config.policy.dir, &policy_options)?;
+    tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
+
+    let handles = client::start(enrolment(&config.identity)?)?;
+    let (status_sender, status) = watch::channel(reload::status_of(&policy));
+    let (policy_sender, policy) = watch::channel(Arc::new(policy));
+    let policies = PolicyFeed { policy, status };
+    let bound = Proxy::build(config.proxy, feed(&handles), policies, Readiness::new())?;
+    tracing::info!(addresses = ?bound.addresses(), "listening");
+    let reload = Reload {
+        files: Files {
+            config: config_file.to_owned(),
+            identity: config.identity,
+            policy: config.policy,
             policy_options,
-            proxy: bound.reload_handle(),
-            policy: policy_sender,
-            status: status_sender,
-            metrics: bound.metrics(),
-        };
-        let reloading = tokio::spawn(reload.run());
-        let drain = Drain::new();
-        let serving = bound.run(drain.clone());
-        tokio::pin!(serving, terminate, reloading);
-        let ended = tokio::select! {
-            ended = &mut serving => ended.context("serving"),
-            failed = &mut reloading => Err(failed.context("following the configuration")?.err().unwrap_or_else(|| anyhow::anyhow!("the file watcher ended"))),
-            () = &mut terminate => {
-                tracing::info!("draining");
-                drain.start();
-                serving.await.context("draining")
-            }
-        };
-        drop(handles);
-        ended
-    })
+        },
+        read,
+        hangup,
+        proxy: bound.reload_handle(),
+        policy: policy_sender,
+        status: status_sender,
+        metrics: bound.metrics(),
+        access_log: bound.access_log(),
+    };
+    // Ends with the runtime.
+    tokio::spawn(reload.run());
+    let drain = Drain::new();
+    let serving = bound.run(drain.clone());
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended.context("serving"),
+        () = terminate => {
+            tracing::info!("draining");
+            drain.start();
+            serving.await.context("draining")
+        }
+    };
+    drop(handles);
+    ended
 }
 
 /// Reads what the CA client needs from the files that the configuration names.
@@ -77,14 +92,16 @@ fn enrolment(identity: &Identity) -> anyhow::Result<ClientConfig> {
         })?;
     let join_token = match &identity.join_token_file {
         // A used token is removed by careful operators; the enrolment key then speaks for the workload.
-        Some(file) if file.exists() => {
-            let text = std::fs::read_to_string(file).map(Zeroizing::new);
-            let text = text.with_context(|| {
-                format!("reading identity.attest.joinTokenFile {}", file.display())
-            })?;
-            Some(Zeroizing::new(text.trim().to_owned()))
-        }
-        _ => None,
+        Some(file) => match std::fs::read_to_string(file).map(Zeroizing::new) {
+            Ok(text) => Some(Zeroizing::new(text.trim().to_owned())),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("reading identity.attest.joinTokenFile {}", file.display())
+                });
+            }
+        },
+        None => None,
     };
     Ok(ClientConfig {
         endpoint: identity.ca_endpoint.clone(),

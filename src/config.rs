@@ -3,6 +3,7 @@
 //! Every problem of the file is reported in one run, with file, line and key. Relative paths are taken from the
 //! working directory.
 
+use crate::files::read_text;
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Problem, Problems};
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub(crate) struct PolicyFiles {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    #[error("cannot read {path}")]
+    #[error("cannot read the configuration {}", .path.display())]
     Read {
         path: PathBuf,
         #[source]
@@ -58,7 +59,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read, or with every problem found in it.
     pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
+        let text = read_text(path).map_err(|source| LoadError::Read {
             path: path.to_owned(),
             source,
         })?;

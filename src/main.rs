@@ -7,6 +7,7 @@ mod cli;
 mod commands;
 mod config;
 mod demo;
+mod files;
 mod logging;
 mod policy_dir;
 mod reload;

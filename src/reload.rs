@@ -2,97 +2,141 @@
 //!
 //! A whole new value is built before anything is swapped. A bad file leaves the last good one serving, is logged and
 //! counted, and shows in `/ready` until a good one arrives.
+//!
+//! The files are looked at, not watched: a look also sees a folder that was removed and made anew, a symbolic link that
+//! points elsewhere now (how Kubernetes updates a ConfigMap) and a file on a network share, and it needs no kernel
+//! watches, of which a crowded machine runs out.
 
-use crate::config::{Config, PolicyFiles};
-use crate::{policy_dir, signal};
+use crate::config::{Config, Identity, PolicyFiles};
+use crate::files::Stamp;
+use crate::policy_dir;
 use anyhow::Context;
-use notify::{RecursiveMode, Watcher};
 use policy::Policy;
 use proxy::ReloadHandle;
+use proxy::access_log::AccessLog;
 use proxy::admin::PolicyStatus;
 use proxy::metrics::Metrics;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::sync::{mpsc, watch};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::signal::unix::Signal;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
-/// Files that belong together arrive one by one; waiting this long for quiet reads them as one change.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Files are read once two looks in a row find them the same, so that those that belong together, or are still being
+/// written, are read as one change: within a second. A hundred files cost a tenth of a millisecond a look.
+const LOOK_EVERY: Duration = Duration::from_millis(400);
+
+/// A refused reload is tried again after this long without any change: the reason may have been the machine's.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a reload replaces.
 #[derive(Debug)]
 pub(crate) struct Reload {
-    pub(crate) config_file: PathBuf,
-    pub(crate) policy_files: PolicyFiles,
-    pub(crate) policy_options: policy::Options,
+    pub(crate) files: Files,
+    /// How the files looked just before they were read.
+    pub(crate) read: Stamp,
+    pub(crate) hangup: Signal,
     pub(crate) proxy: ReloadHandle,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) status: watch::Sender<PolicyStatus>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: AccessLog,
+}
+
+/// What is followed, and what cannot change while it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    pub(crate) config: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) policy: PolicyFiles,
+    pub(crate) policy_options: policy::Options,
+}
+
+impl Files {
+    fn stamp(&self) -> Stamp {
+        let mut stamp = Stamp::default();
+        stamp.add(&self.config);
+        policy_dir::stamp(&self.policy.dir, &mut stamp);
+        stamp
+    }
+
+    fn load(&self) -> anyhow::Result<(proxy::Config, Policy)> {
+        let config = Config::load(&self.config)?;
+        for (key, is_same) in [
+            ("identity", config.identity == self.identity),
+            ("policy", config.policy == self.policy),
+        ] {
+            anyhow::ensure!(
+                is_same,
+                "{}: {key}: cannot change while running; restart to change it",
+                self.config.display()
+            );
+        }
+        let policy = policy_dir::load(&self.policy.dir, &self.policy_options)?;
+        Ok((config.proxy, policy))
+    }
 }
 
 impl Reload {
     /// Follows the files until the task is dropped.
-    ///
-    /// # Errors
-    /// When the files or SIGHUP cannot be watched.
-    pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let (changed, mut changes) = mpsc::channel(1);
-        // A full channel already says that something changed.
-        let mut watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-                if !matches!(event, Ok(ref event) if event.kind.is_access()) {
-                    changed.try_send(()).ok();
-                }
-            })
-            .context("starting the file watcher")?;
-        // The folder, not the file: editors and Kubernetes replace files by renaming.
-        for folder in [parent(&self.config_file), &self.policy_files.dir] {
-            watcher
-                .watch(folder, RecursiveMode::NonRecursive)
-                .with_context(|| format!("watching {}", folder.display()))?;
-        }
-        let mut hangup = signal::hangup()?;
+    pub(crate) async fn run(mut self) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut previous = self.read.clone();
+        let mut retry_at = None;
         loop {
-            tokio::select! {
-                Some(()) = changes.recv() => {}
-                Some(()) = hangup.recv() => tracing::info!("reload asked for by SIGHUP"),
-                else => return Ok(()),
+            let is_asked = tokio::select! {
+                _ = looks.tick() => false,
+                Some(()) = self.hangup.recv() => true,
+            };
+            if is_asked {
+                tracing::info!("reload asked for by SIGHUP");
+                self.access_log.reopen();
             }
-            tokio::time::sleep(SETTLE).await;
-            changes.try_recv().ok();
-            match tokio::task::block_in_place(|| self.once()) {
-                Ok(()) => self.metrics.reloaded(),
-                Err(error) => {
-                    let error = format!("{error:#}");
-                    tracing::warn!(error, "reload refused; the last good state keeps serving");
-                    self.metrics.reload_refused();
-                    self.status
-                        .send_modify(|status| status.last_error = Some(error));
-                }
+            let files = self.files.clone();
+            let Ok(stamp) = tokio::task::spawn_blocking(move || files.stamp()).await else {
+                continue;
+            };
+            let has_settled = stamp == previous;
+            previous = stamp.clone();
+            let is_due = retry_at.is_some_and(|at| Instant::now() >= at);
+            if is_asked || is_due || (has_settled && stamp != self.read) {
+                self.read = stamp;
+                let outcome = self.once().await;
+                retry_at = outcome.is_err().then(|| Instant::now() + RETRY_AFTER);
+                self.tell(outcome);
             }
         }
     }
 
-    fn once(&mut self) -> anyhow::Result<()> {
-        let config = Config::load(&self.config_file)?;
-        anyhow::ensure!(
-            config.policy == self.policy_files,
-            "policy: cannot change while running: expected {:?}, found {:?}; restart to change it",
-            self.policy_files,
-            config.policy
-        );
-        let policy = policy_dir::load(&self.policy_files.dir, self.policy_options.clone())?;
-        self.proxy.apply(config.proxy)?;
-        let present = self.policy.borrow().fingerprint().to_owned();
-        if policy.fingerprint() != present {
+    async fn once(&self) -> anyhow::Result<()> {
+        let files = self.files.clone();
+        // Not on a thread that serves the admin port: thousands of grants take a while to compile.
+        let loaded = tokio::task::spawn_blocking(move || files.load()).await;
+        let (config, policy) = loaded.context("reading the files")??;
+        self.proxy.apply(config)?;
+        if policy.fingerprint() != self.policy.borrow().fingerprint() {
             tracing::info!(generation = policy.fingerprint(), "policy reloaded");
             self.status.send_replace(status_of(&policy));
             self.policy.send_replace(Arc::new(policy));
-        } else {
-            self.status.send_modify(|status| status.last_error = None);
         }
         Ok(())
+    }
+
+    fn tell(&self, outcome: anyhow::Result<()>) {
+        let error = outcome.err().map(|error| format!("{error:#}"));
+        match &error {
+            None => self.metrics.reloaded(),
+            Some(error) => {
+                self.metrics.reload_refused();
+                // Once, not at each further attempt.
+                if self.status.borrow().last_error.as_ref() != Some(error) {
+                    tracing::warn!(error, "reload refused; the last good state keeps serving");
+                }
+            }
+        }
+        self.status.send_modify(|status| status.last_error = error);
     }
 }
 
@@ -102,13 +146,5 @@ pub(crate) fn status_of(policy: &Policy) -> PolicyStatus {
         generation: policy.fingerprint().to_owned(),
         loaded_at: SystemTime::now(),
         last_error: None,
-    }
-}
-
-fn parent(file: &Path) -> &Path {
-    match file.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => Path::new("/"),
     }
 }

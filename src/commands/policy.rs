@@ -21,7 +21,7 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn check(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
-    let policy = policy_dir::load(&arguments.dir, arguments.namespace.options())?;
+    let policy = policy_dir::load(&arguments.dir, &arguments.namespace.options())?;
     let warnings: Vec<String> = lint(&policy, SystemTime::now())
         .iter()
         .map(ToString::to_string)
@@ -45,7 +45,7 @@ fn check(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
-    let policy = policy_dir::load(&arguments.policy, arguments.namespace.options())?;
+    let policy = policy_dir::load(&arguments.policy, &arguments.namespace.options())?;
     let from: Option<SpiffeId> = match arguments.from.as_str() {
         "unauthenticated" => None,
         id => Some(id.parse().with_context(|| {
@@ -87,7 +87,7 @@ fn read_header(text: &str) -> anyhow::Result<(String, String)> {
 }
 
 fn test(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
-    let policy = policy_dir::load(&arguments.dir, arguments.namespace.options())?;
+    let policy = policy_dir::load(&arguments.dir, &arguments.namespace.options())?;
     let report =
         testing::run(&policy, SystemTime::now()).map_err(policy_dir::LoadError::Problems)?;
     match arguments.output.output {
