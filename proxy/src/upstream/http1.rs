@@ -51,7 +51,8 @@ impl Pool {
             let reused = pooled.is_some();
             let mut sender = match pooled {
                 Some(sender) => sender,
-                None => self.connect(deadlines.connect).await?,
+                // Boxed: rare, and its state would make every request's future as large.
+                None => Box::pin(self.connect(deadlines.connect)).await?,
             };
             let response = sender.try_send_request(request);
             match within(deadlines.response, upload.as_deref(), response).await {

@@ -134,7 +134,8 @@ impl Lanes {
         {
             return Err(error.clone());
         }
-        match self.connect(limit).await {
+        // Boxed: rare, and a handshake's state would make every request's future as large.
+        match Box::pin(self.connect(limit)).await {
             Ok(lane) => {
                 *last_failure = None;
                 let ready = lane.reserve();
