@@ -1,4 +1,7 @@
-//! HTTP/1.1 and HTTP/2 on one socket: its deadlines, its drain, its end.
+//! HTTP/1.1 and HTTP/2 on one socket: its deadlines, its drain, its end. The deadlines of single bodies are in
+//! `progress.rs`, and of those who do not read them in `connection/reader.rs`.
+
+mod reader;
 
 use crate::config::Config;
 use crate::drain::Drain;
@@ -8,7 +11,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use reader::{Read, Streams};
 use std::convert::Infallible;
 use std::io;
 use std::pin::{Pin, pin};
@@ -50,12 +54,15 @@ where
     R: Future<Output = Response<Body>> + Send + 'static,
 {
     let activity = Arc::<Activity>::default();
+    let streams = Streams::new(config.timeouts.idle);
     let service = service_fn(|request| {
-        let wait = Wait::new(&activity);
+        let mut turn = Turn::new(&activity);
+        let waiting = streams.begin();
         let response = handle(request);
         async move {
-            let _wait = wait;
-            Ok::<_, Infallible>(response.await)
+            let response = response.await;
+            turn.answered();
+            Ok::<_, Infallible>(response.map(|body| Read::new(body, waiting, turn)))
         }
     });
     let io = TokioIo::new(Observed {
@@ -80,7 +87,7 @@ where
             watch.drive(connection).await;
         }
         Alpn::Http2 => {
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let connection = http2::Builder::new(streams.clone())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(config.sizes.max_streams)
                 .max_header_list_size(
@@ -106,17 +113,17 @@ trait Connection: Future<Output = hyper::Result<()>> {
 impl<T, S> Connection for http1::Connection<T, S>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<Read<Turn>>, Error = Infallible>,
 {
     fn wind_down(self: Pin<&mut Self>) {
         self.graceful_shutdown();
     }
 }
 
-impl<T, S> Connection for http2::Connection<T, S, TokioExecutor>
+impl<T, S> Connection for http2::Connection<T, S, Streams>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin,
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Incoming>, Response = Response<Read<Turn>>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     fn wind_down(self: Pin<&mut Self>) {
@@ -137,7 +144,7 @@ impl Watch<'_> {
     async fn drive(self, connection: impl Connection) {
         let mut connection = pin!(connection);
         let mut winding_down = false;
-        let mut seen = self.activity.moved();
+        let mut seen = self.activity.seen();
         let leave_at = self.ends.map(leave_at);
         let mut timer = pin!(tokio::time::sleep_until(self.next(leave_at, false)));
         let mut draining = pin!(self.drain.started());
@@ -161,9 +168,8 @@ impl Watch<'_> {
                         tracing::info!("connection closed at the end of its certificate");
                         return;
                     }
-                    let moved = self.activity.moved();
-                    let is_stalled = moved == seen && !self.activity.is_waiting();
-                    seen = moved;
+                    let is_stalled = self.activity.is_stalled_since(seen);
+                    seen = self.activity.seen();
                     if is_stalled && winding_down {
                         return;
                     }
@@ -202,33 +208,67 @@ fn leave_at(ends: SystemTime) -> SystemTime {
 struct Activity {
     /// Reads and writes that moved bytes.
     moves: AtomicU32,
+    /// Requests taken in.
+    begun: AtomicU32,
+    /// Requests whose response has not ended.
+    open: AtomicU32,
     /// Requests whose response head is not there yet: those waits have deadlines of their own.
     waiting: AtomicU32,
 }
 
+/// What had happened on a connection when it was last looked at.
+#[derive(Clone, Copy)]
+struct Seen {
+    moves: u32,
+    begun: u32,
+}
+
 impl Activity {
-    fn moved(&self) -> u32 {
-        self.moves.load(Ordering::Relaxed)
+    fn seen(&self) -> Seen {
+        Seen {
+            moves: self.moves.load(Ordering::Relaxed),
+            begun: self.begun.load(Ordering::Relaxed),
+        }
     }
 
-    fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+    /// Whether no byte moved, or none for a request: a caller may send PING frames for ever.
+    fn is_stalled_since(&self, seen: Seen) -> bool {
+        let now = self.seen();
+        let is_unused = self.open.load(Ordering::Relaxed) == 0 && now.begun == seen.begun;
+        let is_waiting = self.waiting.load(Ordering::Relaxed) > 0;
+        is_unused || (now.moves == seen.moves && !is_waiting)
     }
 }
 
-/// A request that waits for its response head.
-struct Wait(Arc<Activity>);
+/// A request from its head to the end of its response.
+struct Turn {
+    activity: Arc<Activity>,
+    is_answered: bool,
+}
 
-impl Wait {
+impl Turn {
     fn new(activity: &Arc<Activity>) -> Self {
-        activity.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(activity))
+        for count in [&activity.begun, &activity.open, &activity.waiting] {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        Self {
+            activity: Arc::clone(activity),
+            is_answered: false,
+        }
+    }
+
+    /// The response head is there.
+    fn answered(&mut self) {
+        if !std::mem::replace(&mut self.is_answered, true) {
+            self.activity.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
-impl Drop for Wait {
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.answered();
+        self.activity.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 /// An app that answers with the request it saw: the target on the first line, then a field per line, then the body.
-/// `/slow/<ms>` takes its time.
+/// `/slow/<ms>` takes its time, `/bytes/<n>` answers so many.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicUsize>,
@@ -74,6 +74,10 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     if let Some(wait) = path.strip_prefix("/slow/") {
         tokio::time::sleep(Duration::from_millis(wait.parse().unwrap())).await;
+    }
+    if let Some(length) = path.strip_prefix("/bytes/") {
+        let bytes = vec![b'x'; length.parse().unwrap()];
+        return Ok(Response::new(Full::new(Bytes::from(bytes))));
     }
     let mut text = format!("{path}\n{} {:?}\n", head.method, head.version);
     for (name, value) in &head.headers {
