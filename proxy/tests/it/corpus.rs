@@ -8,13 +8,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const CORPUS: &str = include_str!("../../../tests/vectors/http/path_bypass_sample.json");
 
-/// What hyper's HTTP/1 hides from us; a reader of our own will close these. In none of them does the app see what was
-/// not decided: the target is forwarded without its fragment, the body with one framing.
-const HIDDEN: [(&str, &str); 3] = [
-    ("fragment-187", "the target is cut at #"),
-    ("fragment-191", "the target is cut at #"),
+/// What hyper's HTTP/1 hides from us, and how it is answered so far; a reader of our own will refuse these with 400, and
+/// then they have to leave this list. In none of them does the app see what was not decided: the target is decided on and
+/// forwarded without its fragment, the body with one framing.
+const HIDDEN: [(&str, u64, &str); 3] = [
+    ("fragment-187", 403, "the target is cut at #"),
+    ("fragment-191", 200, "the target is cut at #"),
     (
         "framing-333",
+        200,
         "Content-Length beside Transfer-Encoding is dropped",
     ),
 ];
@@ -30,9 +32,10 @@ async fn every_http1_row_holds_over_a_socket() {
     let (mut failures, mut checked) = (Vec::new(), 0);
     for row in corpus["vectors"].as_array().unwrap() {
         let id = row["id"].as_str().unwrap();
-        if row["request"]["proto"] != "h1" || HIDDEN.iter().any(|(hidden, _)| *hidden == id) {
+        if row["request"]["proto"] != "h1" {
             continue;
         }
+        let hidden = HIDDEN.iter().find(|(hidden, ..)| *hidden == id);
         checked += 1;
         let documents = documents(&corpus["rulesets"][row["ruleset"].as_str().unwrap()]);
         sidecar.policy.send_replace(Arc::new(compile(&documents)));
@@ -41,11 +44,18 @@ async fn every_http1_row_holds_over_a_socket() {
             .unwrap();
         let before = app.requests();
         stream.write_all(&raw(&row["request"])).await.unwrap();
+        if hidden.is_some() {
+            // Ends the body of the row that is read as chunked.
+            stream.write_all(b"0\r\n\r\n").await.unwrap();
+        }
         let mut answer = head(&mut stream).await;
         let expect = &row["expect"];
-        let status = expect["status"].as_u64().unwrap();
+        let status = hidden.map_or(expect["status"].as_u64().unwrap(), |(_, status, _)| *status);
         if !answer.starts_with(&format!("HTTP/1.1 {status}")) {
             failures.push(format!("{id}: expected {status}, found {answer:?}"));
+            continue;
+        }
+        if hidden.is_some() {
             continue;
         }
         let allowed = expect["decision"] == "ALLOW";
@@ -78,7 +88,7 @@ async fn every_http1_row_holds_over_a_socket() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_eq!(checked, 76);
+    assert_eq!(checked, 79);
 }
 
 /// The request head as octets; the corpus writes them as Latin-1.

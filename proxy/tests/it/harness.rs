@@ -153,6 +153,9 @@ pub(crate) fn service(host: &str, at: SocketAddr, identity: &str) -> Service {
 }
 
 pub(crate) fn compile(documents: &str) -> Policy {
+    if documents.is_empty() {
+        return Policy::deny_all();
+    }
     let source = Source {
         name: "policy.yaml".to_owned(),
         text: documents.to_owned(),
