@@ -8,7 +8,7 @@ use super::{Key, MAX_FILE_BYTES, Node, Path, Place, Problems, Step, Value, is_nu
 
 /// Deepest nesting of lists and maps; our own documents need seven.
 const MAX_DEPTH: usize = 32;
-/// Most nodes in a file: keeps the tree of a hostile file of the largest size below 100 MB.
+/// Most keys, values, lists and maps in a file (ten thousand grants fit): keeps the tree of a hostile file of the largest size below 100 MB.
 const MAX_NODES: usize = 500_000;
 /// Longest key, in bytes: keys are repeated in problem texts.
 const MAX_KEY_BYTES: usize = 256;
@@ -82,10 +82,6 @@ enum Open {
 impl Builder<'_> {
     /// An error ends the reading of the file.
     fn take(&mut self, event: Event<'_>, mark: Marker) -> Result<(), String> {
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(format!("expected at most {MAX_NODES} values in a file"));
-        }
         let (anchor, tag) = match &event {
             Event::Alias(_) => {
                 return Err("aliases (*name) are not supported; write the value out".to_owned());
@@ -95,6 +91,15 @@ impl Builder<'_> {
             | Event::MappingStart(anchor, tag) => (*anchor, tag.is_some()),
             _ => (0, false),
         };
+        self.nodes += usize::from(matches!(
+            event,
+            Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..)
+        ));
+        if self.nodes > MAX_NODES {
+            return Err(format!(
+                "expected at most {MAX_NODES} keys, values, lists and maps in a file"
+            ));
+        }
         if anchor != 0 {
             return Err("anchors (&name) are not supported; write the value out".to_owned());
         }

@@ -92,7 +92,7 @@ fn hostile_files_are_problems() {
         ),
         (
             &wide,
-            "f.yaml:1:999996: [499997]: expected at most 500000 values in a file",
+            "f.yaml:1:1000000: [499999]: expected at most 500000 keys, values, lists and maps in a file",
         ),
     ] {
         assert_eq!(problems(text), [expected]);
