@@ -269,21 +269,32 @@ fn fate(name: &str) -> Fate {
         | "x-envoy-original-path"
         | "x-envoy-original-host" => Fate::Remove,
         _ if METHOD_OVERRIDES.contains(&name) => Fate::Override,
-        _ if is_ours(name) => Fate::Remove,
+        // These tell the app who the caller is.
+        _ if name.starts_with("tipstaff-") || name.starts_with("x-forwarded-client-cert") => {
+            Fate::Remove
+        }
+        // CGI and its kin read all punctuation as one; nobody honest spells a field above like that.
+        _ if name.contains(is_other_hyphen) => match fate(&name.replace(is_other_hyphen, "-")) {
+            Fate::Keep => Fate::Keep,
+            Fate::Remove | Fate::Override => Fate::Remove,
+        },
         _ => Fate::Keep,
     }
 }
 
-/// Whether a field tells the app who the caller is. Underscores count as hyphens: CGI makes them the same.
-fn is_ours(name: &str) -> bool {
-    fn starts(name: &str, with: &str) -> bool {
-        name.len() >= with.len()
-            && name
-                .bytes()
-                .zip(with.bytes())
-                .all(|(byte, expected)| byte == expected || (byte == b'_' && expected == b'-'))
+fn is_other_hyphen(c: char) -> bool {
+    c != '-' && !c.is_ascii_alphanumeric()
+}
+
+/// Removes from a body's trailers what may not come after the head that was decided on: some apps merge the two.
+pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
+    let is_removed = |name: &&HeaderName| {
+        fate(name.as_str()) != Fate::Keep || [HOST, CONTENT_LENGTH].contains(name)
+    };
+    let removed: Vec<HeaderName> = trailers.keys().filter(is_removed).cloned().collect();
+    for name in removed {
+        trailers.remove(name);
     }
-    starts(name, "tipstaff-") || starts(name, "x-forwarded-client-cert")
 }
 
 /// Takes out the method overrides, once guards have seen them.

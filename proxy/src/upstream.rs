@@ -6,6 +6,7 @@ pub(crate) mod http2;
 
 use crate::config::Endpoint;
 use crate::error::ConnectError;
+use crate::normalize::strip_trailers;
 use crate::progress::{BodyError, Patience, Upload};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -82,10 +83,13 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx)? else {
+        let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(cx)? else {
             return this.patience.poll_stall(this.upload.as_deref(), cx);
         };
         this.patience.renew();
+        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
+            strip_trailers(trailers);
+        }
         if let Some(upload) = &this.upload {
             if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
                 upload.pass(data.len() as u64);

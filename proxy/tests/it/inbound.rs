@@ -148,6 +148,34 @@ async fn identity_fields_of_a_client_never_reach_the_app() {
     }
 }
 
+/// Apps that merge trailers into the fields would have believed these.
+#[tokio::test]
+async fn identity_fields_in_trailers_never_reach_the_app() {
+    let grants = grant("allow: [{methods: [POST], path: \"/**\"}, {grpc: a.B, methods: [C]}]");
+    let mesh = Fixture::new(&grants).await;
+    let svid = Some(&mesh.frontend);
+    let mut stream = tls(mesh.sidecar.inbound, &mesh.authority, svid, b"http/1.1")
+        .await
+        .unwrap();
+    for (path, kind) in [("/a", "text/plain"), ("/a.B/C", "application/grpc")] {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\
+             Trailer: tipstaff-peer, x_forwarded_client_cert, x-sum\r\n\r\n1\r\nx\r\n0\r\n\
+             tipstaff-peer: evil\r\nx_forwarded_client_cert: evil\r\nhost: evil\r\nx-sum: 1\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = head(&mut stream).await;
+        while !answer.ends_with("\nx") {
+            let mut more = [0; 1024];
+            let read = stream.read(&mut more).await.unwrap();
+            assert!(read > 0, "{path}: {answer}");
+            answer += std::str::from_utf8(&more[..read]).unwrap();
+        }
+        assert!(!answer.contains("evil"), "{path}: {answer}");
+        assert!(answer.contains("\nx-sum: 1\n"), "{path}: {answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_connection_field_cannot_take_out_ours() {
     let mesh = Fixture::new(&grant_all()).await;

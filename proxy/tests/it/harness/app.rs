@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
-/// An app that answers with the request it saw: the target on the first line, then a field per line, then the body.
+/// An app that answers with the request it saw: the target on the first line, then a field per line (and the
+/// trailers), then the body.
 /// `/slow/<ms>` takes its time, `/bytes/<n>` answers so many.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
@@ -84,6 +85,9 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
         text += &format!("{name}: {}\n", value.to_str().unwrap_or("?"));
     }
     if let Ok(body) = body.collect().await {
+        for (name, value) in body.trailers().into_iter().flatten() {
+            text += &format!("{name}: {}\n", value.to_str().unwrap_or("?"));
+        }
         text += &format!("\n{}", String::from_utf8_lossy(&body.to_bytes()));
     }
     let mut response = Response::new(Full::new(Bytes::from(text)));
