@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,9 +117,13 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 pub(crate) fn bind_unix(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
-    // A socket file that nobody answers on was left by a dead process; anything else stays and is an error.
-    if std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    // A socket that nobody answers on was left by a dead process; anything else stays and is an error. Connecting to a
+    // file of another kind is refused just the same, so that alone would delete whatever a wrong path names.
+    let is_socket =
+        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     {
         std::fs::remove_file(path)?;
     }
@@ -194,4 +198,24 @@ fn is_callers_own(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionRefused
             | io::ErrorKind::InvalidInput
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of any other kind used to be deleted.
+    #[test]
+    fn only_a_dead_socket_makes_way_for_a_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, socket) = (folder.path().join("file"), folder.path().join("socket"));
+        std::fs::write(&file, "kept").unwrap();
+        assert!(bind_unix(&file, 0o600).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+
+        let living = bind_unix(&socket, 0o600).unwrap();
+        assert!(bind_unix(&socket, 0o600).is_err());
+        drop(living);
+        assert!(bind_unix(&socket, 0o600).is_ok());
+    }
 }
