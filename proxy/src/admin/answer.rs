@@ -2,8 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -142,24 +140,9 @@ fn describe(svid: &Svid, state: &State) -> Value {
         "serial": leaf.serial,
         "not_before": rfc3339(leaf.not_before),
         "not_after": rfc3339(leaf.not_after),
-        "chain": svid.chain().iter().map(|certificate| pem(certificate)).collect::<String>(),
+        "chain": identity::pem::encode(svid.chain()),
         "bundle": {"trust_domain": bundle.trust_domain().as_str(), "sequence": bundle.sequence()},
     })
-}
-
-/// RFC 7468: lines of 64 characters.
-fn pem(der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let mut pem = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    let mut rest = text.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
 }
 
 /// None for years that RFC 3339 cannot write.
