@@ -5,6 +5,8 @@ pub(crate) mod check;
 pub(crate) mod policy;
 
 use anyhow::Context;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// "The answer is no": a request denied, a test failed, a chain broken.
@@ -17,9 +19,17 @@ fn answer(yes: bool) -> ExitCode {
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!(
-        "{}",
-        serde_json::to_string_pretty(value).context("writing JSON")?
-    );
-    Ok(())
+    let text = serde_json::to_string_pretty(value).context("writing JSON")?;
+    print(format_args!("{text}\n"))
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, changes no exit code.
+fn print(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_fmt(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
 }

@@ -12,6 +12,7 @@ use crate::cli::DemoArgs;
 use crate::signal;
 use anyhow::Context;
 use mesh::Mesh;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Set for the demo's children to the demo's process id: they end when the demo does, however it ends.
@@ -38,8 +39,8 @@ pub(crate) fn end_with_parent() -> anyhow::Result<()> {
 
 /// Runs the demo. Exit code 1 when a step did not do what it says.
 pub(crate) fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
-    println!(
-        "Tipstaff demo: everything runs on loopback and in a temporary folder; Ctrl-C ends it all."
+    tell(
+        "Tipstaff demo: everything runs on loopback and in a temporary folder; Ctrl-C ends it all.",
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -47,10 +48,11 @@ pub(crate) fn run(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
         .build()
         .context("starting the runtime")?;
     runtime.block_on(async {
-        let interrupted = signal::terminate()?;
-        tokio::pin!(interrupted);
+        // Every way to end it has to remove the folder with the CA's keys.
+        let (interrupted, mut hangup) = (signal::terminate()?, signal::hangup()?);
         tokio::select! {
-            () = &mut interrupted => Ok(ExitCode::from(130)),
+            () = interrupted => Ok(ExitCode::from(130)),
+            Some(()) = hangup.recv() => Ok(ExitCode::from(129)),
             outcome = show(arguments) => outcome,
         }
     })
@@ -61,11 +63,11 @@ async fn show(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut narrator = Narrator::default();
     steps::all(&mut mesh, &mut narrator, arguments.load_for).await;
     let failed = narrator.failed;
-    println!(
+    tell(&format!(
         "\n{} of {} steps did what they say.",
         narrator.steps - failed,
         narrator.steps
-    );
+    ));
     if arguments.check {
         return Ok(if failed == 0 {
             ExitCode::SUCCESS
@@ -73,11 +75,16 @@ async fn show(arguments: &DemoArgs) -> anyhow::Result<ExitCode> {
             ExitCode::FAILURE
         });
     }
-    println!(
+    tell(&format!(
         "\nIt stays up now. Try it by hand:\n{}\nCtrl-C ends it.",
         mesh.commands_to_try()
-    );
+    ));
     std::future::pending().await
+}
+
+/// Goes on when nobody reads: the processes have to be ended and the folder removed all the same.
+fn tell(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
 }
 
 /// Prints the story and keeps the score.
@@ -90,25 +97,25 @@ struct Narrator {
 impl Narrator {
     fn step(&mut self, title: &str) {
         self.steps += 1;
-        println!("\n{}. {title}", self.steps);
+        tell(&format!("\n{}. {title}", self.steps));
     }
 
     fn command(&self, command: &str) {
-        println!("   $ {command}");
+        tell(&format!("   $ {command}"));
     }
 
     fn evidence(&self, line: &str) {
         for line in line.trim_end().lines() {
-            println!("     {line}");
+            tell(&format!("     {line}"));
         }
     }
 
     fn verdict(&mut self, outcome: anyhow::Result<String>) {
         match outcome {
-            Ok(said) => println!("   ok: {said}"),
+            Ok(said) => tell(&format!("   ok: {said}")),
             Err(error) => {
                 self.failed += 1;
-                println!("   FAILED: {error:#}");
+                tell(&format!("   FAILED: {error:#}"));
             }
         }
     }

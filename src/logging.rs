@@ -24,6 +24,9 @@ pub(crate) fn init() -> anyhow::Result<()> {
         .flatten_event(true)
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Without this a line that cannot be written is complained about on standard error, and that panics when it is what
+        // fails: a full disk under the log would end the sidecar.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

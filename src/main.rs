@@ -15,6 +15,7 @@ mod signal;
 
 use clap::Parser;
 use cli::{Cli, Command};
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -22,7 +23,8 @@ fn main() -> ExitCode {
     match run(&cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tipstaff: {error:#}");
+            // `eprintln!` would panic where standard error is closed or full.
+            writeln!(std::io::stderr(), "tipstaff: {error:#}").ok();
             ExitCode::from(2)
         }
     }

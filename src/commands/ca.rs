@@ -2,7 +2,7 @@
 
 mod admin;
 
-use super::{answer, print_json};
+use super::{answer, print, print_json};
 use crate::cli::{
     AuditCommand, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs,
     CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs,
@@ -99,7 +99,7 @@ async fn create_token(arguments: &TokenCreateArgs) -> anyhow::Result<ExitCode> {
         ttl: None,
     };
     store.create_token(&token, grant).await?;
-    println!("{}", *token.reveal());
+    print(format_args!("{}\n", *token.reveal()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -121,7 +121,7 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
         requester: Requester::Operator,
     };
     let issued = authority.issue(request).await?;
-    print!("{}", identity::pem::encode(&issued.chain));
+    print(format_args!("{}", identity::pem::encode(&issued.chain)))?;
     eprintln!("issued {} with serial {}", issued.id, issued.serial);
     Ok(ExitCode::SUCCESS)
 }
@@ -133,10 +133,10 @@ fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
         Output::Json => print_json(&certificates)?,
         Output::Text => {
             for certificate in &certificates {
-                println!(
-                    "{} {} until {}",
+                print(format_args!(
+                    "{} {} until {}\n",
                     certificate.serial, certificate.spiffe_id, certificate.not_after
-                );
+                ))?;
             }
         }
     }
@@ -161,31 +161,34 @@ fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
     .context("describing the CA")?;
     match arguments.output.output {
         Output::Json => print_json(&json)?,
-        Output::Text => print_fields(&json, ""),
+        Output::Text => print_fields(&json, "")?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// One `key  value` line a field, nested fields indented.
-fn print_fields(value: &serde_json::Value, indent: &str) {
+fn print_fields(value: &serde_json::Value, indent: &str) -> anyhow::Result<()> {
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
             serde_json::Value::Object(_) => {
-                println!("{indent}{key}");
-                print_fields(value, &format!("{indent}  "));
+                print(format_args!("{indent}{key}\n"))?;
+                print_fields(value, &format!("{indent}  "))?;
             }
-            serde_json::Value::String(text) if text.contains('\n') => print!("{text}"),
-            serde_json::Value::String(text) => println!("{indent}{key:<24} {text}"),
-            other => println!("{indent}{key:<24} {other}"),
+            serde_json::Value::String(text) if text.contains('\n') => {
+                print(format_args!("{text}"))?
+            }
+            serde_json::Value::String(text) => print(format_args!("{indent}{key:<24} {text}\n"))?,
+            other => print(format_args!("{indent}{key:<24} {other}\n"))?,
         }
     }
+    Ok(())
 }
 
 fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
     let report = ca::ledger::verify(&arguments.dir.dir)?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
-        Output::Text => println!("{report}"),
+        Output::Text => print(format_args!("{report}\n"))?,
     }
     Ok(answer(report.is_intact()))
 }

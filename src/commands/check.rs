@@ -1,6 +1,6 @@
 //! `tipstaff check`: loads a configuration and its policy, says what they mean, and runs nothing.
 
-use super::print_json;
+use super::{print, print_json};
 use crate::cli::{CheckArgs, Output};
 use crate::config::Config;
 use crate::policy_dir;
@@ -19,9 +19,12 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             print_json(&report)?;
         }
         Output::Text => {
-            println!("identity  {}", config.identity.id);
+            print(format_args!("identity  {}\n", config.identity.id))?;
             for inbound in &config.proxy.inbound {
-                println!("inbound   {} -> app {}", inbound.listen, inbound.app);
+                print(format_args!(
+                    "inbound   {} -> app {}\n",
+                    inbound.listen, inbound.app
+                ))?;
             }
             for service in config
                 .proxy
@@ -29,16 +32,16 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
                 .iter()
                 .flat_map(|outbound| &outbound.services)
             {
-                println!(
-                    "outbound  {} -> {}",
+                print(format_args!(
+                    "outbound  {} -> {}\n",
                     service.hosts.join(", "),
                     service.identity
-                );
+                ))?;
             }
-            println!(
-                "policy    {} grants, {} guards, {} limits",
+            print(format_args!(
+                "policy    {} grants, {} guards, {} limits\n",
                 counts.grants, counts.guards, counts.limits
-            );
+            ))?;
         }
     }
     Ok(ExitCode::SUCCESS)

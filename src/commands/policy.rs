@@ -1,12 +1,13 @@
 //! `tipstaff policy ...`: the evaluator of the proxy, asked by a person.
 
-use super::{answer, print_json};
+use super::{answer, print, print_json};
 use crate::cli::{Output, PolicyCommand, PolicyDirArgs, PolicyExplainArgs};
-use crate::policy_dir;
+use crate::policy_dir::{self, LoadError};
 use ::policy::Caller;
 use ::policy::explain::{Question, Verdict, explain};
 use ::policy::lint::lint;
 use ::policy::testing::{self, Fields};
+use ::policy::yaml::Problem;
 use anyhow::{Context, bail};
 use identity::SpiffeId;
 use std::process::ExitCode;
@@ -21,27 +22,38 @@ pub(crate) fn run(command: &PolicyCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn check(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
-    let policy = policy_dir::load(&arguments.dir, &arguments.namespace.options())?;
-    let warnings: Vec<String> = lint(&policy, SystemTime::now())
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let policy = match policy_dir::load(&arguments.dir, &arguments.namespace.options()) {
+        Err(LoadError::Problems(problems)) if arguments.output.output == Output::Json => {
+            let problems: Vec<_> = problems.iter().map(as_json).collect();
+            print_json(&serde_json::json!({"problems": problems}))?;
+            return Ok(ExitCode::from(2));
+        }
+        loaded => loaded?,
+    };
+    let warnings = lint(&policy, SystemTime::now());
     let counts = policy.counts();
     match arguments.output.output {
         Output::Json => print_json(&serde_json::json!({
-            "grants": counts.grants, "guards": counts.guards, "limits": counts.limits, "profiles": counts.profiles, "warnings": warnings,
+            "grants": counts.grants, "guards": counts.guards, "limits": counts.limits, "profiles": counts.profiles,
+            "problems": [], "warnings": warnings.iter().map(as_json).collect::<Vec<_>>(),
         }))?,
         Output::Text => {
             for warning in &warnings {
-                println!("warning: {warning}");
+                print(format_args!("warning: {warning}\n"))?;
             }
-            println!(
-                "{} grants, {} guards, {} limits, {} profiles: no problems",
+            print(format_args!(
+                "{} grants, {} guards, {} limits, {} profiles: no problems\n",
                 counts.grants, counts.guards, counts.limits, counts.profiles
-            );
+            ))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(problem: &Problem) -> serde_json::Value {
+    serde_json::json!({
+        "file": problem.file, "line": problem.line, "column": problem.column, "key": problem.key, "message": problem.message,
+    })
 }
 
 fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
@@ -74,7 +86,7 @@ fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
     );
     match arguments.output.output {
         Output::Json => print_json(&explanation)?,
-        Output::Text => println!("{explanation}"),
+        Output::Text => print(format_args!("{explanation}\n"))?,
     }
     Ok(answer(explanation.decision == Verdict::Allow))
 }
@@ -88,21 +100,24 @@ fn read_header(text: &str) -> anyhow::Result<(String, String)> {
 
 fn test(arguments: &PolicyDirArgs) -> anyhow::Result<ExitCode> {
     let policy = policy_dir::load(&arguments.dir, &arguments.namespace.options())?;
-    let report =
-        testing::run(&policy, SystemTime::now()).map_err(policy_dir::LoadError::Problems)?;
+    let report = testing::run(&policy, SystemTime::now()).map_err(LoadError::Problems)?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
         Output::Text => {
             for failure in &report.failures {
-                println!(
-                    "{}: expected {}, found {}",
+                print(format_args!(
+                    "{}: expected {}, found {}\n",
                     failure.at, failure.expected, failure.found
-                );
+                ))?;
             }
             for rule in &report.unreached {
-                println!("no test reaches {rule}");
+                print(format_args!("no test reaches {rule}\n"))?;
             }
-            println!("{} passed, {} failed", report.passed, report.failures.len());
+            print(format_args!(
+                "{} passed, {} failed\n",
+                report.passed,
+                report.failures.len()
+            ))?;
         }
     }
     Ok(answer(report.failures.is_empty()))

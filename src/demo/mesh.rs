@@ -3,7 +3,7 @@
 use super::apps;
 use super::client::{Call, Reply, post_to_socket};
 use super::documents::{NEWSLETTER, ORDERS, POLICY, STOREFRONT, Sidecar, TRUST_DOMAIN};
-use super::processes::{Folder, Process, free_address, run_to_end};
+use super::processes::{Folder, Process, free_addresses, run_to_end};
 use anyhow::Context;
 use hyper::{Method, StatusCode};
 use std::net::SocketAddr;
@@ -35,13 +35,13 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    fn free(name: &'static str) -> anyhow::Result<Self> {
-        Ok(Self {
+    fn new(name: &'static str, [inbound, outbound, admin]: [SocketAddr; 3]) -> Self {
+        Self {
             name,
-            inbound: free_address()?,
-            outbound: free_address()?,
-            admin: free_address()?,
-        })
+            inbound,
+            outbound,
+            admin,
+        }
     }
 
     /// A call as the workload beside this sidecar makes it.
@@ -68,11 +68,11 @@ impl Ports {
 impl Mesh {
     pub(super) async fn start() -> anyhow::Result<Self> {
         let folder = Folder::create()?;
-        let (ca_listen, ca_admin) = (free_address()?, free_address()?);
+        let [ca_listen, ca_admin, a, b, c, d, e, f, g, h, i] = free_addresses()?;
         let (storefront, orders, newsletter) = (
-            Ports::free("storefront")?,
-            Ports::free("orders")?,
-            Ports::free("newsletter")?,
+            Ports::new("storefront", [a, b, c]),
+            Ports::new("orders", [d, e, f]),
+            Ports::new("newsletter", [g, h, i]),
         );
         let orders_app = apps::orders().await?;
         let shop = apps::storefront(storefront.outbound).await?;

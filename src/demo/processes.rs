@@ -5,6 +5,7 @@ use anyhow::{Context, bail};
 use hyper::{Method, StatusCode};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -23,7 +24,11 @@ pub(super) struct Folder(PathBuf);
 impl Folder {
     pub(super) fn create() -> anyhow::Result<Self> {
         let path = std::env::temp_dir().join(format!("tipstaff-demo-{}", std::process::id()));
-        std::fs::create_dir(&path).with_context(|| format!("creating {}", path.display()))?;
+        // The CA's passphrase is in it: for this user alone.
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -172,10 +177,17 @@ where
     None
 }
 
-/// A loopback address with a port that was free a moment ago.
-pub(super) fn free_address() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
-    listener.local_addr().context("reading a free port")
+/// Different loopback addresses with ports that were free a moment ago.
+pub(super) fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
+    // Held until all are known, so that none comes up twice.
+    let mut listeners = Vec::new();
+    let mut addresses = [SocketAddr::from(([127, 0, 0, 1], 0)); N];
+    for address in &mut addresses {
+        let listener = TcpListener::bind(*address).context("looking for a free port")?;
+        *address = listener.local_addr().context("reading a free port")?;
+        listeners.push(listener);
+    }
+    Ok(addresses)
 }
 
 fn this_binary() -> anyhow::Result<Command> {

@@ -7,12 +7,17 @@ use super::processes::until;
 use super::{Narrator, load};
 use anyhow::{Context, ensure};
 use hyper::{Method, StatusCode};
+use rustls::AlertDescription;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 const ORDER: &str = "/api/v1/orders/42";
+
+/// What the policy grants at once before its rate counts.
+const BURST: usize = 3;
 
 /// How often identities are rotated under load, and how many requests a second the load makes.
 const ROTATE_EVERY: Duration = Duration::from_secs(2);
@@ -118,12 +123,13 @@ async fn stranger(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
     let stream = TcpStream::connect(to)
         .await
         .with_context(|| format!("connecting to {to}"))?;
-    let refusal = match say_hello(config, stream).await {
-        Ok(answer) => anyhow::bail!("the stranger was answered: {answer}"),
-        Err(error) => error,
-    };
+    let refusal = handshake(config, stream).await?;
     say.evidence(&format!("-> {refusal}"));
-    Ok("the handshake fails; no byte of HTTP was read".into())
+    ensure!(
+        refusal == rustls::Error::AlertReceived(AlertDescription::CertificateRequired),
+        "expected the sidecar to insist on a certificate"
+    );
+    Ok("the handshake fails; not a byte of HTTP was read".into())
 }
 
 async fn limited(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
@@ -149,8 +155,17 @@ async fn limited(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
             .with_context(|| format!("expected {name} with the 429"))?;
         say.evidence(&format!("{name}: {value}"));
     }
-    ensure!(statuses[0] == 200, "expected the first order to pass");
-    Ok("the first passed, the rest is told when to come back".into())
+    ensure!(
+        statuses[..BURST] == [200; BURST],
+        "expected the first {BURST} orders to pass"
+    );
+    ensure!(
+        statuses.iter().all(|status| [200, 429].contains(status)),
+        "expected nothing but 200 and 429"
+    );
+    Ok(format!(
+        "{BURST} passed at once; then an order a second, and the caller is told when to come back"
+    ))
 }
 
 async fn live_policy_change(mesh: &Mesh, say: &Narrator) -> anyhow::Result<String> {
@@ -226,7 +241,9 @@ async fn ca_outage(mesh: &mut Mesh, say: &Narrator) -> anyhow::Result<String> {
     mesh.stop_ca().await?;
     let reply = send(say, &mesh.storefront.call(Method::GET, ORDER)).await?;
     expect(&reply, StatusCode::OK)?;
-    say.evidence("traffic goes on with the certificates at hand; they live for 8 s here");
+    say.evidence(&format!(
+        "traffic goes on with the certificates at hand; they live for {TTL:?} here"
+    ));
     let call = mesh.storefront.call(Method::GET, ORDER);
     let patience = TTL + Duration::from_secs(5);
     let closed = until(patience, || answers(&call, StatusCode::SERVICE_UNAVAILABLE))
@@ -301,23 +318,25 @@ fn bundle(mesh: &Mesh) -> anyhow::Result<identity::TrustBundle> {
     )?)
 }
 
-/// Completes the handshake as far as it goes and asks for the order.
-async fn say_hello(config: rustls::ClientConfig, stream: TcpStream) -> anyhow::Result<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// Shakes hands and waits for the sidecar's refusal, which in TLS 1.3 comes after the client's part is done.
+async fn handshake(
+    config: rustls::ClientConfig,
+    stream: TcpStream,
+) -> anyhow::Result<rustls::Error> {
     let name = "orders".try_into().context("naming the server")?;
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await?;
-    stream
-        .write_all(
-            format!("GET {ORDER} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").as_bytes(),
-        )
-        .await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    ensure!(
-        !answer.is_empty(),
-        "the connection was closed without an answer"
-    );
-    Ok(answer)
+    let exchange = async {
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect(name, stream).await?.read_u8().await
+    };
+    let limit = Duration::from_secs(5);
+    let Ok(outcome) = tokio::time::timeout(limit, exchange).await else {
+        anyhow::bail!("expected a refusal within {limit:?}, found an open connection");
+    };
+    let Err(error) = outcome else {
+        anyhow::bail!("expected a refusal, found an answer");
+    };
+    let refusal = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>().cloned());
+    refusal.ok_or(error).context("expected a TLS alert")
 }
