@@ -55,7 +55,7 @@ pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
                 Err(error) => pause(&error).await,
             },
             accepted = next(unix.as_ref()) => match accepted {
-                Ok(stream) if may_change_state(&stream) => spawn(stream, Via::Socket, &places, &state),
+                Ok(stream) if is_operator(&stream) => spawn(stream, Via::Socket, &places, &state),
                 Ok(_) => tracing::warn!("admin socket refused a process of another user"),
                 Err(error) => pause(&error).await,
             },
@@ -77,11 +77,15 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn may_change_state(stream: &UnixStream) -> bool {
+fn is_operator(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
     stream
         .peer_cred()
-        .is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+        .is_ok_and(|peer| may_change_state(peer.uid(), own))
+}
+
+pub(super) fn may_change_state(peer_uid: u32, own_uid: u32) -> bool {
+    peer_uid == own_uid || peer_uid == 0
 }
 
 /// The task ends with its connection, after [`CONNECTION_TIME`] at the latest, or with the admin runtime.

@@ -1,173 +1,17 @@
+mod harness;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use identity::{Svid, TrustBundle, TrustDomain};
-use policy::yaml::{self, Problems};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
-};
-use rustls::pki_types::PrivateKeyDer;
+use harness::{Harness, ID, Root, exchange};
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
 
 use super::*;
 use crate::drain::Unready;
 use crate::{Failing, IdentityState};
-
-const ID: &str = "spiffe://demo.test/ns/shop/sa/orders";
-
-/// An admin listener on free ports and the other ends of what feeds it.
-struct Harness {
-    _running: Running,
-    address: SocketAddr,
-    socket: PathBuf,
-    svid: watch::Sender<Option<Arc<Svid>>>,
-    identity: watch::Sender<IdentityState>,
-    policy: watch::Sender<PolicyStatus>,
-    renewals: mpsc::Receiver<oneshot::Sender<Result<(), String>>>,
-    _bundle: watch::Sender<Arc<TrustBundle>>,
-    readiness: Readiness,
-    drain: Drain,
-    _folder: tempfile::TempDir,
-}
-
-impl Harness {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("admin.sock");
-        let text = format!(
-            "admin: {{listen: '127.0.0.1:0', socket: '{}'}}\naccessLog: off\n",
-            socket.display()
-        );
-        let problems = Problems::new();
-        let node = yaml::parse_one("test.yaml", &text, &problems).unwrap();
-        let config = yaml::map(&node, &problems, Config::read).unwrap();
-
-        let root = Root::new();
-        let (svid, svid_feed) = watch::channel(Some(root.svid(Duration::from_secs(3600))));
-        let (identity, state_feed) = watch::channel(IdentityState::default());
-        let (bundle, bundle_feed) = watch::channel(Arc::new(root.bundle()));
-        let (renew, renewals) = mpsc::channel(1);
-        let (policy, policy_feed) = watch::channel(PolicyStatus {
-            generation: "4fa1".to_owned(),
-            loaded_at: SystemTime::now(),
-            last_error: None,
-        });
-        let (readiness, drain) = (Readiness::new(), Drain::new());
-        let bound = bind(&config.admin).unwrap();
-        let address = bound.address();
-        let running = bound
-            .spawn(State {
-                config: Arc::new(ArcSwap::from_pointee(config)),
-                feed: IdentityFeed {
-                    svid: svid_feed,
-                    bundle: bundle_feed,
-                    state: state_feed,
-                    renew,
-                },
-                policy: policy_feed,
-                metrics: Metrics::new(),
-                readiness: readiness.clone(),
-                drain: drain.clone(),
-            })
-            .unwrap();
-        Self {
-            _running: running,
-            address,
-            socket,
-            svid,
-            identity,
-            policy,
-            renewals,
-            _bundle: bundle,
-            readiness,
-            drain,
-            _folder: folder,
-        }
-    }
-
-    fn tcp(&self, head: &str) -> (u16, String) {
-        exchange(TcpStream::connect(self.address).unwrap(), head)
-    }
-
-    fn unix(&self, head: &str) -> (u16, String) {
-        exchange(UnixStream::connect(&self.socket).unwrap(), head)
-    }
-
-    fn ready(&self) -> (u16, Value) {
-        let (status, body) = self.tcp("GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        (status, serde_json::from_str(&body).unwrap())
-    }
-}
-
-/// Status and body.
-fn exchange(mut stream: impl Read + Write, head: &str) -> (u16, String) {
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
-}
-
-struct Root {
-    params: CertificateParams,
-    key: KeyPair,
-}
-
-impl Root {
-    fn new() -> Self {
-        let mut params = params("spiffe://demo.test");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self {
-            params,
-            key: KeyPair::generate().unwrap(),
-        }
-    }
-
-    fn bundle(&self) -> TrustBundle {
-        let root = self.params.self_signed(&self.key).unwrap();
-        TrustBundle::new(
-            TrustDomain::parse("demo.test").unwrap(),
-            vec![root.der().clone()],
-            7,
-        )
-        .unwrap()
-    }
-
-    /// Valid from an hour ago for an hour and `left`.
-    fn svid(&self, left: Duration) -> Arc<Svid> {
-        let mut params = params(ID);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.not_after = (SystemTime::now() + left).into();
-        let key = KeyPair::generate().unwrap();
-        let leaf = params
-            .signed_by(&key, &Issuer::from_params(&self.params, &self.key))
-            .unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Arc::new(Svid::new(vec![leaf.der().clone()], key).unwrap())
-    }
-}
-
-fn params(id: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-    params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
-    params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
-    params
-}
 
 #[test]
 fn ready_while_the_identity_is_valid_and_nothing_is_waited_for() {
@@ -354,31 +198,21 @@ fn rotation_on_the_socket_reports_its_outcome() {
 }
 
 #[test]
-fn process_of_another_user_cannot_rotate() {
-    let mut admin = Harness::start();
-    let mode = std::fs::metadata(&admin.socket)
-        .unwrap()
-        .permissions()
-        .mode();
-    // As wide open as a careless chmod could make it.
-    for path in [admin.socket.parent().unwrap(), &admin.socket] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+fn only_the_own_user_and_root_may_change_state() {
+    for (peer, own, expected) in [
+        (1000, 1000, true),
+        (0, 1000, true),
+        (0, 0, true),
+        (1001, 1000, false),
+        (1000, 0, false),
+        (65_534, 1000, false),
+    ] {
+        assert_eq!(
+            server::may_change_state(peer, own),
+            expected,
+            "{peer} {own}"
+        );
     }
-    let rotate = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-        s.sendall(b'POST /rotate HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')\nprint(s.recv(100))";
-    let asked = Command::new("python3")
-        .args(["-c", rotate])
-        .arg(&admin.socket)
-        .uid(65_534)
-        .output();
-    let Ok(asked) = asked else {
-        // Only root can become another user, and not everyone has python; then the mode alone has to keep others out.
-        assert_eq!(mode & 0o777, 0o600);
-        return;
-    };
-    let answer = String::from_utf8_lossy(&asked.stdout);
-    assert!(!answer.contains("HTTP/1.1"), "{answer}");
-    assert!(admin.renewals.try_recv().is_err());
 }
 
 #[test]
