@@ -34,6 +34,8 @@ pub(crate) enum Failure {
     ResponseTimeout(Duration),
     #[error("the upstream broke off before its response head")]
     NoResponse(#[source] hyper::Error),
+    #[error("the upstream switched protocols without having been asked")]
+    UnaskedUpgrade,
 }
 
 /// Why there is no connection to an upstream.
@@ -67,7 +69,10 @@ impl Failure {
             Self::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
                 Fault::Internal
             }
-            Self::Connect(_) | Self::ResponseTimeout(_) | Self::NoResponse(_) => Fault::Upstream,
+            Self::Connect(_)
+            | Self::ResponseTimeout(_)
+            | Self::NoResponse(_)
+            | Self::UnaskedUpgrade => Fault::Upstream,
         }
     }
 
@@ -81,6 +86,7 @@ impl Failure {
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
             Self::NoResponse(_) => "no_response",
+            Self::UnaskedUpgrade => "unasked_upgrade",
         }
     }
 }

@@ -113,7 +113,10 @@ impl Exchange {
                 self.rule = Some(exceeded.limit.clone());
                 self.decision_id = Some(exceeded.id.as_str().to_owned());
             }
-            Failure::Connect(_) | Failure::ResponseTimeout(_) | Failure::NoResponse(_) => {}
+            Failure::Connect(_)
+            | Failure::ResponseTimeout(_)
+            | Failure::NoResponse(_)
+            | Failure::UnaskedUpgrade => {}
         }
     }
 

@@ -14,7 +14,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, Parts, Scheme};
-use http::{HeaderMap, Request, Response, Uri, Version};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -77,11 +77,7 @@ pub(crate) async fn to_app(
         let ready = app.http2.ready(deadlines.connect).await?;
         let request = Request::from_parts(head, body);
         let (response, stream) = app.http2.send(ready, request, deadlines).await?;
-        return Ok(Answered {
-            response: without_ours(response),
-            lease: Lease::Http2(stream),
-            idle: deadlines.idle,
-        });
+        return Answered::new(without_ours(response), Lease::Http2(stream), deadlines);
     }
     head.headers.remove(TE);
     head.version = Version::HTTP_11;
@@ -92,11 +88,7 @@ pub(crate) async fn to_app(
     }
     let request = Request::from_parts(head, body);
     let (response, lease) = app.http1.send(request, deadlines).await?;
-    Ok(Answered {
-        response: without_ours(response),
-        lease: Lease::Http1(lease),
-        idle: deadlines.idle,
-    })
+    Answered::new(without_ours(response), Lease::Http1(lease), deadlines)
 }
 
 /// Sends a request on a connection to the sidecar of a service.
@@ -115,14 +107,26 @@ pub(crate) async fn to_service(
     head.version = Version::HTTP_2;
     let request = Request::from_parts(head, body);
     let (response, stream) = lanes.send(ready, request, deadlines).await?;
-    Ok(Answered {
-        response,
-        lease: Lease::Http2(stream),
-        idle: deadlines.idle,
-    })
+    Answered::new(response, Lease::Http2(stream), deadlines)
 }
 
 impl Answered {
+    fn new(
+        response: Response<Incoming>,
+        lease: Lease,
+        deadlines: Deadlines,
+    ) -> Result<Self, Failure> {
+        // We never ask to upgrade; after a 101 the caller would take the app's next bytes for anything at all.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::UnaskedUpgrade);
+        }
+        Ok(Self {
+            response,
+            lease,
+            idle: deadlines.idle,
+        })
+    }
+
     /// The response for the caller: without the fields of the hop it came over, recorded to its end.
     pub(crate) fn into_response(
         self,

@@ -95,7 +95,9 @@ fn answer(failure: &Failure) -> Answer {
             (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)
         }
         Failure::Connect(ConnectError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE),
-        Failure::Connect(_) | Failure::NoResponse(_) => (StatusCode::BAD_GATEWAY, UNAVAILABLE),
+        Failure::Connect(_) | Failure::NoResponse(_) | Failure::UnaskedUpgrade => {
+            (StatusCode::BAD_GATEWAY, UNAVAILABLE)
+        }
         Failure::ResponseTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
     };
     let detail = match failure {

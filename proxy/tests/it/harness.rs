@@ -4,7 +4,7 @@ mod app;
 mod caller;
 mod certs;
 
-pub(crate) use app::App;
+pub(crate) use app::{App, raw_app};
 pub(crate) use caller::{Caller, head, tls};
 pub(crate) use certs::{Authority, Life};
 

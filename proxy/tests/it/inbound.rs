@@ -1,6 +1,6 @@
 use crate::harness::{
     App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant,
-    grant_all, head, sidecar, tls,
+    grant_all, head, raw_app, sidecar, tls,
 };
 use http::{Request, StatusCode};
 use identity::Svid;
@@ -361,17 +361,11 @@ async fn an_app_that_closes_an_idle_connection_costs_no_request() {
 
 #[tokio::test]
 async fn an_app_cannot_speak_in_the_sidecars_name() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let app = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            head(&mut stream).await;
-            let answer =
-                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ntipstaff-rejected: 1\r\n\
-                           tipstaff-decision-id: 0123456789abcdef\r\n\r\n";
-            stream.write_all(answer).await.unwrap();
-        }
-    });
+    let (app, _) = raw_app(
+        b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ntipstaff-rejected: 1\r\n\
+          tipstaff-decision-id: 0123456789abcdef\r\n\r\n",
+    )
+    .await;
     let mesh = Fixture::with(&grant_all(), |config| {
         config.inbound[0].app.port = app.port();
     })

@@ -8,5 +8,6 @@ mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
 mod inbound; // Who gets in, what is refused, what the app sees.
+mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound;
 mod stalled; // Bodies that stop moving, in either direction. // Where the workload may go, and how identities rotate under it.

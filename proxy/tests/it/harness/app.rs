@@ -1,5 +1,6 @@
 //! The workload behind a sidecar: says what it was asked.
 
+use super::head;
 use bytes::Bytes;
 use http::{Request, Response, Version};
 use http_body_util::{BodyExt, Full};
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
 /// An app that answers with the request it saw: the target on the first line, then a field per line (and the
@@ -100,4 +102,23 @@ async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
         headers.insert("grpc-status", http::HeaderValue::from_static("0"));
     }
     Ok(response)
+}
+
+/// An app that gives the same answer to every request head, and how many connections it took.
+pub(crate) async fn raw_app(answer: &'static [u8]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::<AtomicUsize>::default();
+    let accepted = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            accepted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                while !head(&mut stream).await.is_empty() {
+                    stream.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, connections)
 }

@@ -1,0 +1,211 @@
+use crate::harness::{
+    App, Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, grant, grant_all, head, raw_app,
+    sidecar, tls,
+};
+use http::{Method, Request, StatusCode};
+use identity::Svid;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+const HOST: &str = "orders.example";
+const SOON: Duration = Duration::from_secs(5);
+
+struct Mesh {
+    authority: Authority,
+    frontend: Svid,
+    sidecar: Sidecar,
+}
+
+impl Mesh {
+    fn new(app: SocketAddr, documents: &str) -> Self {
+        let authority = Authority::new();
+        let orders = authority.svid(ORDERS, Life::Hour);
+        Self {
+            frontend: authority.svid(FRONTEND, Life::Hour),
+            sidecar: sidecar(&authority, orders, app, documents, |config| {
+                config.timeouts.idle = Duration::from_millis(500);
+            }),
+            authority,
+        }
+    }
+
+    async fn callers(&self) -> [Caller; 2] {
+        let (to, authority) = (self.sidecar.inbound, &self.authority);
+        let http1 = Caller::http1(to, authority, Some(&self.frontend)).await;
+        let http2 = Caller::http2(to, authority, &self.frontend).await;
+        [http1.unwrap(), http2]
+    }
+
+    async fn raw(&self) -> TlsStream<TcpStream> {
+        let svid = Some(&self.frontend);
+        tls(self.sidecar.inbound, &self.authority, svid, b"http/1.1")
+            .await
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_waits_to_be_told_to_continue_is() {
+    let app = App::start().await;
+    let mesh = Mesh::new(app.address, &grant_all());
+    let mut stream = mesh.raw().await;
+    let request = format!(
+        "POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let interim = head(&mut stream).await;
+    assert_eq!(interim, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"a body").await.unwrap();
+    let answer = head(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(!answer.contains("expect:"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_refused_caller_is_not_told_to_continue() {
+    let app = App::start().await;
+    let mesh = Mesh::new(
+        app.address,
+        &grant("allow: [{methods: [GET], path: \"/\"}]"),
+    );
+    let mut stream = mesh.raw().await;
+    let request = format!(
+        "POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let answer = head(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    // The body that may or may not follow must not be read as a request.
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .ok();
+    let mut rest = Vec::new();
+    timeout(SOON, stream.read_to_end(&mut rest))
+        .await
+        .expect("closed")
+        .ok();
+    assert_eq!(app.requests(), 0);
+}
+
+#[tokio::test]
+async fn responses_without_a_body_leave_the_connection_usable() {
+    for (method, answer, status) in [
+        (
+            Method::HEAD,
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"[..],
+            200,
+        ),
+        (Method::GET, b"HTTP/1.1 204 No Content\r\n\r\n", 204),
+        (
+            Method::GET,
+            b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n",
+            304,
+        ),
+        (
+            Method::GET,
+            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            200,
+        ),
+    ] {
+        let (app, connections) = raw_app(answer).await;
+        let grants = grant("allow: [{methods: [GET, HEAD], path: \"/**\"}]");
+        let mesh = Mesh::new(app, &grants);
+        for mut caller in mesh.callers().await {
+            for _ in 0..3 {
+                let request = Request::builder()
+                    .method(&method)
+                    .uri("/a")
+                    .header("host", HOST);
+                let reply = timeout(SOON, caller.send(request))
+                    .await
+                    .expect("ends")
+                    .unwrap();
+                assert_eq!((reply.status.as_u16(), reply.body.as_str()), (status, ""));
+            }
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_caller_that_still_sends() {
+    let answer =
+        b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (app, _) = raw_app(answer).await;
+    let mesh = Mesh::new(app, &grant_all());
+    let mut stream = mesh.raw().await;
+    let request = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 100000000\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(&[b'x'; 4096]).await.unwrap();
+    let answer = head(&mut stream).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_app_cannot_switch_protocols_unasked() {
+    let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
+    let (app, _) = raw_app(answer).await;
+    let mesh = Mesh::new(app, &grant_all());
+    for mut caller in mesh.callers().await {
+        let request = Request::get("/a").header("host", HOST);
+        let reply = timeout(SOON, caller.send(request))
+            .await
+            .expect("ends")
+            .unwrap();
+        assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_off_does_not_look_complete() {
+    for answer in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nhalf\r\n",
+    ] {
+        let (app, _) = raw_app(answer).await;
+        let mesh = Mesh::new(app, &grant_all());
+        for mut caller in mesh.callers().await {
+            let request = Request::get("/a").header("host", HOST);
+            let reply = timeout(SOON, caller.send(request)).await.expect("ends");
+            assert!(reply.is_err(), "{reply:?}");
+        }
+    }
+}
+
+/// Whether the app has acted on the request before it broke off, nobody knows.
+#[tokio::test]
+async fn a_request_that_may_have_been_acted_on_is_not_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let heads = Arc::<AtomicUsize>::default();
+    let seen = Arc::clone(&heads);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            // The second request on a connection, which is a pooled one by then, gets no answer.
+            for answer in [&answer[..], b""] {
+                if !head(&mut stream).await.is_empty() {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                }
+                stream.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    let mesh = Mesh::new(app, &grant_all());
+    for mut caller in mesh.callers().await {
+        for expected in [200, 502] {
+            let request = Request::get("/a").header("host", HOST);
+            let reply = caller.send(request).await.unwrap();
+            assert_eq!(reply.status.as_u16(), expected);
+        }
+    }
+    assert_eq!(heads.load(Ordering::SeqCst), 4);
+}
