@@ -7,7 +7,6 @@
 //! Decided after the policy, so that a refused caller spends no quota. Not here yet: `concurrency`,
 //! `mode: shadow`, `fairness` and `scope: shared`; see [`Definition`] for where they belong.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -131,37 +130,33 @@ impl Limits {
         if specs.is_empty() {
             return Ok(None);
         }
+        let now = spec::ticks(now);
         let digests: SmallVec<[Digest; 8]> = specs
             .iter()
             .map(|spec| self.hasher.digest(spec, subject))
             .collect();
-        // A panic elsewhere cannot leave a budget half written: each is one number.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = state.advance(spec::ticks(now));
-        let limiters = state.find(specs, self.keys_per_limit, now);
-
-        let mut debts = SmallVec::<[u64; 8]>::new();
-        let mut tightest: Option<Standing<'s>> = None;
-        for ((&spec, &digest), &limiter) in specs.iter().zip(&digests).zip(&limiters) {
-            let debt = state.limiters[limiter].debt(spec, digest, now);
-            let debt = spec
-                .quota()
-                .spend(debt, spec.cost(subject.method))
-                .map_err(|wait| Exceeded {
-                    id: spec.id(),
-                    standing: spec.standing(debt),
-                    retry_after: spec::seconds(wait).max(1),
-                })?;
-            let standing = spec.standing(debt);
-            if tightest.is_none_or(|least| standing.remaining < least.remaining) {
-                tightest = Some(standing);
+        let charged = {
+            // A panic elsewhere cannot leave a budget half written: each is one number.
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.charge(specs, &digests, subject.method, self.keys_per_limit, now)
+        };
+        match charged {
+            Ok(debts) => {
+                let standings = specs
+                    .iter()
+                    .zip(debts)
+                    .map(|(spec, debt)| spec.standing(debt));
+                Ok(standings.min_by_key(|standing| standing.remaining))
             }
-            debts.push(debt);
+            Err(refusal) => {
+                let spec = specs[refusal.limit];
+                Err(Exceeded {
+                    id: spec.id(),
+                    standing: spec.standing(refusal.debt),
+                    retry_after: spec::seconds(refusal.wait).max(1),
+                })
+            }
         }
-        for ((debt, digest), limiter) in debts.into_iter().zip(digests).zip(limiters) {
-            state.limiters[limiter].store.set(digest, now + debt, now);
-        }
-        Ok(tightest)
     }
 }
 
@@ -171,73 +166,94 @@ impl Default for Limits {
     }
 }
 
+/// Fewer limiters than this are not worth looking through for idle ones.
+const MIN_SWEEP: usize = 16;
+
 #[derive(Debug, Default)]
 struct State {
     /// The latest time seen, in ticks. Workers read the clock before they wait for the lock, so that times
     /// arrive a little out of order.
     now: u64,
-    by_id: HashMap<Box<str>, usize>,
     limiters: Vec<Limiter>,
+    /// How many limiters were kept when idle ones were last dropped.
+    kept: usize,
+}
+
+/// A limit without room, by its index, with what the key owes and how long it has to wait, in ticks.
+struct Refusal {
+    limit: usize,
+    debt: u64,
+    wait: u64,
 }
 
 impl State {
-    fn advance(&mut self, now: u64) -> u64 {
+    /// Charges all limits or none; gives what the keys owe then.
+    fn charge(
+        &mut self,
+        specs: &[&LimitSpec],
+        digests: &[Digest],
+        method: &str,
+        keys: usize,
+        now: u64,
+    ) -> Result<SmallVec<[u64; 8]>, Refusal> {
         self.now = self.now.max(now);
-        self.now
+        let now = self.now;
+        let limiters = self.find(specs, keys, now);
+        let mut debts = SmallVec::new();
+        for (limit, spec) in specs.iter().enumerate() {
+            let debt = self.limiters[limiters[limit]].debt(spec, digests[limit], now);
+            let spent = spec.quota().spend(debt, spec.cost(method));
+            debts.push(spent.map_err(|wait| Refusal { limit, debt, wait })?);
+        }
+        for ((limiter, digest), debt) in limiters.into_iter().zip(digests).zip(&debts) {
+            self.limiters[limiter].store.set(*digest, now + debt, now);
+        }
+        Ok(debts)
     }
 
     /// The indices of the limiters of `specs`, which are made on first use.
     fn find(&mut self, specs: &[&LimitSpec], keys: usize, now: u64) -> SmallVec<[usize; 8]> {
-        let known = specs
-            .iter()
-            .map_while(|spec| self.by_id.get(spec.id()).copied());
-        let known: SmallVec<[usize; 8]> = known.collect();
-        if known.len() == specs.len() {
+        let known: Option<SmallVec<[usize; 8]>> =
+            specs.iter().map(|spec| self.known(spec)).collect();
+        if let Some(known) = known {
             return known;
         }
-        self.forget_idle(now);
-        specs
-            .iter()
-            .map(|spec| self.find_or_add(spec, keys))
-            .collect()
-    }
-
-    fn find_or_add(&mut self, spec: &LimitSpec, keys: usize) -> usize {
-        *self.by_id.entry(spec.id().into()).or_insert_with(|| {
-            self.limiters.push(Limiter {
-                quota: spec.quota(),
-                store: Store::new(keys),
-            });
-            self.limiters.len() - 1
-        })
-    }
-
-    /// Drops limiters none of whose keys is in deficit: they carry no information, and a policy that was
-    /// replaced may have left them behind.
-    fn forget_idle(&mut self, now: u64) {
-        let mut kept = Vec::new();
-        let old = std::mem::take(&mut self.limiters);
-        let mut moved: Vec<Option<usize>> = Vec::with_capacity(old.len());
-        for limiter in old {
-            moved.push((!limiter.store.is_idle(now)).then(|| {
-                kept.push(limiter);
-                kept.len() - 1
-            }));
+        if self.limiters.len() >= MIN_SWEEP.max(2 * self.kept) {
+            // None of their keys is in deficit, so they carry no information; a policy that was replaced may have left
+            // them behind.
+            self.limiters.retain(|limiter| !limiter.store.is_idle(now));
+            self.kept = self.limiters.len();
         }
-        self.limiters = kept;
-        self.by_id.retain(|_, index| match moved[*index] {
-            Some(new) => {
-                *index = new;
-                true
-            }
-            None => false,
-        });
+        let find_or_add = |spec: &&LimitSpec| {
+            self.known(spec).unwrap_or_else(|| {
+                self.limiters.push(Limiter {
+                    id: spec.id().into(),
+                    quota: spec.quota(),
+                    store: Store::new(keys),
+                });
+                self.limiters.len() - 1
+            })
+        };
+        specs.iter().map(find_or_add).collect()
+    }
+
+    /// Where the limiter is, mostly by looking where it was last.
+    fn known(&self, spec: &LimitSpec) -> Option<usize> {
+        let is_it = |limiter: &Limiter| *limiter.id == *spec.id();
+        let last = spec.place();
+        if self.limiters.get(last).is_some_and(is_it) {
+            return Some(last);
+        }
+        let found = self.limiters.iter().position(is_it)?;
+        spec.set_place(found);
+        Some(found)
     }
 }
 
 /// What was used of one limit.
 #[derive(Debug)]
 struct Limiter {
+    id: Box<str>,
     /// The quota in whose terms `store` is written.
     quota: Quota,
     store: Store,

@@ -1,6 +1,7 @@
 //! One limit as a document states it.
 
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Standing;
@@ -143,6 +144,8 @@ pub struct LimitSpec {
     quota: Quota,
     costs: Box<[(Box<str>, u32)]>,
     ipv6_prefix: u8,
+    /// Where [`super::Limits`] found this limit's state last: a guess that it checks.
+    place: AtomicUsize,
 }
 
 /// Why a limit was not accepted.
@@ -204,6 +207,7 @@ impl LimitSpec {
                 .map(|(method, cost)| (method.into(), cost))
                 .collect(),
             ipv6_prefix,
+            place: AtomicUsize::new(0),
         })
     }
 
@@ -227,6 +231,14 @@ impl LimitSpec {
 
     pub(super) fn quota(&self) -> Quota {
         self.quota
+    }
+
+    pub(super) fn place(&self) -> usize {
+        self.place.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_place(&self, place: usize) {
+        self.place.store(place, Ordering::Relaxed);
     }
 
     pub(super) fn cost(&self, method: &str) -> u32 {
