@@ -1,7 +1,19 @@
-use crate::harness::{App, Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, grant_all, sidecar};
+use crate::harness::{
+    App, Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, grant_all, head, sidecar, tls,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use http::{Request, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 const HOST: &str = "orders.shop.example";
@@ -64,4 +76,78 @@ async fn what_hangs_is_cut_at_the_limit() {
         .expect("cut at the limit")
         .unwrap();
     assert!(hanging.await.unwrap().is_err());
+}
+
+/// An upload that never ends: on HTTP/1.1 and HTTP/2, at the hard end of the drain and of the caller's certificate.
+#[tokio::test]
+async fn uploads_in_flight_are_cut_with_what_carries_them() {
+    for ends_by_drain in [true, false] {
+        let (app, mut received) = app_that_only_reads().await;
+        let authority = Authority::new();
+        let svid = authority.svid(ORDERS, Life::Hour);
+        let sidecar = sidecar(&authority, svid, app, &grant_all(), |config| {
+            config.timeouts.drain = Duration::from_millis(300);
+        });
+        let life = Life::For(Duration::from_secs(if ends_by_drain { 3600 } else { 3 }));
+        let frontend = authority.svid(FRONTEND, life);
+        let mut http1 = tls(sidecar.inbound, &authority, Some(&frontend), b"http/1.1")
+            .await
+            .unwrap();
+        let post = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 99999\r\n\r\nx");
+        http1.write_all(post.as_bytes()).await.unwrap();
+        let http2 = tls(sidecar.inbound, &authority, Some(&frontend), b"h2")
+            .await
+            .unwrap();
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(http2))
+            .await
+            .unwrap();
+        tokio::spawn(connection);
+        let first = Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")));
+        let body = StreamBody::new(stream::iter([first]).chain(stream::pending()));
+        let request = Request::post(format!("https://{HOST}/a"))
+            .body(body)
+            .unwrap();
+        let response = tokio::spawn(sender.send_request(request));
+        for _ in 0..2 {
+            assert_eq!(received.recv().await, Some(Event::Begun));
+        }
+        if ends_by_drain {
+            sidecar.drain.start();
+        }
+        for _ in 0..2 {
+            let event = timeout(SOON, received.recv()).await;
+            assert_eq!(event.expect("cut"), Some(Event::Ended));
+        }
+        assert!(response.await.unwrap().is_err());
+        let mut rest = Vec::new();
+        timeout(SOON, http1.read_to_end(&mut rest))
+            .await
+            .expect("closed")
+            .ok();
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Event {
+    Begun,
+    Ended,
+}
+
+/// Tells of the head and the end of each of its connections, and never answers.
+async fn app_that_only_reads() -> (SocketAddr, mpsc::Receiver<Event>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (events, receiver) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let events = events.clone();
+            tokio::spawn(async move {
+                head(&mut stream).await;
+                events.send(Event::Begun).await.unwrap();
+                stream.read_to_end(&mut Vec::new()).await.ok();
+                events.send(Event::Ended).await.ok();
+            });
+        }
+    });
+    (address, receiver)
 }
