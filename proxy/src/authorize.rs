@@ -136,7 +136,8 @@ pub(crate) struct DecisionId(String);
 
 impl DecisionId {
     pub(crate) fn new() -> Self {
-        // A counter under a keyed hash: unique in this process, and nobody learns how many refusals there were.
+        // A counter under a keyed hash of this process: nobody guesses another's id or learns how many refusals there
+        // were, and of 100 million ids two are the same with a chance of 1 in 4000.
         static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -134,7 +134,7 @@ pub struct Timeouts {
     /// From the first chance to send a request head to its end.
     #[serde(serialize_with = "as_duration")]
     pub request_head: Duration,
-    /// A connection to a caller or to another sidecar without a request, or a body without progress.
+    /// A caller's connection without a request, or a body of either direction between two frames.
     #[serde(serialize_with = "as_duration")]
     pub idle: Duration,
     /// A pooled connection to the app without a request.
@@ -143,7 +143,7 @@ pub struct Timeouts {
     /// TCP connect and TLS handshake to a sidecar or to the app.
     #[serde(serialize_with = "as_duration")]
     pub upstream_connect: Duration,
-    /// From the request sent to the response head.
+    /// From the last KiB of the request sent (the last byte for gRPC) to the response head.
     #[serde(serialize_with = "as_duration")]
     pub response: Duration,
     /// From SIGTERM to the end of whatever is left.

@@ -17,7 +17,7 @@ inbound:
 outbound:
   listen: 127.0.0.1:15001
   services:
-    - hosts: [orders, "Orders.Shop.:80", "orders:8080"]
+    - hosts: ["orders:443", "Orders.Shop.:80", "orders:8080"]
       endpoints: ["10.0.0.7:15006", "[::1]:15006"]
       identity: spiffe://demo.test/ns/shop/sa/orders
       timeout: 5s

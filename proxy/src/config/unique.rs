@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use policy::target::host::Host;
 use policy::yaml::{self, Node, Problems};
 
-/// The port that a host without one means: the workload speaks `http://` to us.
-const DEFAULT_PORT: u16 = 80;
+/// The ports that a host without one may mean: the workload speaks `http://` to us, and what it reaches is `https://`.
+const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
 /// Addresses listened on so far, with their lines. `SO_REUSEPORT` would let two listeners of ours share one.
 #[derive(Default)]
@@ -56,7 +56,7 @@ impl Hosts {
             return None;
         };
         let canonical = match host.port() {
-            Some(port) if port != DEFAULT_PORT => host.to_string(),
+            Some(port) if !DEFAULT_PORTS.contains(&port) => host.to_string(),
             _ => host.name().to_owned(),
         };
         match self.0.borrow_mut().entry(canonical) {
