@@ -14,7 +14,7 @@ use crate::{
     view::View,
 };
 
-pub(crate) use fold::MAX_FOLDED_BYTES;
+pub(crate) use fold::{Folded, MAX_FOLDED_BYTES};
 
 /// Fields by which some frameworks replace the method. A guard looks at them as at the method itself; the proxy removes
 /// them before it forwards a request.
@@ -113,8 +113,10 @@ impl Reason {
 }
 
 impl View {
-    /// Decides one request at `now`. Allocates nothing on allow (past eight limits excepted); the cost grows with the
-    /// length of the path and the number of rules that match it, not with the number of grants.
+    /// Decides one request at `now`. Allocates nothing on allow (past eight limits excepted). The cost grows with the
+    /// length of the path, not with the number of grants, except for those of this caller whose pattern matches the path:
+    /// they are tried one after another, since each may have limits to charge. `policy check` points at patterns that
+    /// hundreds of rules share.
     pub fn decide(&self, request: &Attributes<'_>, now: SystemTime) -> Decision<'_> {
         self.decide_at(request, self.latest.at_least(now))
     }

@@ -1,6 +1,6 @@
 //! What is allowed to be written and probably not meant.
 
-use std::time::SystemTime;
+use std::{collections::HashMap, time::SystemTime};
 
 use crate::{
     Policy,
@@ -10,10 +10,13 @@ use crate::{
     yaml::Problem,
 };
 
+/// Rules of one path that are tried in about a microsecond.
+const CROWD: usize = 100;
+
 /// Looks for rules that surprise people. Nothing here changes a decision.
 pub fn lint(policy: &Policy, now: SystemTime) -> Vec<Problem> {
     let rules = policy.rules();
-    let mut found = Vec::new();
+    let mut found = crowded(&rules.grants);
     for grant in &rules.grants {
         found.extend(expiry(grant, now));
         found.extend(shadowed(grant));
@@ -31,6 +34,30 @@ pub fn lint(policy: &Policy, now: SystemTime) -> Vec<Problem> {
             );
         }
     }
+    found
+}
+
+/// Rules that the same callers have on the same path are tried one after another for each request.
+fn crowded(grants: &[Grant]) -> Vec<Problem> {
+    let mut rules: HashMap<_, Vec<&Clause>> = HashMap::new();
+    for grant in grants {
+        let callers: Vec<&str> = grant.from.iter().map(IdPattern::as_str).collect();
+        for clause in &grant.allow {
+            let key = (callers.clone(), clause.path.as_str());
+            rules.entry(key).or_default().push(clause);
+        }
+    }
+    let crowds = rules.into_values().filter(|rules| rules.len() > CROWD);
+    let mut found: Vec<Problem> = crowds
+        .map(|rules| {
+            let (first, count) = (rules[0], rules.len());
+            first.place.problem(format!(
+                "{count} rules of the same callers have the path `{}`: each request there tries them all",
+                first.path
+            ))
+        })
+        .collect();
+    found.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     found
 }
 

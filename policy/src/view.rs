@@ -21,6 +21,8 @@ use crate::{
 /// Most (caller, callee, port) triples whose views are remembered; the ones used least recently go first. Callers are
 /// certified identities, so this bounds memory, not an attack.
 const MAX_CACHED_VIEWS: usize = 4096;
+/// Past so many documents that all views speak of together, those used least recently go too: some 300 bytes each.
+const MAX_CACHED_DOCUMENTS: usize = 200_000;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,16 +157,23 @@ impl Views {
     }
 
     fn insert(&mut self, key: ViewKey, selection: Selection, view: &Arc<View>) {
+        self.shared.retain(|_, view| view.strong_count() > 0);
+        if self.shared.keys().map(Selection::len).sum::<usize>() > MAX_CACHED_DOCUMENTS {
+            self.age();
+        }
         self.remember(key, view);
         self.shared.insert(selection, Arc::downgrade(view));
     }
 
     fn remember(&mut self, key: ViewKey, view: &Arc<View>) {
         if self.young.len() >= MAX_CACHED_VIEWS / 2 {
-            self.old = std::mem::take(&mut self.young);
-            self.shared.retain(|_, view| view.strong_count() > 0);
+            self.age();
         }
         self.young.insert(key, view.clone());
+    }
+
+    fn age(&mut self) {
+        self.old = std::mem::take(&mut self.young);
     }
 }
 
@@ -174,6 +183,12 @@ pub(crate) struct Selection {
     pub(crate) grants: Vec<u32>,
     pub(crate) guards: Vec<u32>,
     pub(crate) limits: Vec<u32>,
+}
+
+impl Selection {
+    fn len(&self) -> usize {
+        self.grants.len() + self.guards.len() + self.limits.len()
+    }
 }
 
 /// What of a policy concerns one caller, callee and port: decides requests, see [`View::decide`].

@@ -2,7 +2,7 @@
 
 use super::{later, non_empty};
 use crate::{
-    engine::MAX_FOLDED_BYTES,
+    engine::{Folded, MAX_FOLDED_BYTES},
     pattern::{
         HeaderRule, HeaderTest, HostPattern, Method, Methods, PathPattern, Segment, is_token,
     },
@@ -87,8 +87,9 @@ fn http(role: Role, map: &mut Map<'_>) -> Option<Clause> {
             path.unwrap_or_else(PathPattern::any),
         ),
     };
+    // Folding may lengthen it.
     let has_long_literal = path.sequence().segments.iter().any(
-        |segment| matches!(segment, Segment::Literal(literal) if literal.len() > MAX_FOLDED_BYTES),
+        |segment| matches!(segment, Segment::Literal(literal) if Folded::of(literal).text().is_none()),
     );
     if role == Role::Guard && has_long_literal {
         let message = format!("expected segments of at most {MAX_FOLDED_BYTES} bytes in a guard");

@@ -18,8 +18,8 @@ pub(crate) enum HeaderTest {
 }
 
 impl HeaderRule {
-    /// As a grant reads it: the field occurs exactly once and without a comma, so that no two programs can take
-    /// different values from it.
+    /// As a grant reads it: the field occurs exactly once, is not empty and has no comma, so that no two programs can
+    /// take different values from it.
     pub(crate) fn holds_alone(&self, headers: &dyn Headers) -> bool {
         let mut count = 0;
         let mut matches = false;
@@ -27,7 +27,7 @@ impl HeaderRule {
             count += 1;
             matches = !value.contains(&b',')
                 && match &self.test {
-                    HeaderTest::Present(_) => true,
+                    HeaderTest::Present(_) => !value.trim_ascii().is_empty(),
                     HeaderTest::OneOf(accepted) => accepted.iter().any(|a| a.as_bytes() == value),
                 };
         });
@@ -38,12 +38,12 @@ impl HeaderRule {
     }
 
     /// As a guard reads it: any value that matches is enough, also as an element of a comma-separated list, and
-    /// without regard to case.
+    /// without regard to case. An empty value counts both as present and as absent: servers differ on it.
     pub(crate) fn holds_somewhere(&self, headers: &dyn Headers) -> bool {
-        let mut present = false;
-        let mut matches = false;
+        let (mut occurs, mut is_filled, mut matches) = (false, false, false);
         headers.values(&self.name, &mut |value| {
-            present |= !value.trim_ascii().is_empty();
+            occurs = true;
+            is_filled |= !value.trim_ascii().is_empty();
             if let HeaderTest::OneOf(accepted) = &self.test {
                 matches |= accepted.iter().any(|a| {
                     value.eq_ignore_ascii_case(a.as_bytes())
@@ -52,7 +52,8 @@ impl HeaderRule {
             }
         });
         match self.test {
-            HeaderTest::Present(expected) => present == expected,
+            HeaderTest::Present(true) => occurs,
+            HeaderTest::Present(false) => !is_filled,
             HeaderTest::OneOf(_) => matches,
         }
     }

@@ -261,6 +261,7 @@ fn a_header_condition_is_narrow_in_a_grant_and_wide_in_a_guard() {
         (&HeaderTest::Present(true), &["x"], true, true),
         (&HeaderTest::Present(true), &["x", "y"], false, true),
         (&HeaderTest::Present(true), &[], false, false),
+        (&HeaderTest::Present(true), &[""], false, true),
         (&HeaderTest::Present(false), &[], true, true),
         (&HeaderTest::Present(false), &[" "], false, true),
         (&HeaderTest::Present(false), &["x"], false, false),

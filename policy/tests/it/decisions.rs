@@ -300,13 +300,11 @@ fn a_profile_holds_for_its_callee_and_port_only() {
 
 #[test]
 fn a_generation_is_a_matter_of_content() {
-    let (a, b) = (
-        source("# a"),
-        Source {
-            name: "q.yaml".to_owned(),
-            text: String::new(),
-        },
-    );
+    let a = source(&guard("a", "deny: [{path: /a}]"));
+    let b = Source {
+        name: "q.yaml".to_owned(),
+        text: guard("b", "deny: [{path: /b}]"),
+    };
     let fingerprint = |sources: &[Source]| {
         policy::compile(sources, &Options::default())
             .unwrap()

@@ -125,6 +125,20 @@ fn a_grant_that_says_too_little_too_much_or_nonsense_is_refused() {
     }
 }
 
+/// Without its literal the guard would speak of another path.
+#[test]
+fn a_guard_whose_literal_grows_too_long_when_folded_is_refused() {
+    let refused = |times| {
+        let path = "%EF%B7%BA".repeat(times);
+        problems(&guard("g", &format!("deny: [{{path: \"/{path}/x\"}}]")))
+    };
+    assert_eq!(refused(7), Vec::<String>::new());
+    assert_eq!(
+        refused(8),
+        ["spec.deny[0]: expected segments of at most 255 bytes in a guard"]
+    );
+}
+
 #[test]
 fn a_grant_without_purpose_or_end_is_refused() {
     let text = |purpose: &str, validity: &str| {

@@ -215,3 +215,26 @@ fn the_linter_points_at_what_is_probably_not_meant() {
     );
     assert_eq!(ending("2027-11-01T00:00:00Z"), Vec::<String>::new());
 }
+
+#[test]
+fn the_linter_points_at_a_path_that_hundreds_of_rules_share() {
+    let crowd = |size: usize| -> Vec<String> {
+        let one = |i| {
+            let spec = "allow: [{methods: [GET], path: /a, hosts: [h]}]"
+                .replace("[h]", &format!("[h{i}]"));
+            grant(&format!("g{i}"), &spec)
+        };
+        let text: String = (0..size).map(one).collect();
+        lint(&policy(&text), now())
+            .into_iter()
+            .map(|problem| problem.to_string())
+            .collect()
+    };
+    assert_eq!(crowd(100), Vec::<String>::new());
+    assert_eq!(
+        crowd(101),
+        [
+            "p.yaml:5:190: spec.allow[0]: 101 rules of the same callers have the path `/a`: each request there tries them all"
+        ]
+    );
+}
