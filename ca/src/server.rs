@@ -4,25 +4,25 @@
 //! is in `server/connection.rs`; the server's own certificate is in `server/tls.rs`.
 
 mod connection;
-mod strangers;
+mod shares;
 mod tls;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Source};
 use crate::api::Api;
 use crate::authority::{Authority, IssueError};
 use crate::metrics::{Metrics, Reason};
+use shares::Shares;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use strangers::Strangers;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The largest message taken. An Issue request has about 600 bytes.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// The largest message taken. An Issue request has about 600 bytes, and 10 KiB when all its parts are as long as can be.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 16 * 1024;
 /// How long the accept loop rests after an error such as too many open files, which a retry at once would repeat.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -37,6 +37,8 @@ pub struct Options {
     pub max_connections: usize,
     /// Of these, how many one address may hold without having shown a client certificate.
     pub max_strangers_per_address: usize,
+    /// Of these, how many one identity may hold, all its replicas together.
+    pub max_connections_per_identity: usize,
     /// A connection without a client certificate is told to go away at this age: it is good for an Issue call, and
     /// must not be a cheap way to hold a place.
     pub max_anonymous_age: Duration,
@@ -60,6 +62,8 @@ impl Default for Options {
             max_connections: 8192,
             // Leaves a fleet behind one address room to enrol, and everybody else room when that address floods.
             max_strangers_per_address: 512,
+            // A large fleet fits; a stolen key leaves everybody else half of the places.
+            max_connections_per_identity: 4096,
             max_anonymous_age: Duration::from_secs(30),
             // Less than the server's certificate has left when it is replaced, so that none outlives that either.
             max_connection_age: Duration::from_secs(15 * 60),
@@ -87,6 +91,7 @@ struct Service {
     api: Api,
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     admission: Arc<Admission>,
+    identities: Arc<Shares>,
     metrics: Arc<Metrics>,
     options: Arc<Options>,
     tasks: Tasks,
@@ -121,6 +126,7 @@ impl Server {
                     options.certificates_per_minute,
                 ),
                 admission: Arc::new(Admission::new(options.refusals_per_minute, Instant::now())),
+                identities: Shares::new(options.max_connections_per_identity),
                 metrics,
                 options: Arc::new(options),
                 tasks: Tasks::default(),
@@ -164,7 +170,7 @@ impl Server {
 /// Hands each accepted socket to a task of its own. Never returns.
 async fn accept(listener: &TcpListener, service: &Service) {
     let places = Arc::new(Semaphore::new(service.options.max_connections));
-    let strangers = Strangers::new(service.options.max_strangers_per_address);
+    let strangers = Shares::new(service.options.max_strangers_per_address);
     loop {
         let (socket, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -175,7 +181,8 @@ async fn accept(listener: &TcpListener, service: &Service) {
             }
         };
         let place = Arc::clone(&places).try_acquire_owned();
-        let (Ok(place), Some(stranger)) = (place, strangers.admit(address.ip())) else {
+        let share = strangers.admit(Source::address(address.ip()));
+        let (Ok(place), Some(stranger)) = (place, share) else {
             service.metrics.count_refusal(Reason::ConnectionLimit);
             continue;
         };

@@ -1,6 +1,6 @@
 //! One connection: handshake -> who is it -> calls, each admitted, timed and counted -> told to go away in time.
 
-use super::strangers::Stranger;
+use super::shares::Share;
 use super::{MAX_MESSAGE_BYTES, Service, Tasks};
 use crate::admission::Source;
 use crate::api::refused::{REASON_METADATA, Refused};
@@ -28,20 +28,18 @@ use tower_service::Service as _;
 
 /// Calls open at once on one connection. A sidecar has one WatchBundle and at most one other.
 const MAX_STREAMS: u32 = 8;
+/// The same without a certificate, which is good for one Issue. What strangers can make the CA hold in memory is this
+/// times a message, times their connections.
+const MAX_STREAMS_OF_STRANGERS: u32 = 2;
 const MAX_HEADER_BYTES: u32 = 8 * 1024;
-/// Both windows: a message fits in, a connection holds no more than a few.
-const WINDOW_BYTES: u32 = 128 * 1024;
+/// Both windows: a message fits in, a connection holds no more than two.
+const WINDOW_BYTES: u32 = 32 * 1024;
 /// How soon a peer that is gone without a word is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves one socket until the client closes it, its time is up, or the server drains.
-pub(super) async fn serve(
-    service: Service,
-    socket: TcpStream,
-    address: IpAddr,
-    stranger: Stranger,
-) {
+pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, stranger: Share) {
     let _open = service.metrics.connection();
     let _ = socket.set_nodelay(true);
     let acceptor = TlsAcceptor::from(Arc::clone(&service.tls.borrow()));
@@ -57,7 +55,16 @@ pub(super) async fn serve(
     let Ok(svid) = client_leaf(stream.get_ref().1) else {
         return service.metrics.count_refusal(Reason::ClientCertificate);
     };
-    let _stranger = svid.is_none().then_some(stranger);
+    let share = match &svid {
+        Some(svid) => {
+            drop(stranger);
+            service.identities.admit(Source::Identity(svid.id.clone()))
+        }
+        None => Some(stranger),
+    };
+    let Some(_share) = share else {
+        return service.metrics.count_refusal(Reason::ConnectionLimit);
+    };
     let peer = Peer {
         address,
         svid,
@@ -79,7 +86,11 @@ async fn serve_http(service: &Service, stream: TlsStream<TcpStream>, peer: Peer)
     let leaving = peer.leaving.clone();
     // Ends the streams of this connection on every way out.
     let _left = leaving.clone().drop_guard();
-    let connection = builder(service.tasks.clone()).serve_connection(
+    let streams = match peer.svid {
+        Some(_) => MAX_STREAMS,
+        None => MAX_STREAMS_OF_STRANGERS,
+    };
+    let connection = builder(service.tasks.clone(), streams).serve_connection(
         TokioIo::new(stream),
         service_fn(|request| {
             let (service, peer) = (service.clone(), peer.clone());
@@ -121,11 +132,11 @@ fn deadlines(service: &Service, peer: &Peer) -> (Duration, Duration) {
     (polite, (polite + options.drain).min(valid))
 }
 
-fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
+fn builder(tasks: Tasks, streams: u32) -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(tasks);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(MAX_HEADER_BYTES)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)

@@ -136,11 +136,11 @@ async fn an_identity_that_keeps_renewing_is_slowed_down_and_others_are_not() {
 async fn an_oversized_message_is_refused_with_its_limit() {
     let ca = Ca::start().await;
     let mut request = Workload::new().request(CART, "");
-    request.join_token = "x".repeat(70_000);
+    request.join_token = "x".repeat(17_000);
     let status = ca.connect(None).await.issue(request).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert!(
-        status.message().contains("at most 65536 bytes"),
+        status.message().contains("at most 16384 bytes"),
         "{status:?}"
     );
     assert_eq!(ca.metrics.refused(Reason::OversizedMessage), 1);
@@ -215,16 +215,53 @@ async fn one_address_cannot_take_all_places_without_a_certificate() {
     // Whoever has shown a certificate is no stranger any more.
     let svid = workload.svid(reply.into_inner());
     let mut held = Vec::new();
-    while held.len() < 3 {
-        // The server hears a little later that the stranger has left.
-        match ca.try_connect(Some(&svid)).await {
+    let all_held = async {
+        while held.len() < 3 {
+            // The server hears a little later that the stranger has left.
+            match ca.try_connect(Some(&svid)).await {
+                Ok(mut calls) => {
+                    let watch = ca::proto::WatchBundleRequest {};
+                    held.push((calls.watch_bundle(watch).await.unwrap(), calls));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    within(all_held).await;
+}
+
+#[tokio::test]
+async fn one_identity_cannot_take_all_places() {
+    let ca = Ca::start_with(Options {
+        max_connections_per_identity: 2,
+        ..Options::default()
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let client = ca.enrolled(CART, &dir.path().join("key")).await;
+    let svid = client.svid.borrow().clone().unwrap();
+    // The client itself holds one, or will, for the trust bundle.
+    let (mut served, mut turned_away, mut held) = (0, 0, Vec::new());
+    for _ in 0..4 {
+        let opened = match ca.try_connect(Some(&svid)).await {
             Ok(mut calls) => {
                 let watch = ca::proto::WatchBundleRequest {};
-                held.push((calls.watch_bundle(watch).await.unwrap(), calls));
+                let opened = calls.watch_bundle(watch).await.map(drop);
+                held.push(calls);
+                opened.is_ok()
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
+            Err(_) => false,
+        };
+        *(if opened {
+            &mut served
+        } else {
+            &mut turned_away
+        }) += 1;
     }
+    assert!(served <= 2 && turned_away >= 2, "{served}, {turned_away}");
+    assert!(ca.metrics.refused(Reason::ConnectionLimit) >= 2);
+    let other = "spiffe://demo.test/ns/shop/sa/orders";
+    ca.enrolled(other, &dir.path().join("other")).await;
 }
 
 #[tokio::test]

@@ -114,9 +114,14 @@ async fn the_writer_sweeps_by_itself() {
         .unwrap();
     let issued = issue(&ca).await.unwrap();
     // It begins once the caller has its answer.
-    while rows(&connection) > 1 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let swept = async {
+        while rows(&connection) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), swept)
+        .await
+        .expect("it is swept");
     let left: String = connection
         .query_row("SELECT serial FROM certificate", [], |row| row.get(0))
         .unwrap();
