@@ -6,7 +6,7 @@ use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::forward::App;
 use crate::inbound::Inbound;
-use crate::listener::{OutboundSocket, Sockets, WorkerSockets, accept};
+use crate::listener::{Accept, OutboundSocket, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::tls::{Acceptor, LiveIdentity};
@@ -18,6 +18,7 @@ use policy::limit::Limits;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -26,6 +27,8 @@ use tokio::task::JoinSet;
 const LIMITER_CELLS: usize = 65_536;
 /// How often idle connections to the app are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often the log tells of strangers at the outbound listener.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all workers share.
 pub(crate) struct Shared {
@@ -157,46 +160,49 @@ fn serve_outbound(
     workload: Workload,
 ) -> io::Result<()> {
     let outbound = Outbound::new(shared);
-    let accepting = Arc::clone(shared);
+    let shared = Arc::clone(shared);
     match socket {
         OutboundSocket::Tcp(listener) => {
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(async move {
-                accept(
-                    listener,
-                    &accepting.outbound_slots,
-                    &accepting.drain,
-                    |stream, slot| {
-                        if let Err(stranger) = admit_tcp(&workload, &stream) {
-                            turn_away(&accepting, &stranger);
-                        } else {
-                            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
-                        }
-                    },
-                )
-                .await;
-            });
+            tokio::spawn(lend(shared, listener, outbound, move |stream| {
+                admit_tcp(&workload, stream)
+            }));
         }
         OutboundSocket::Unix(listener) => {
             let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(async move {
-                accept(
-                    listener,
-                    &accepting.outbound_slots,
-                    &accepting.drain,
-                    |stream, slot| {
-                        if let Err(stranger) = workload.admit_unix(&stream) {
-                            turn_away(&accepting, &stranger);
-                        } else {
-                            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
-                        }
-                    },
-                )
-                .await;
-            });
+            tokio::spawn(lend(shared, listener, outbound, move |stream| {
+                workload.admit_unix(stream)
+            }));
         }
     }
     Ok(())
+}
+
+/// Lends this sidecar's identity to whoever is admitted; all others get not even an answer. Ends with the drain.
+async fn lend<L>(
+    shared: Arc<Shared>,
+    listener: L,
+    outbound: Arc<Outbound>,
+    admit: impl Fn(&L::Stream) -> Result<(), Stranger>,
+) where
+    L: Accept,
+    L::Stream: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut told: Option<Instant> = None;
+    let serve = |stream, slot| {
+        let Err(stranger) = admit(&stream) else {
+            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+            return;
+        };
+        let metrics = &shared.metrics;
+        metrics.connection_refused(Direction::Outbound, "not_the_workload");
+        // Counted in full; a line each would let strangers fill the disk.
+        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            told = Some(Instant::now());
+            tracing::warn!(error = %stranger, "connection to the outbound listener refused");
+        }
+    };
+    accept(listener, &shared.outbound_slots, &shared.drain, serve).await;
 }
 
 fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
@@ -205,14 +211,6 @@ fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
         .and_then(|peer| Ok((peer, stream.local_addr()?)));
     let (peer, local) = addresses.map_err(Stranger::Query)?;
     workload.admit_tcp(peer, local)
-}
-
-/// The outbound listener lends this sidecar's identity; whoever is not its workload gets not even an answer.
-fn turn_away(shared: &Shared, stranger: &Stranger) {
-    tracing::warn!(error = %stranger, "connection to the outbound listener refused");
-    shared
-        .metrics
-        .connection_refused(Direction::Outbound, "not_the_workload");
 }
 
 /// Closes pooled connections that the app would soon close itself.
