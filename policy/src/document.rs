@@ -6,14 +6,14 @@
 mod clause;
 mod later;
 mod limits;
+mod scope;
 mod test_case;
-
-use std::time::{Duration, SystemTime};
-
-use identity::SpiffeId;
+mod validity;
 
 pub(crate) use clause::Clause;
+pub(crate) use scope::Scope;
 pub(crate) use test_case::{Call, TestCase, TestFile};
+pub(crate) use validity::Validity;
 
 use crate::{
     limit::LimitSpec,
@@ -22,11 +22,10 @@ use crate::{
     yaml::{self, Map, Node, Place, Problems, shown},
 };
 use clause::{Role, clauses};
+use scope::{id_patterns, port, scope};
+use validity::validity;
 
 const API_VERSION: &str = "tipstaff.dev/v1alpha1";
-
-/// Grants are meant to end; two weeks is what a renewal takes when people are on holiday.
-const WARN_BEFORE: Duration = Duration::from_secs(14 * 86_400);
 
 /// One document.
 #[derive(Debug)]
@@ -80,46 +79,6 @@ pub(crate) struct HttpProfile {
     pub(crate) place: Place,
     pub(crate) scope: Scope,
     pub(crate) profile: Profile,
-}
-
-/// The callees and ports a document speaks of.
-#[derive(Debug)]
-pub(crate) struct Scope {
-    /// Never empty.
-    pub(crate) to: Vec<IdPattern>,
-    /// Empty: every port.
-    pub(crate) ports: Vec<u16>,
-}
-
-impl Scope {
-    pub(crate) fn reaches(&self, callee: &SpiffeId, port: u16) -> bool {
-        self.has_port(port) && self.to.iter().any(|to| to.matches_id(callee))
-    }
-
-    pub(crate) fn has_port(&self, port: u16) -> bool {
-        self.ports.is_empty() || self.ports.contains(&port)
-    }
-
-    pub(crate) fn overlaps(&self, other: &Self) -> bool {
-        let ports = match (&self.ports[..], &other.ports[..]) {
-            ([], _) | (_, []) => true,
-            (mine, theirs) => mine.iter().any(|port| theirs.contains(port)),
-        };
-        ports
-            && self
-                .to
-                .iter()
-                .any(|mine| other.to.iter().any(|theirs| mine.overlaps(theirs)))
-    }
-}
-
-/// When a grant holds. Both ends belong to it.
-#[derive(Debug)]
-pub(crate) struct Validity {
-    pub(crate) not_before: Option<SystemTime>,
-    /// `None` was written out as `never`, with a reason.
-    pub(crate) not_after: Option<SystemTime>,
-    pub(crate) warn_before: Duration,
 }
 
 /// Reads one document; reports what is wrong with it and gives `None` then, at the latest when the caller looks at
@@ -296,46 +255,6 @@ fn http_profile(map: &mut Map<'_>, meta: Meta) -> Option<Document> {
     }))
 }
 
-/// `to` and `ports`. A document speaks only for workloads of its own namespace, unless it stands in the root namespace
-/// (DESIGN, invariant 12).
-fn scope(map: &mut Map<'_>, meta: &Meta) -> Option<Scope> {
-    let own = |node: &Node, problems: &Problems| {
-        let pattern = id_pattern(node, problems)?;
-        let namespace = &meta.namespace;
-        if pattern.trust_domain().is_none() {
-            problems.push(node.problem("expected a SPIFFE ID: a callee always has one"));
-        } else if !meta.is_root && !pattern.is_within(namespace) {
-            problems.push(node.problem(format!(
-                "a document of namespace `{namespace}` may name only workloads in /ns/{namespace}/..., found {}",
-                shown(pattern.as_str())
-            )));
-        }
-        Some(pattern)
-    };
-    let to = map.required("to", |node, problems| non_empty(node, problems, own));
-    let ports = map.optional("ports", |node, problems| non_empty(node, problems, port));
-    Some(Scope {
-        to: to?,
-        ports: ports.unwrap_or_default(),
-    })
-}
-
-pub(crate) fn port(node: &Node, problems: &Problems) -> Option<u16> {
-    let port = yaml::number(node, problems)?;
-    if port == 0 {
-        problems.push(node.problem("expected a port from 1 to 65535, found 0"));
-    }
-    Some(port)
-}
-
-fn id_pattern(node: &Node, problems: &Problems) -> Option<IdPattern> {
-    yaml::parsed("a SPIFFE ID, with `*` for a segment or a final `/**`")(node, problems)
-}
-
-fn id_patterns(node: &Node, problems: &Problems) -> Option<Vec<IdPattern>> {
-    non_empty(node, problems, id_pattern)
-}
-
 /// An empty list says neither everyone nor no one clearly enough.
 fn non_empty<'n, T>(
     node: &'n Node,
@@ -369,34 +288,4 @@ fn purpose(map: &mut Map<'_>, presence: Presence) {
         Presence::Required => map.required("purpose", read),
         Presence::Optional => map.optional("purpose", read),
     };
-}
-
-fn validity(node: &Node, problems: &Problems) -> Option<Validity> {
-    yaml::map(node, problems, |map| {
-        let not_before = map.optional("notBefore", yaml::timestamp);
-        let not_after = map.required("notAfter", |node, problems| {
-            if node.is_word("never") {
-                Some(None)
-            } else {
-                yaml::timestamp(node, problems).map(Some)
-            }
-        });
-        let because = map.optional("because", yaml::text);
-        let warn_before = map.optional("warnBefore", yaml::duration);
-        let not_after = not_after?;
-        if not_after.is_none() && because.is_none() {
-            problems
-                .push(node.problem("`notAfter: never` needs a reason: expected the key `because`"));
-        }
-        if let (Some(start), Some(end)) = (not_before, not_after)
-            && start >= end
-        {
-            problems.push(node.problem("expected notBefore to be earlier than notAfter"));
-        }
-        Some(Validity {
-            not_before,
-            not_after,
-            warn_before: warn_before.unwrap_or(WARN_BEFORE),
-        })
-    })
 }

@@ -8,7 +8,7 @@ use std::{fmt, time::SystemTime};
 use smallvec::SmallVec;
 
 use crate::{
-    document::{Clause, Grant, Validity},
+    document::{Clause, Grant},
     limit::LimitSpec,
     pattern::elements,
     view::View,
@@ -251,14 +251,6 @@ impl Clause {
                 .headers
                 .iter()
                 .all(|h| h.holds_somewhere(request.headers))
-    }
-}
-
-impl Validity {
-    /// Both ends belong to it.
-    pub(crate) fn contains(&self, now: SystemTime) -> bool {
-        self.not_before.is_none_or(|start| start <= now)
-            && self.not_after.is_none_or(|end| now <= end)
     }
 }
 
