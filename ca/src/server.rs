@@ -98,7 +98,7 @@ struct Service {
 }
 
 impl Server {
-    /// Issues the server's own certificate and binds `listen`.
+    /// Binds `listen` and issues the server's own certificate.
     ///
     /// # Errors
     /// When the address cannot be bound, or the authority issues no certificate for itself.
@@ -107,14 +107,15 @@ impl Server {
         listen: SocketAddr,
         options: Options,
     ) -> Result<Self, ServeError> {
-        let metrics = Arc::new(Metrics::default());
-        let identity =
-            tls::ServerCertificate::issue(Arc::clone(&authority), Arc::clone(&metrics)).await?;
         let bind = |source| ServeError::Bind {
             address: listen,
             source,
         };
+        // Before anything is issued, as each certificate leaves a record: a server in a restart loop would add to them.
         let listener = TcpListener::bind(listen).await.map_err(bind)?;
+        let metrics = Arc::new(Metrics::default());
+        let identity =
+            tls::ServerCertificate::issue(Arc::clone(&authority), Arc::clone(&metrics)).await?;
         Ok(Self {
             address: listener.local_addr().map_err(bind)?,
             listener,

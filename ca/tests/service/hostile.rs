@@ -2,7 +2,7 @@ use crate::harness::{CART, Ca, LeafKey, Workload, origin, within};
 use ca::client;
 use ca::metrics::Reason;
 use ca::proto::{IssueRequest, RenewResponse};
-use ca::server::Options;
+use ca::server::{Options, ServeError, Server};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -32,6 +32,13 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 async fn a_flood_of_garbage_writes_nothing_and_is_limited() {
     let ca = Ca::start_with(options(100)).await;
     let before = contents(&ca.directory());
+    for n in 0..50 {
+        let mut socket = TcpStream::connect(ca.address).await.unwrap();
+        socket.write_all(&[n; 500]).await.unwrap();
+        // Closed, with or without an alert.
+        let _ = within(socket.read_to_end(&mut Vec::new())).await;
+    }
+    assert_eq!(ca.metrics.refused(Reason::Handshake), 50);
     let mut calls = ca.connect(None).await;
     let mut codes = BTreeMap::<String, u32>::new();
     for n in 0..300 {
@@ -130,6 +137,15 @@ async fn an_identity_that_keeps_renewing_is_slowed_down_and_others_are_not() {
     let other = "spiffe://demo.test/ns/shop/sa/orders";
     let request = Workload::new().request(other, &ca.token(other).await);
     ca.connect(None).await.issue(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_listen_issues_nothing() {
+    let ca = Ca::start().await;
+    let before = ca.audit().records;
+    let second = Server::bind(ca.authority.clone(), ca.address, Options::default()).await;
+    assert!(matches!(second, Err(ServeError::Bind { .. })), "{second:?}");
+    assert_eq!(ca.audit().records, before);
 }
 
 #[tokio::test]
