@@ -46,8 +46,17 @@ impl fmt::Debug for Attributes<'_> {
 
 /// Header lookup without an HTTP crate.
 pub trait Headers {
-    /// Calls `see` with every value of the field `name` (given in lower case), in order.
+    /// Calls `see` with every value of the field `name` (given in lower case), in order; a field is the same if
+    /// [`is_same_field`] says so.
     fn values(&self, name: &str, see: &mut dyn FnMut(&[u8]));
+}
+
+/// Whether two field names in lower case are one to an app that reads all punctuation alike, as CGI and its kin do. With
+/// `x_tenant` beside it, a condition on `x-tenant` would speak of another value than the app reads.
+pub fn is_same_field(name: &str, other: &str) -> bool {
+    let is_same =
+        |(a, b): (u8, u8)| a == b || !(a.is_ascii_alphanumeric() || b.is_ascii_alphanumeric());
+    name.len() == other.len() && name.bytes().zip(other.bytes()).all(is_same)
 }
 
 /// What is to become of a request.

@@ -34,5 +34,7 @@ pub mod lint;
 pub mod testing;
 
 pub use compile::{Options, ROOT_NAMESPACE, Source, compile};
-pub use engine::{Allow, Attributes, Decision, Deny, Headers, LimitList, METHOD_OVERRIDES, Reason};
+pub use engine::{
+    Allow, Attributes, Decision, Deny, Headers, LimitList, METHOD_OVERRIDES, Reason, is_same_field,
+};
 pub use view::{Caller, Counts, Latest, Policy, View};

@@ -9,6 +9,7 @@ use crate::{
     Caller, Headers, Policy,
     document::{Call, TestCase, Validity},
     explain::{Explanation, Question, explain},
+    is_same_field,
     pattern::IdPattern,
     yaml::{Problem, shown},
 };
@@ -207,7 +208,7 @@ impl Headers for Fields<'_> {
     fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
         self.0
             .iter()
-            .filter(|(field, _)| field == name)
+            .filter(|(field, _)| is_same_field(field, name))
             .for_each(|(_, value)| see(value.as_bytes()));
     }
 }

@@ -124,8 +124,10 @@ pub(crate) struct Fields<'r>(pub(crate) &'r HeaderMap);
 
 impl policy::Headers for Fields<'_> {
     fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
-        for value in self.0.get_all(name) {
-            see(value.as_bytes());
+        for (field, value) in self.0 {
+            if policy::is_same_field(field.as_str(), name) {
+                see(value.as_bytes());
+            }
         }
     }
 }

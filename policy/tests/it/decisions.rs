@@ -161,6 +161,31 @@ fn guards_look_at_overriding_methods_and_every_header_value() {
     }
 }
 
+/// An app behind CGI reads `X_Tenant` and `X-Tenant` as one.
+#[test]
+fn a_field_with_other_punctuation_is_the_same_field() {
+    let spec = |on: &str| {
+        format!("{{methods: [GET], path: /a, headers: [{{name: x-tenant, exact: {on}}}]}}")
+    };
+    let granted = policy(&grant("g", &format!("allow: [{}]", spec("a"))));
+    let decided = |policy: &Policy, fields: &[(&str, &str)]| {
+        ask(policy, "GET", "/a", fields).decision.as_str()
+    };
+    assert_eq!(decided(&granted, &[("x-tenant", "a")]), "allow");
+    assert_eq!(
+        decided(&granted, &[("x-tenant", "a"), ("x_tenant", "b")]),
+        "deny"
+    );
+    assert_eq!(
+        decided(&granted, &[("x-tenant", "a"), ("x-tenants", "b")]),
+        "allow"
+    );
+    let all = grant("g", "allow: [{methods: [GET], path: /a}]");
+    let guarded = policy(&(all + &guard("d", &format!("deny: [{}]", spec("evil")))));
+    assert_eq!(decided(&guarded, &[("x.tenant", "evil")]), "deny");
+    assert_eq!(decided(&guarded, &[("x-tenant", "good")]), "allow");
+}
+
 #[test]
 fn an_exception_from_a_guard_is_only_for_those_named() {
     let text = grant("all", "allow: [{methods: [GET], path: \"/**\"}]");
