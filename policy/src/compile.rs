@@ -63,43 +63,15 @@ pub fn compile(sources: &[Source], options: &Options) -> Result<Policy, Vec<Prob
         fingerprint: fingerprint(sources),
         ..Rules::default()
     };
+    let mut names = HashMap::new();
     for source in sources {
         for node in yaml::parse(&source.name, &source.text, &problems) {
-            match document::read(&node, &options.root_namespace, &problems) {
-                Some(Document::Grant(grant)) => rules.grants.push(grant),
-                Some(Document::Guard(guard)) => rules.guards.push(guard),
-                Some(Document::Limit(limit)) => rules.limits.push(limit),
-                Some(Document::HttpProfile(profile)) => rules.profiles.push(profile),
-                Some(Document::Test(tests)) => rules.tests.push(tests),
-                None => {}
+            if let Some(document) = document::read(&node, &options.root_namespace, &problems) {
+                check_name(&document, &mut names, &problems);
+                rules.add(document);
             }
         }
     }
-    unique(
-        "Grant",
-        rules.grants.iter().map(|d| (&d.name, &d.place)),
-        &problems,
-    );
-    unique(
-        "Guard",
-        rules.guards.iter().map(|d| (&d.name, &d.place)),
-        &problems,
-    );
-    unique(
-        "Limit",
-        rules.limits.iter().map(|d| (&d.name, &d.place)),
-        &problems,
-    );
-    unique(
-        "HttpProfile",
-        rules.profiles.iter().map(|d| (&d.name, &d.place)),
-        &problems,
-    );
-    unique(
-        "Test",
-        rules.tests.iter().map(|d| (&d.name, &d.place)),
-        &problems,
-    );
     no_limit_twice(&rules, &problems);
     one_reading(&rules.profiles, &problems);
     // Which of two equal patterns names a decision must not depend on the order of files.
@@ -123,6 +95,16 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
+    fn add(&mut self, document: Document) {
+        match document {
+            Document::Grant(grant) => self.grants.push(grant),
+            Document::Guard(guard) => self.guards.push(guard),
+            Document::Limit(limit) => self.limits.push(limit),
+            Document::HttpProfile(profile) => self.profiles.push(profile),
+            Document::Test(tests) => self.tests.push(tests),
+        }
+    }
+
     /// The documents that concern a caller, callee and port.
     pub(crate) fn select(&self, caller: Caller<'_>, callee: &SpiffeId, port: u16) -> Selection {
         let is_one_of =
@@ -160,19 +142,24 @@ fn fingerprint(sources: &[Source]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-fn unique<'d>(
-    kind: &str,
-    documents: impl Iterator<Item = (&'d String, &'d Place)>,
+/// Within a kind, a name stands for one document.
+fn check_name(
+    document: &Document,
+    names: &mut HashMap<(&'static str, String), Place>,
     problems: &Problems,
 ) {
-    let mut seen = HashMap::new();
-    for (name, place) in documents {
-        if let Some(first) = seen.insert(name, place) {
-            let (file, line) = (first.file(), first.line());
-            problems.push(place.problem(format!(
-                "there is a {kind} {name} already, at {file}:{line}"
-            )));
-        }
+    let (kind, name, place) = match document {
+        Document::Grant(d) => ("Grant", &d.name, &d.place),
+        Document::Guard(d) => ("Guard", &d.name, &d.place),
+        Document::Limit(d) => ("Limit", &d.name, &d.place),
+        Document::HttpProfile(d) => ("HttpProfile", &d.name, &d.place),
+        Document::Test(d) => ("Test", &d.name, &d.place),
+    };
+    if let Some(first) = names.insert((kind, name.clone()), place.clone()) {
+        let (file, line) = (first.file(), first.line());
+        problems.push(place.problem(format!(
+            "there is a {kind} {name} already, at {file}:{line}"
+        )));
     }
 }
 
