@@ -177,7 +177,9 @@ impl CaCertificate {
     /// `None` when `der` is not a certificate of the form [`root`] and [`intermediate`] give.
     pub(crate) fn parse(der: &[u8]) -> Option<Self> {
         let (rest, certificate) = X509Certificate::from_der(der).ok()?;
-        if !rest.is_empty() || !certificate.is_ca() {
+        // An extended key usage would restrict the leaves: what validates as a client would not have to as a server.
+        let unrestricted = matches!(certificate.extended_key_usage(), Ok(None));
+        if !rest.is_empty() || !certificate.is_ca() || !unrestricted {
             return None;
         }
         let mut names = certificate.subject().iter_common_name();

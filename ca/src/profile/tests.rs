@@ -159,3 +159,18 @@ fn an_issuer_takes_no_other_key() {
     assert!(CaCertificate::parse(&leaf).is_none());
     assert!(CaCertificate::parse(b"no certificate").is_none());
 }
+
+#[test]
+fn a_certificate_that_restricts_its_leaves_is_no_issuer() {
+    let domain = TrustDomain::parse("demo.test").unwrap();
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let validity = Validity::of_ca(SystemTime::now(), DAY);
+    let mut params = intermediate(&domain, &key, validity).unwrap();
+    let parse = |params: &CertificateParams| {
+        let der = params.clone().self_signed(&key).unwrap();
+        CaCertificate::parse(der.der())
+    };
+    assert!(parse(&params).is_some());
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    assert!(parse(&params).is_none());
+}
