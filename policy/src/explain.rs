@@ -110,7 +110,8 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     let host = match (question.host, target.authority) {
         (None, None) => None,
         (host, authority) => {
-            match host::agree(host.map(str::as_bytes), authority.map(str::as_bytes), 80) {
+            let [host, authority] = [host, authority].map(|host| host.map(str::as_bytes));
+            match host::agree(host, authority, host::DEFAULT_PORT) {
                 Ok(host) => Some(host),
                 Err(reject) => return rejected(reject.reason()),
             }

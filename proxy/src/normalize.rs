@@ -13,9 +13,6 @@ use http::{HeaderMap, Request, Uri, Version};
 use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
 
-/// The port that a host without one means: what callers reach is HTTPS, even where the first hop is plain text.
-const DEFAULT_PORT: u16 = 443;
-
 /// Why a request is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Rejection {
@@ -148,7 +145,11 @@ fn canonical_target<B>(
     let authority = uri
         .authority()
         .map(|authority| authority.as_str().as_bytes());
-    let host = host::agree(field.map(HeaderValue::as_bytes), authority, DEFAULT_PORT)?;
+    let host = host::agree(
+        field.map(HeaderValue::as_bytes),
+        authority,
+        host::DEFAULT_PORT,
+    )?;
     let name_length = host.name().len();
     let is_canonical = field.is_some_and(|field| is_written_as(&host, field.as_bytes()));
     let host = if is_canonical {

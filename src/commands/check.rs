@@ -12,8 +12,21 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let counts = policy.counts();
     match arguments.output.output {
         Output::Json => {
+            let inbound = config.proxy.inbound.iter().map(|inbound| {
+                serde_json::json!({"listen": inbound.listen.to_string(), "app": inbound.app.to_string()})
+            });
+            let services = config
+                .proxy
+                .outbound
+                .iter()
+                .flat_map(|outbound| &outbound.services);
+            let outbound = services.map(|service| {
+                serde_json::json!({"hosts": service.hosts, "identity": service.identity.as_str()})
+            });
             let report = serde_json::json!({
                 "id": config.identity.id.as_str(),
+                "inbound": inbound.collect::<Vec<_>>(),
+                "outbound": outbound.collect::<Vec<_>>(),
                 "policy": {"generation": policy.fingerprint(), "grants": counts.grants, "guards": counts.guards, "limits": counts.limits},
             });
             print_json(&report)?;

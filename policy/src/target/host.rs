@@ -9,6 +9,9 @@ use super::Reject;
 /// Longest host name, in octets (RFC 1035, section 2.3.4, without the final dot).
 const MAX_NAME_BYTES: usize = 253;
 
+/// The port that a host without one means: what callers reach is HTTPS, even where the first hop is plain text.
+pub const DEFAULT_PORT: u16 = 443;
+
 /// A canonical `host[:port]` (RFC 9110, section 7.2): case folded, one final dot dropped, IPv6 addresses in the
 /// form of RFC 5952. There is no userinfo, no empty label, and nothing that is an IPv4 address to some resolvers
 /// and a name to others.

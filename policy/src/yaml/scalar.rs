@@ -179,5 +179,7 @@ fn looks_boolean(plain: &str) -> bool {
 }
 
 fn looks_numeric(plain: &str) -> bool {
-    plain.parse::<f64>().is_ok() || plain.starts_with("0x") || plain.starts_with("0o")
+    // `inf` and `nan` are numbers to Rust, not to YAML.
+    let has_digit = plain.bytes().any(|byte| byte.is_ascii_digit());
+    has_digit && plain.parse::<f64>().is_ok() || plain.starts_with("0x") || plain.starts_with("0o")
 }

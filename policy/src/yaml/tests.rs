@@ -115,6 +115,7 @@ fn scalars_are_read_by_what_they_look_like() {
     assert_eq!(read("orders", text), Ok("orders".to_owned()));
     assert_eq!(read("'2231'", text), Ok("2231".to_owned()));
     assert_eq!(read("no", text), Ok("no".to_owned()));
+    assert_eq!(read("nan", text), Ok("nan".to_owned()));
     for plain in [
         "2231", "1e3", "0x1F", ".5", "true", "False", "~", "", "[a]", "{a: b}",
     ] {
