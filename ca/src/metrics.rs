@@ -166,9 +166,12 @@ labels! {
 }
 
 impl Reason {
-    /// Whether the refusal counts against whoever caused it.
+    /// Whether the refusal counts against whoever caused it. A slow call does not: our own disk may be what is slow.
     pub(crate) fn is_callers_fault(self) -> bool {
-        !matches!(self, Self::Unavailable | Self::Internal | Self::RateLimited)
+        !matches!(
+            self,
+            Self::Unavailable | Self::Internal | Self::RateLimited | Self::Timeout
+        )
     }
 }
 

@@ -163,6 +163,53 @@ async fn a_thousand_serials_are_unique_and_renewals_are_spread() {
 }
 
 #[tokio::test]
+async fn a_renewal_time_is_a_function_of_the_serial_over_restarts_too() {
+    let (temporary, ca) = new_ca(&options());
+    let again = Authority::open(&temporary.path().join("ca"), &OpenOptions::default()).unwrap();
+    let (_other, stranger) = new_ca(&options());
+    let now = SystemTime::now();
+    let drawn = |ca: &Authority, serial: &str| ca.signer.renew_at(serial, now, now + DEFAULT_TTL);
+    assert_eq!(drawn(&ca, "4fa1"), drawn(&again, "4fa1"));
+    assert_ne!(drawn(&ca, "4fa1"), drawn(&ca, "4fa2"));
+    assert_ne!(
+        drawn(&ca, "4fa1"),
+        drawn(&stranger, "4fa1"),
+        "nobody can foretell it"
+    );
+}
+
+/// The last look before a certificate leaves finds what went wrong while it was made.
+#[tokio::test]
+async fn what_is_not_as_intended_does_not_leave() {
+    let (_temporary, ca) = new_ca(&options());
+    let (_other, stranger) = new_ca(&options());
+    let request = request(ORDERS, None);
+    let issued = ca.issue(request.clone()).await.unwrap();
+    let (now, bundle) = (SystemTime::now(), ca.bundle().borrow().clone());
+    let validity = Validity {
+        not_before: issued.not_before,
+        not_after: issued.not_after,
+    };
+    check(&issued.chain, &request, validity, &bundle, now).unwrap();
+
+    let mut other_id = request.clone();
+    other_id.id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/front").unwrap();
+    let longer = Validity {
+        not_after: issued.not_after + Duration::from_secs(1),
+        ..validity
+    };
+    for (request, validity) in [(&other_id, validity), (&request, longer)] {
+        let error = check(&issued.chain, request, validity, &bundle, now).unwrap_err();
+        assert!(matches!(error, IssueError::NotAsIntended(_)), "{error}");
+    }
+    let error = check(&issued.chain[1..], &request, validity, &bundle, now).unwrap_err();
+    assert!(matches!(error, IssueError::Profile(_)), "{error}");
+    let foreign = stranger.bundle().borrow().clone();
+    let error = check(&issued.chain, &request, validity, &foreign, now).unwrap_err();
+    assert!(matches!(error, IssueError::Path(_)), "{error}");
+}
+
+#[tokio::test]
 async fn the_server_identity_is_the_reserved_one() {
     let (_temporary, ca) = new_ca(&options());
     let server = ca.issue_server().await.unwrap();

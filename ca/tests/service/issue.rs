@@ -1,6 +1,7 @@
-use crate::harness::{CART, Ca, LeafKey, Workload, id};
+use crate::harness::{CART, Ca, LeafKey, Workload, id, within};
 use ca::metrics::{Call, Reason};
 use ca::proto::{IssueRequest, IssueResponse};
+use ca::server::Options;
 use identity::Usage;
 use rustls_pki_types::CertificateDer;
 use std::time::{Duration, SystemTime};
@@ -292,4 +293,31 @@ async fn what_cannot_be_recorded_is_not_issued_and_can_be_asked_for_again() {
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(ca.audit().certificates, before.certificates);
     issue(&ca, workload.request(CART, "")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slow_database_is_not_held_against_the_callers() {
+    let ca = Ca::start_with(Options {
+        request_timeout: Duration::from_millis(100),
+        refusals_per_minute: 1,
+        ..Options::default()
+    })
+    .await;
+    let workload = Workload::new();
+    let token = ca.token(CART).await;
+    let other = rusqlite::Connection::open(ca.directory().join("ca.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..3 {
+        let status = issue(&ca, workload.request(CART, &token))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    let issued = async {
+        while let Err(status) = issue(&ca, workload.request(CART, &token)).await {
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        }
+    };
+    within(issued).await;
 }
