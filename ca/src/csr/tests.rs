@@ -95,6 +95,23 @@ fn bytes_that_are_no_request_are_refused() {
     ));
 }
 
+/// The signature covers what matters; some bits of the DER around it say nothing.
+#[test]
+fn a_changed_bit_never_brings_another_key() {
+    let key = KeyPair::generate().unwrap();
+    let good = csr(&key);
+    let signed = PublicKey::from_csr(&good).unwrap();
+    for at in 0..good.len() {
+        for bit in 0..8 {
+            let mut der = good.clone();
+            der[at] ^= 1 << bit;
+            if let Ok(key) = PublicKey::from_csr(&der) {
+                assert_eq!(key, signed, "bit {bit} of byte {at}");
+            }
+        }
+    }
+}
+
 /// Requests of other projects. Those the file accepts with another key than P-256 are refused here, for that reason.
 #[test]
 fn requests_of_other_projects() {
