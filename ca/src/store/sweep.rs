@@ -18,7 +18,8 @@ const TOKEN_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows in one transaction: it holds up whoever waits behind it for some milliseconds.
 const MAX_ROWS: usize = 1000;
 
-/// How far the sweep has come. Rows go only after the record that announces it is durable.
+/// How far the sweep has come. No row goes before the record that announces it, and the first go with it: a process that
+/// lives for one certificate must not only announce.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sweep {
     /// Certificates that ended by then may go: the time in the last record, in seconds since the Unix epoch.
@@ -41,10 +42,11 @@ impl Sweep {
         }
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut next = *self;
-        if due && !self.unfinished {
+        if !self.unfinished {
             next = Self::begin(&transaction, expired_by, now)?;
-        } else {
-            next.unfinished = self.remove(&transaction)? == MAX_ROWS;
+        }
+        if next.unfinished {
+            next.unfinished = next.remove(&transaction)? == MAX_ROWS;
         }
         transaction.commit()?;
         *self = next;
