@@ -1,6 +1,6 @@
 //! What can go wrong with a request, and whose fault it is. No statuses here: `respond.rs` chooses those.
 
-use crate::authorize::Denial;
+use crate::authorize::{DecisionId, Denial};
 use crate::limit::Exceeded;
 use crate::normalize::Rejection;
 use std::io;
@@ -27,7 +27,7 @@ pub(crate) enum Failure {
     #[error("a rate limit is exceeded")]
     Limited(Exceeded),
     #[error("no configured service has the host {host:?}")]
-    UnknownDestination { host: String },
+    UnknownDestination { host: String, id: DecisionId },
     #[error("cannot reach the upstream")]
     Connect(#[from] ConnectError),
     #[error("expected a response head within {0:?}, found none")]

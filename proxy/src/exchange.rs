@@ -107,7 +107,10 @@ impl Exchange {
                 self.rule.clone_from(&denial.rule);
                 self.decision_id = Some(denial.id.as_str().to_owned());
             }
-            Failure::UnknownDestination { .. } => self.decision = Decision::Deny,
+            Failure::UnknownDestination { id, .. } => {
+                self.decision = Decision::Deny;
+                self.decision_id = Some(id.as_str().to_owned());
+            }
             Failure::Limited(exceeded) => {
                 self.decision = Decision::Limit;
                 self.rule = Some(exceeded.limit.clone());

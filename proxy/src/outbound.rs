@@ -1,5 +1,6 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
+use crate::authorize::DecisionId;
 use crate::config::{Config, Endpoint, Service};
 use crate::connection::{self, Terms};
 use crate::error::{ConnectError, Failure};
@@ -173,6 +174,7 @@ impl Routes {
             .map(Arc::as_ref)
             .ok_or_else(|| Failure::UnknownDestination {
                 host: host.to_owned(),
+                id: DecisionId::new(),
             })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Callers learn what they did, never which rule says so. A gRPC call gets the same as a trailers-only response.
 
+use crate::authorize::Denial;
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Body, Exchange};
 use crate::normalize::Rejection;
@@ -173,8 +174,8 @@ fn shown_reason(failure: &Failure) -> &'static str {
 
 fn decision_fields(failure: &Failure, manner: Manner, headers: &mut HeaderMap) {
     match failure {
-        Failure::Denied(denial) => {
-            headers.insert(DECISION_ID, text(denial.id.as_str()));
+        Failure::Denied(Denial { id, .. }) | Failure::UnknownDestination { id, .. } => {
+            headers.insert(DECISION_ID, text(id.as_str()));
         }
         Failure::Limited(exceeded) => {
             headers.insert(DECISION_ID, text(exceeded.id.as_str()));

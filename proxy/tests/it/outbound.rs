@@ -124,6 +124,7 @@ async fn a_destination_that_no_service_names_is_refused() {
     let reply = pair.workload().await.get("elsewhere.example", "/a").await;
     assert_eq!(reply.status, StatusCode::FORBIDDEN);
     assert!(reply.body.contains("unknown_destination"), "{}", reply.body);
+    assert_eq!(reply.header("tipstaff-decision-id").len(), 16);
     assert_eq!(pair.app.requests(), 0);
 }
 
