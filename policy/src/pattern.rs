@@ -9,7 +9,10 @@ mod id;
 mod path;
 mod sequence;
 
+use std::borrow::Cow;
+
 use identity::ParseIdError;
+use smallvec::SmallVec;
 
 pub(crate) use header::{HeaderRule, HeaderTest, elements};
 pub(crate) use host::HostPattern;
@@ -60,7 +63,8 @@ pub(crate) enum PatternError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Methods {
     Any,
-    Listed(Vec<Method>),
+    /// Side by side and mostly without text of their own: each decision reads them.
+    Listed(SmallVec<[Method; 2]>),
 }
 
 impl Methods {
@@ -85,7 +89,7 @@ impl Methods {
 
 /// One method name. `*` is not one; it is read into [`Methods::Any`] before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Method(String);
+pub(crate) struct Method(Cow<'static, str>);
 
 impl std::str::FromStr for Method {
     type Err = PatternError;
@@ -99,7 +103,10 @@ impl std::str::FromStr for Method {
         if !is_token(text) {
             return Err(PatternError::Method);
         }
-        Ok(Self(text.to_owned()))
+        let known = KNOWN.into_iter().find(|known| *known == text);
+        Ok(Self(
+            known.map_or_else(|| text.to_owned().into(), Cow::Borrowed),
+        ))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The items of `allow`, `deny` and `match`.
 
+use smallvec::SmallVec;
+
 use super::{later, non_empty};
 use crate::{
     engine::{Folded, MAX_FOLDED_BYTES},
@@ -121,7 +123,7 @@ fn methods(node: &Node, problems: &Problems) -> Option<Methods> {
     if read.len() > 1 && read.contains(&None) {
         problems.push(node.problem("`*` stands for all methods; expected it alone"));
     }
-    let listed: Option<Vec<Method>> = read.into_iter().collect();
+    let listed: Option<SmallVec<[Method; 2]>> = read.into_iter().collect();
     Some(listed.map_or(Methods::Any, Methods::Listed))
 }
 

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use smallvec::SmallVec;
+
 use super::fold::Folded;
 use crate::pattern::{PathPattern, Segment};
 
@@ -21,12 +23,55 @@ pub(crate) struct Trie {
 
 #[derive(Debug, Default)]
 struct Node {
-    literals: HashMap<Box<str>, usize>,
+    literals: Literals,
     one: Option<usize>,
     /// Rules whose pattern ends here.
-    here: Vec<RuleId>,
+    here: SmallVec<[RuleId; 1]>,
     /// Rules whose pattern goes on with `/**`.
-    rest: Vec<RuleId>,
+    rest: SmallVec<[RuleId; 1]>,
+}
+
+/// The children of a node by literal. Most nodes have one child, which is then found without a further trip to memory:
+/// those are what a decision among ten thousand grants costs.
+#[derive(Debug, Default)]
+enum Literals {
+    #[default]
+    None,
+    One(Box<str>, usize),
+    Many(HashMap<Box<str>, usize>),
+}
+
+impl Literals {
+    fn get(&self, segment: &str) -> Option<usize> {
+        match self {
+            Literals::None => None,
+            Literals::One(literal, child) => (**literal == *segment).then_some(*child),
+            Literals::Many(children) => children.get(segment).copied(),
+        }
+    }
+
+    /// The child of `literal`, which is `fresh` if there was none.
+    fn get_or_insert(&mut self, literal: Box<str>, fresh: usize) -> usize {
+        match std::mem::take(self) {
+            Literals::None => {
+                *self = Literals::One(literal, fresh);
+                fresh
+            }
+            Literals::One(only, child) if only == literal => {
+                *self = Literals::One(only, child);
+                child
+            }
+            Literals::One(only, child) => {
+                *self = Literals::Many(HashMap::from([(only, child), (literal, fresh)]));
+                fresh
+            }
+            Literals::Many(mut children) => {
+                let child = *children.entry(literal).or_insert(fresh);
+                *self = Literals::Many(children);
+                child
+            }
+        }
+    }
 }
 
 impl Default for Trie {
@@ -66,7 +111,7 @@ impl Trie {
             let fresh = self.nodes.len();
             let next = match segment {
                 Segment::Literal(literal) => match key(literal) {
-                    Some(key) => *self.nodes[at].literals.entry(key).or_insert(fresh),
+                    Some(key) => self.nodes[at].literals.get_or_insert(key, fresh),
                     None => at,
                 },
                 Segment::One => *self.nodes[at].one.get_or_insert(fresh),
@@ -98,7 +143,7 @@ impl Trie {
         };
         let (segment, rest) = split(path);
         if let Some(next) = node.literals.get(segment) {
-            self.narrow_from(*next, rest, see);
+            self.narrow_from(next, rest, see);
         }
         if let Some(next) = node.one
             && !segment.is_empty()
@@ -150,14 +195,14 @@ impl Trie {
         let Some(path) = path else {
             return node.here.iter().any(|rule| holds(*rule));
         };
-        if node.literals.is_empty() && node.one.is_none() {
+        if matches!(node.literals, Literals::None) && node.one.is_none() {
             return false;
         }
         let (segment, rest) = split(path);
         if let Some(next) = Folded::of(segment)
             .text()
             .and_then(|text| node.literals.get(text))
-            && self.wide_from(*next, rest, holds)
+            && self.wide_from(next, rest, holds)
         {
             return true;
         }

@@ -229,7 +229,7 @@ fn methods_are_case_sensitive_tokens() {
         Err(PatternError::MethodCase("GET".to_owned()))
     );
     assert_eq!("GE T".parse::<Method>(), Err(PatternError::Method));
-    let methods = Methods::Listed(vec!["GET".parse().unwrap()]);
+    let methods = Methods::Listed(vec!["GET".parse().unwrap()].into());
     assert!(methods.contains("GET") && !methods.contains("get") && !methods.contains("HEAD"));
     assert!(methods.contains_folded(b"get"));
 }
