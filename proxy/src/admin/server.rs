@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Bound, State, answer};
 
-/// A scraper, a prober, an operator, and room for those who hang.
+/// On each listener: a scraper, a prober, an operator, and room for those who hang.
 const MAX_CONNECTIONS: usize = 16;
 /// One request per connection, from accept to the last byte; a rotation waits for the CA in it.
 const CONNECTION_TIME: Duration = Duration::from_secs(30);
@@ -46,16 +46,17 @@ pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
         .unix
         .map(|(_, listener)| UnixListener::from_std(listener))
         .transpose()?;
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Whoever reaches the loopback port cannot take the operator's places on the socket.
+    let [tcp_places, unix_places] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let mut svid = state.feed.svid.clone();
     loop {
         tokio::select! {
             accepted = tcp.accept() => match accepted {
-                Ok((stream, _)) => spawn(stream, Via::Loopback, &places, &state),
+                Ok((stream, _)) => spawn(stream, Via::Loopback, &tcp_places, &state),
                 Err(error) => pause(&error).await,
             },
             accepted = next(unix.as_ref()) => match accepted {
-                Ok(stream) if is_operator(&stream) => spawn(stream, Via::Socket, &places, &state),
+                Ok(stream) if is_operator(&stream) => spawn(stream, Via::Socket, &unix_places, &state),
                 Ok(_) => tracing::warn!("admin socket refused a process of another user"),
                 Err(error) => pause(&error).await,
             },

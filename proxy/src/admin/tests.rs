@@ -223,6 +223,7 @@ fn idle_connections_take_no_more_than_their_places() {
         .collect();
     let mut refused = TcpStream::connect(admin.address).unwrap();
     assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert_eq!(admin.unix("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").0, 200);
     drop(idle);
     let deadline = Instant::now() + Duration::from_secs(10);
     let alive = || {
