@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 /// Idle connections kept. An app with more callers at once than this has connections opened and closed at the margin.
 const MAX_IDLE: usize = 256;
+/// What one response holds in us while its reader takes its time, and the longest head an app may send.
+const READ_BUFFER: usize = 64 * 1024;
 
 /// The idle connections to one app, most recently used last.
 #[derive(Debug)]
@@ -99,6 +101,7 @@ impl Pool {
         let connect = async {
             let stream = connect_tcp(&self.endpoint).await?;
             http1::Builder::new()
+                .max_buf_size(READ_BUFFER)
                 .handshake(TokioIo::new(stream))
                 .await
                 .map_err(|error| ConnectError::Http(Arc::new(error)))

@@ -204,3 +204,27 @@ async fn a_connection_without_requests_ends_although_it_pings() {
         .unwrap()
         .ok();
 }
+
+/// What a reader has not taken stays with the app: nothing of ours grows with the response.
+#[tokio::test]
+async fn a_response_waits_at_the_app_for_its_reader() {
+    const MIB: usize = 1024 * 1024;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mesh = Mesh::new(listener.local_addr().unwrap());
+    let mut caller = mesh.http2(1024).await;
+    let response = tokio::spawn(caller.send_request(get("/a")));
+    let (mut app, _) = listener.accept().await.unwrap();
+    head(&mut app).await;
+    app.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 104857600\r\n\r\n")
+        .await
+        .unwrap();
+    let response = response.await.unwrap().unwrap();
+    let mut written = 0;
+    let chunk = vec![b'x'; MIB];
+    while let Ok(Ok(bytes)) = timeout(IDLE / 3, app.write(&chunk)).await {
+        written += bytes;
+    }
+    // Both ends' socket buffers of the system take some megabytes.
+    assert!(written < 32 * MIB, "{written} bytes");
+    drop(response);
+}
