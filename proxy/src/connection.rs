@@ -57,7 +57,7 @@ where
     let streams = Streams::new(config.timeouts.idle);
     let service = service_fn(|request| {
         let mut turn = Turn::new(&activity);
-        let waiting = streams.begin();
+        let waiting = (terms.protocol == Alpn::Http2).then(|| streams.begin());
         let response = handle(request);
         async move {
             let response = response.await;

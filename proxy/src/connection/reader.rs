@@ -21,12 +21,13 @@ type Waiting = Arc<AtomicU32>;
 pub(super) struct Read<G> {
     body: Body,
     frames: u32,
-    waiting: Waiting,
+    waiting: Option<Waiting>,
     _guard: G,
 }
 
 impl<G> Read<G> {
-    pub(super) fn new(body: Body, waiting: Waiting, guard: G) -> Self {
+    /// `waiting` is of [`Streams::begin`]; none on HTTP/1.1, where the connection is the stream.
+    pub(super) fn new(body: Body, waiting: Option<Waiting>, guard: G) -> Self {
         Self {
             body,
             frames: 0,
@@ -45,10 +46,12 @@ impl<G: Unpin> http_body::Body for Read<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
-        let is_frame = matches!(frame, Poll::Ready(Some(_)));
-        self.frames = self.frames.wrapping_add(1).max(1);
-        let waiting = if is_frame { self.frames } else { 0 };
-        self.waiting.store(waiting, Ordering::Relaxed);
+        let this = &mut *self;
+        if let Some(waiting) = &this.waiting {
+            let is_frame = matches!(frame, Poll::Ready(Some(_)));
+            this.frames = this.frames.wrapping_add(1).max(1);
+            waiting.store(if is_frame { this.frames } else { 0 }, Ordering::Relaxed);
+        }
         frame
     }
 
