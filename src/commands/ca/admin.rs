@@ -5,6 +5,7 @@ use bytes::Bytes;
 use ca::metrics::Metrics;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -21,6 +22,8 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// A loopback client that takes longer is no scraper.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves until the runtime ends.
 ///
@@ -65,16 +68,20 @@ pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::
 }
 
 fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let (status, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/live" | "/ready") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET, "/metrics") => (StatusCode::OK, metrics.render()),
+    let plain = |text: &str| (text.to_owned(), "text/plain; charset=utf-8");
+    let (status, (text, content_type)) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/live" | "/ready") => (StatusCode::OK, plain("ok\n")),
+        // Prometheus refuses a scrape that does not say what it is.
+        (&Method::GET, "/metrics") => (StatusCode::OK, (metrics.render(), OPEN_METRICS)),
         (&Method::GET, _) => (
             StatusCode::NOT_FOUND,
-            "expected /live, /ready or /metrics\n".to_owned(),
+            plain("expected /live, /ready or /metrics\n"),
         ),
-        _ => (StatusCode::METHOD_NOT_ALLOWED, "expected GET\n".to_owned()),
+        _ => (StatusCode::METHOD_NOT_ALLOWED, plain("expected GET\n")),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
+    let content_type = HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }
