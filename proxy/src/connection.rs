@@ -58,7 +58,8 @@ where
     let service = service_fn(|request| {
         let mut turn = Turn::new(&activity);
         let waiting = (terms.protocol == Alpn::Http2).then(|| streams.begin());
-        let response = handle(request);
+        // Boxed where it is made: hyper moves what a service returns half a dozen times before it first polls it.
+        let response = Box::pin(handle(request));
         async move {
             let response = response.await;
             turn.answered();

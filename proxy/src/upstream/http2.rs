@@ -12,7 +12,8 @@ use crate::tls::{self, LiveIdentity};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::SpiffeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -269,7 +270,7 @@ async fn lane<S>(stream: S, validity: Option<Validity>) -> Result<Lane, ConnectE
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+    let (sender, connection) = http2::Builder::new(Boxed)
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -289,6 +290,17 @@ where
         streams: Arc::default(),
         validity,
     })
+}
+
+/// Spawns hyper's tasks from boxes: each is as large as the state of a whole connection, and making a task copies it
+/// several times.
+#[derive(Debug, Clone, Copy)]
+struct Boxed;
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Boxed {
+    fn execute(&self, task: F) {
+        tokio::spawn(Box::pin(task));
+    }
 }
 
 /// Keeps the lanes of one sidecar endpoint fresh: replaces them when the SVID is renewed and before a certificate ends.
