@@ -228,6 +228,22 @@ pub(crate) struct AuditVerifyArgs {
 pub(crate) enum AuditCommand {
     /// Walk the chain of records: exit 0 if it is whole and accounts for every certificate, 1 if not.
     Verify(AuditVerifyArgs),
+    /// Show the records, oldest first: what was issued, refused and administered, to whom and when.
+    List(AuditListArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditListArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// The number of the first record to show.
+    #[arg(long, default_value_t = 1, value_name = "SEQ")]
+    pub(crate) from: i64,
+    /// The most records to show.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]

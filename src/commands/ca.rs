@@ -4,8 +4,8 @@ mod admin;
 
 use super::{answer, print, print_json};
 use crate::cli::{
-    AuditCommand, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs,
-    CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs,
+    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs,
+    CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs,
 };
 use crate::signal;
 use anyhow::{Context, bail};
@@ -34,6 +34,7 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::List(arguments) => list(arguments),
         CaCommand::Inspect(arguments) => inspect(arguments),
         CaCommand::Audit(AuditCommand::Verify(arguments)) => verify_audit(arguments),
+        CaCommand::Audit(AuditCommand::List(arguments)) => list_audit(arguments),
     }
 }
 
@@ -191,6 +192,19 @@ fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
         Output::Text => print(format_args!("{report}\n"))?,
     }
     Ok(answer(report.is_intact()))
+}
+
+fn list_audit(arguments: &AuditListArgs) -> anyhow::Result<ExitCode> {
+    let records = ca::ledger::records(&arguments.dir.dir, arguments.from, arguments.limit)?;
+    match arguments.output.output {
+        Output::Json => print_json(&records)?,
+        Output::Text => {
+            for record in &records {
+                print(format_args!("{record}\n"))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn open(keys: &CaKeyArgs, allow_short_ttl_for_tests: bool) -> anyhow::Result<Authority> {

@@ -70,7 +70,7 @@ fn the_admin_port_is_out_of_reach_through_the_outbound_listener() {
 fn every_request_leaves_one_json_line_in_the_access_log() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let log = folder.path().join("access.log");
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         extra: format!("accessLog: \"{}\"\n", log.display()),
         ..Options::default()
     });

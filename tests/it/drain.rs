@@ -34,7 +34,7 @@ fn slow_app() -> (SocketAddr, Receiver<()>) {
 #[test]
 fn a_sidecar_told_to_stop_finishes_the_request_in_flight_takes_no_new_one_and_exits_with_0() {
     let (app, arrivals) = slow_app();
-    let mut mesh = Mesh::with(Options {
+    let mut mesh = Mesh::with(&Options {
         app: Some(app),
         ..Options::default()
     });

@@ -298,10 +298,10 @@ impl Default for Options {
 
 impl Mesh {
     pub(crate) fn start() -> Self {
-        Self::with(Options::default())
+        Self::with(&Options::default())
     }
 
-    pub(crate) fn with(options: Options) -> Self {
+    pub(crate) fn with(options: &Options) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("policy")).expect("a policy folder");
         std::fs::write(folder.path().join("policy/policy.yaml"), &options.policy)
@@ -316,7 +316,7 @@ impl Mesh {
             ORDERS,
             Some(app_address),
             None,
-            &options,
+            options,
         );
         let storefront = start_sidecar(
             folder.path(),
@@ -325,7 +325,7 @@ impl Mesh {
             STOREFRONT,
             None,
             Some(orders.inbound),
-            &options,
+            options,
         );
         Self {
             storefront,

@@ -13,7 +13,7 @@ fn limited(rate: &str) -> String {
 
 #[test]
 fn beyond_the_limit_the_answer_is_429_with_every_field_and_nothing_reaches_the_app() {
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         policy: limited("1/h"),
         ..Options::default()
     });
@@ -48,7 +48,7 @@ fn beyond_the_limit_the_answer_is_429_with_every_field_and_nothing_reaches_the_a
 
 #[test]
 fn a_refused_caller_spends_no_quota() {
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         policy: limited("1/h"),
         ..Options::default()
     });
@@ -63,7 +63,7 @@ fn a_refused_caller_spends_no_quota() {
 
 #[test]
 fn the_spent_quota_survives_a_policy_reload() {
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         policy: limited("1/h"),
         ..Options::default()
     });

@@ -1,5 +1,10 @@
 //! End-to-end tests: the real binary, real sockets, real certificates. See tests/README.md.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "other processes are waited for by looking again; wait_for has the deadline"
+)]
+
 // Starts CAs and sidecars as processes, and speaks HTTP/1.1 to them.
 mod harness;
 

@@ -43,7 +43,7 @@ fn a_thousand_requests_a_second_lose_nothing_while_both_identities_rotate_every_
 
 #[test]
 fn certificates_renew_by_themselves_before_they_expire() {
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         ttl: Duration::from_secs(6),
         ..Options::default()
     });
@@ -66,7 +66,7 @@ fn certificates_renew_by_themselves_before_they_expire() {
 #[test]
 fn without_the_ca_traffic_goes_on_until_expiry_then_stops_with_a_reason_and_recovers_when_it_returns()
  {
-    let mut mesh = Mesh::with(Options {
+    let mut mesh = Mesh::with(&Options {
         ttl: Duration::from_secs(6),
         ..Options::default()
     });

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 fn curl_reaches_nginx_through_both_sidecars_and_is_held_to_the_policy() {
     let folder = TempDir::new().expect("a folder");
     let (_nginx, app) = nginx(folder.path());
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         app: Some(app),
         ..Options::default()
     });
@@ -56,7 +56,7 @@ fn curl_downloads_a_file_from_pythons_http_server() {
         r#"{methods: [GET], path: "/files/**"}"#,
         "[]",
     );
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         app: Some(app),
         policy,
         ..Options::default()

@@ -70,7 +70,7 @@ spec:
   validity: {{notAfter: never, because: "a test"}}
 "#
     );
-    let mesh = Mesh::with(Options {
+    let mesh = Mesh::with(&Options {
         app: Some(app),
         policy,
         ..Options::default()
