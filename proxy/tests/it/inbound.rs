@@ -1,6 +1,6 @@
 use crate::harness::{
     App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant,
-    grant_all, head, raw_app, sidecar, tls,
+    grant_all, head, sidecar, tls,
 };
 use http::{Request, StatusCode};
 use identity::Svid;
@@ -356,26 +356,6 @@ async fn an_app_that_closes_an_idle_connection_costs_no_request() {
     for _ in 0..10 {
         assert_eq!(caller.get(HOST, "/a").await.status, StatusCode::OK);
         tokio::time::sleep(Duration::from_millis(20)).await; // The close has to arrive.
-    }
-}
-
-#[tokio::test]
-async fn an_app_cannot_speak_in_the_sidecars_name() {
-    let (app, _) = raw_app(
-        b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ntipstaff-rejected: 1\r\n\
-          tipstaff-decision-id: 0123456789abcdef\r\n\r\n",
-    )
-    .await;
-    let mesh = Fixture::with(&grant_all(), |config| {
-        config.inbound[0].app.port = app.port();
-    })
-    .await;
-    for mut caller in [mesh.http1().await, mesh.http2().await] {
-        let reply = caller.get(HOST, "/a").await;
-        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-        let ours = |name: &&http::HeaderName| name.as_str().starts_with("tipstaff-");
-        assert_eq!(reply.headers.keys().find(ours), None);
-        assert!(!reply.headers.contains_key("connection"), "{reply:?}");
     }
 }
 

@@ -149,6 +149,23 @@ async fn an_early_answer_reaches_a_caller_that_still_sends() {
 }
 
 #[tokio::test]
+async fn an_app_cannot_speak_in_the_sidecars_name() {
+    let (app, _) = raw_app(
+        b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\ntipstaff-rejected: 1\r\n\
+          tipstaff-decision-id: 0123456789abcdef\r\n\r\n",
+    )
+    .await;
+    let mesh = Mesh::new(app, &grant_all());
+    for mut caller in mesh.callers().await {
+        let reply = caller.get(HOST, "/a").await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        let ours = |name: &&http::HeaderName| name.as_str().starts_with("tipstaff-");
+        assert_eq!(reply.headers.keys().find(ours), None);
+        assert!(!reply.headers.contains_key("connection"), "{reply:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_app_cannot_switch_protocols_unasked() {
     let answer = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n";
     let (app, _) = raw_app(answer).await;
