@@ -163,18 +163,28 @@ fn absolute(uri: &mut Uri, scheme: Scheme, authority: Option<&HeaderValue>) {
     *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// Removes the fields of the hop that a response came over (RFC 9110 section 7.6.1).
+/// Fields of one hop (RFC 9110 section 7.6.1), besides those that Connection lists.
+const HOP: [HeaderName; 5] = [
+    CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Removes the fields of the hop that a response came over.
 fn strip(headers: &mut HeaderMap) {
-    if let Some(listed) = headers.remove(CONNECTION) {
-        for name in listed.as_bytes().split(|byte| *byte == b',') {
-            if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
-                headers.remove(name);
-            }
-        }
+    // Looking is cheaper than removing in vain, and responses over HTTP/2 have none of them.
+    if !headers.keys().any(|name| HOP.contains(name)) {
+        return;
     }
-    for name in [TRANSFER_ENCODING, UPGRADE] {
+    let listed: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    for name in listed.into_iter().chain(HOP) {
         headers.remove(name);
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
 }

@@ -6,6 +6,7 @@ use crate::connection::{self, Terms};
 use crate::error::Failure;
 use crate::exchange::{Body, Exchange, Origin};
 use crate::forward::{self, Answered, App};
+use crate::gather::Gather;
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
@@ -56,7 +57,7 @@ impl Inbound {
             return; // Gone between accept and here.
         };
         let hello = config.timeouts.tls_hello;
-        let accepted = match timeout(hello, self.acceptor.accept(stream)).await {
+        let accepted = match timeout(hello, self.acceptor.accept(Gather(stream))).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 shared

@@ -37,6 +37,8 @@ mod upstream;
 
 mod progress;
 
+mod gather;
+
 mod outbound;
 
 mod error;

@@ -6,6 +6,7 @@ use crate::connection::{self, Terms};
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Body, Exchange, Origin};
 use crate::forward::{self, Answered};
+use crate::gather::Gather;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
@@ -78,7 +79,7 @@ impl Outbound {
         let stream = Restarted {
             start,
             read: 0,
-            stream,
+            stream: Gather(stream),
         };
         let terms = Terms {
             protocol,

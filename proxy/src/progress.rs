@@ -65,15 +65,23 @@ pub(crate) async fn within<T>(
     upload: Option<&Upload>,
     response: impl Future<Output = T>,
 ) -> Option<T> {
+    // By hand rather than with `timeout`: every request waits here, and this way its response is moved once.
     let mut response = std::pin::pin!(response);
-    let mut wait = limit;
-    while !wait.is_zero() {
-        if let Ok(done) = tokio::time::timeout(wait, response.as_mut()).await {
-            return Some(done);
+    let mut timer = std::pin::pin!(tokio::time::sleep(limit));
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(done) = response.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+            let left = limit.saturating_sub(upload.map_or(limit, Upload::still_for));
+            if left.is_zero() {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(Instant::now() + left);
         }
-        wait = limit.saturating_sub(upload.map_or(limit, Upload::still_for));
-    }
-    None
+    })
+    .await
 }
 
 /// How long a body may have to wait for its next frame.

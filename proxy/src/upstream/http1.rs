@@ -3,6 +3,7 @@
 use super::{Deadlines, RequestBody, connect_tcp};
 use crate::config::Endpoint;
 use crate::error::{ConnectError, Failure};
+use crate::gather::Gather;
 use crate::progress::within;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -102,7 +103,7 @@ impl Pool {
             let stream = connect_tcp(&self.endpoint).await?;
             http1::Builder::new()
                 .max_buf_size(READ_BUFFER)
-                .handshake(TokioIo::new(stream))
+                .handshake(TokioIo::new(Gather(stream)))
                 .await
                 .map_err(|error| ConnectError::Http(Arc::new(error)))
         };

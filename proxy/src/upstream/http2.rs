@@ -6,6 +6,7 @@
 use super::{Deadlines, RequestBody, connect_tcp};
 use crate::config::Endpoint;
 use crate::error::{ConnectError, Failure};
+use crate::gather::Gather;
 use crate::metrics::{Direction, Metrics};
 use crate::progress::within;
 use crate::tls::{self, LiveIdentity};
@@ -211,14 +212,14 @@ impl Lanes {
     async fn connect(self: &Arc<Self>, limit: Duration) -> Result<Lane, ConnectError> {
         let connect = async {
             match &self.remote {
-                Remote::App => lane(connect_tcp(&self.endpoint).await?, None).await,
+                Remote::App => lane(Gather(connect_tcp(&self.endpoint).await?), None).await,
                 Remote::Sidecar {
                     identity: expected,
                     live,
                     metrics,
                 } => {
                     let (connector, svid) = tls::connector(live, expected.clone())?;
-                    let stream = connect_tcp(&self.endpoint).await?;
+                    let stream = Gather(connect_tcp(&self.endpoint).await?);
                     let name = identity::tls::server_name();
                     let tls = connector.connect(name, stream).await.map_err(|error| {
                         metrics.handshake_failure(Direction::Outbound, tls::tls_reason(&error));
