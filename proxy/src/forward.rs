@@ -13,8 +13,8 @@ use crate::upstream::{Deadlines, Lease, RequestBody, http1, is_grpc};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::{Authority, Parts, Scheme};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use http::uri::{self, Authority, Scheme};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use std::sync::Arc;
@@ -54,13 +54,34 @@ pub(crate) struct Answered {
 /// Sends an allowed request to the app, in the protocol that the caller's request is in.
 pub(crate) async fn to_app(
     _permit: Permit<'_>,
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     normal: &Normal,
     peer: &Peer,
     app: &App,
     deadlines: Deadlines,
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
+    let request = for_app(request, normal, peer, app, deadlines, exchange);
+    let (response, lease) = if request.version() == Version::HTTP_2 {
+        let ready = app.http2.ready(deadlines.connect).await?;
+        let (response, stream) = app.http2.send(ready, request, deadlines).await?;
+        (response, Lease::Http2(stream))
+    } else {
+        let (response, lease) = app.http1.send(request, deadlines).await?;
+        (response, Lease::Http1(lease))
+    };
+    Answered::new(without_ours(response), lease, deadlines)
+}
+
+/// The request as the app gets it: with the caller's identity, in HTTP/2 if it is gRPC.
+fn for_app(
+    request: Box<Request<Incoming>>,
+    normal: &Normal,
+    peer: &Peer,
+    app: &App,
+    deadlines: Deadlines,
+    exchange: &mut Exchange,
+) -> Box<Request<RequestBody>> {
     let (mut head, body) = request.into_parts();
     let is_grpc = is_grpc(&head.method, &head.headers);
     let body = RequestBody::new(body, deadlines, is_grpc);
@@ -71,43 +92,43 @@ pub(crate) async fn to_app(
     head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
     head.headers.insert(PEER, peer.header());
     if is_grpc {
-        let authority = head.headers.remove(HOST);
-        absolute(&mut head.uri, Scheme::HTTP, authority.as_ref());
-        head.version = Version::HTTP_2;
-        let ready = app.http2.ready(deadlines.connect).await?;
-        let request = Request::from_parts(head, body);
-        let (response, stream) = app.http2.send(ready, request, deadlines).await?;
-        return Answered::new(without_ours(response), Lease::Http2(stream), deadlines);
+        to_http2(&mut head, Scheme::HTTP);
+    } else {
+        head.headers.remove(TE);
+        head.version = Version::HTTP_11;
+        // Without either field hyper takes a GET for one without a body and would drop what the caller sent.
+        if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
+            head.headers
+                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
     }
-    head.headers.remove(TE);
-    head.version = Version::HTTP_11;
-    // Without either field hyper takes a GET for one without a body and would drop what the caller sent.
-    if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
-        head.headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let request = Request::from_parts(head, body);
-    let (response, lease) = app.http1.send(request, deadlines).await?;
-    Answered::new(without_ours(response), Lease::Http1(lease), deadlines)
+    Box::new(Request::from_parts(head, body))
 }
 
 /// Sends a request on a connection to the sidecar of a service.
 pub(crate) async fn to_service(
-    request: Request<Incoming>,
+    request: Box<Request<Incoming>>,
     lanes: &Arc<Lanes>,
     ready: Ready,
     deadlines: Deadlines,
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
+    let request = for_service(request, lanes, deadlines, exchange);
+    let (response, stream) = lanes.send(ready, request, deadlines).await?;
+    Answered::new(response, Lease::Http2(stream), deadlines)
+}
+
+fn for_service(
+    request: Box<Request<Incoming>>,
+    lanes: &Lanes,
+    deadlines: Deadlines,
+    exchange: &mut Exchange,
+) -> Box<Request<RequestBody>> {
     let (mut head, body) = request.into_parts();
     let body = RequestBody::new(body, deadlines, is_grpc(&head.method, &head.headers));
     exchange.forwarded(Arc::clone(lanes.name()), body.upload());
-    let authority = head.headers.remove(HOST);
-    absolute(&mut head.uri, Scheme::HTTPS, authority.as_ref());
-    head.version = Version::HTTP_2;
-    let request = Request::from_parts(head, body);
-    let (response, stream) = lanes.send(ready, request, deadlines).await?;
-    Answered::new(response, Lease::Http2(stream), deadlines)
+    to_http2(&mut head, Scheme::HTTPS);
+    Box::new(Request::from_parts(head, body))
 }
 
 impl Answered {
@@ -147,20 +168,26 @@ impl Answered {
 
 /// What only a sidecar says is taken out of an app's response.
 fn without_ours(mut response: Response<Incoming>) -> Response<Incoming> {
-    for name in [DECISION_ID, REJECTED] {
-        response.headers_mut().remove(name);
+    const OURS: [HeaderName; 2] = [DECISION_ID, REJECTED];
+    let headers = response.headers_mut();
+    if headers.keys().any(|name| OURS.contains(name)) {
+        for name in OURS {
+            headers.remove(name);
+        }
     }
     response
 }
 
-/// HTTP/2 clients take scheme and authority from the URI. `authority` was made canonical, so it can be one; if it could
+/// HTTP/2 clients take scheme and authority from the URI. Host was made canonical, so it can be an authority; if it could
 /// not, the request would go without and be refused.
-fn absolute(uri: &mut Uri, scheme: Scheme, authority: Option<&HeaderValue>) {
-    let mut parts = Parts::default();
-    parts.path_and_query = std::mem::take(uri).into_parts().path_and_query;
-    parts.authority = authority.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+fn to_http2(head: &mut request::Parts, scheme: Scheme) {
+    let host = head.headers.remove(HOST);
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = std::mem::take(&mut head.uri).into_parts().path_and_query;
+    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     parts.scheme = Some(scheme);
-    *uri = Uri::from_parts(parts).unwrap_or_default();
+    head.uri = Uri::from_parts(parts).unwrap_or_default();
+    head.version = Version::HTTP_2;
 }
 
 /// Fields of one hop (RFC 9110 section 7.6.1), besides those that Connection lists.

@@ -131,7 +131,7 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
         is_grpc: is_grpc(request.method(), request.headers()),
     };
     let mut exchange = Exchange::begin(&caller.origin, &request);
-    match handle(&caller, request, &mut exchange).await {
+    match handle(&caller, Box::new(request), &mut exchange).await {
         Ok(answered) => answered.into_response(manner.version, exchange),
         Err(failure) => respond::failure(&failure, manner, exchange),
     }
@@ -140,7 +140,7 @@ async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Bod
 /// The life of an inbound request. What it decided is in `exchange`, which writes the record when the response has ended.
 async fn handle(
     caller: &Caller,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
     let shared = &caller.origin.shared;

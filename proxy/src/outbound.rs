@@ -110,7 +110,7 @@ async fn answer(outbound: Arc<Outbound>, request: Request<Incoming>) -> Response
         is_grpc: is_grpc(request.method(), request.headers()),
     };
     let mut exchange = Exchange::begin(&outbound.origin, &request);
-    match handle(&outbound, request, &mut exchange).await {
+    match handle(&outbound, Box::new(request), &mut exchange).await {
         Ok(answered) => answered.into_response(manner.version, exchange),
         Err(failure) => respond::failure(&failure, manner, exchange),
     }
@@ -119,7 +119,7 @@ async fn answer(outbound: Arc<Outbound>, request: Request<Incoming>) -> Response
 /// The life of an outbound request. Whether the workload may do this is decided where it arrives, by who it proves to be.
 async fn handle(
     outbound: &Outbound,
-    mut request: Request<Incoming>,
+    mut request: Box<Request<Incoming>>,
     exchange: &mut Exchange,
 ) -> Result<Answered, Failure> {
     let normal = normalize(&mut request, &WIDEST)?;

@@ -63,10 +63,9 @@ impl Upload {
 pub(crate) async fn within<T>(
     limit: Duration,
     upload: Option<&Upload>,
-    response: impl Future<Output = T>,
+    mut response: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
-    // By hand rather than with `timeout`: every request waits here, and this way its response is moved once.
-    let mut response = std::pin::pin!(response);
+    // By hand rather than with `timeout`, and by reference: every request waits here, and its future is as large as this.
     let mut timer = std::pin::pin!(tokio::time::sleep(limit));
     std::future::poll_fn(|cx| {
         loop {

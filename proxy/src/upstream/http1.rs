@@ -9,6 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -45,7 +46,7 @@ impl Pool {
     /// when not one byte of it was written.
     pub(crate) async fn send(
         self: &Arc<Self>,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         deadlines: Deadlines,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let upload = request.body().upload();
@@ -57,15 +58,15 @@ impl Pool {
                 // Boxed: rare, and its state would make every request's future as large.
                 None => Box::pin(self.connect(deadlines.connect)).await?,
             };
-            let response = sender.try_send_request(request);
-            match within(deadlines.response, upload.as_deref(), response).await {
+            let response = sender.try_send_request(*request);
+            match within(deadlines.response, upload.as_deref(), pin!(response)).await {
                 None => return Err(Failure::ResponseTimeout(deadlines.response)),
                 Some(Ok(response)) => {
                     let pool = Arc::clone(self);
                     return Ok((response, Lease { pool, sender }));
                 }
                 Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if reused => request = unsent,
+                    Some(unsent) if reused => request = Box::new(unsent),
                     _ => return Err(Failure::NoResponse(error.into_error())),
                 },
             }

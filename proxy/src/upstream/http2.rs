@@ -16,6 +16,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::SpiffeId;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -164,18 +165,18 @@ impl Lanes {
     pub(crate) async fn send(
         self: &Arc<Self>,
         mut ready: Ready,
-        mut request: Request<RequestBody>,
+        mut request: Box<Request<RequestBody>>,
         deadlines: Deadlines,
     ) -> Result<(Response<Incoming>, Stream), Failure> {
         let upload = request.body().upload();
         for _ in 0..MAX_SENDS {
-            let response = ready.sender.try_send_request(request);
-            match within(deadlines.response, upload.as_deref(), response).await {
+            let response = ready.sender.try_send_request(*request);
+            match within(deadlines.response, upload.as_deref(), pin!(response)).await {
                 None => return Err(Failure::ResponseTimeout(deadlines.response)),
                 Some(Ok(response)) => return Ok((response, ready.stream)),
                 Some(Err(mut error)) => match error.take_message() {
                     Some(unsent) => {
-                        request = unsent;
+                        request = Box::new(unsent);
                         self.discard(&ready);
                         ready = self.ready(deadlines.connect).await?;
                     }

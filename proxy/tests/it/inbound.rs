@@ -300,13 +300,12 @@ async fn a_policy_change_counts_on_open_connections() {
 
 #[tokio::test]
 async fn an_app_that_is_down_gives_502_and_a_slow_one_504() {
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // Bound and never listening: nobody else can take the port meanwhile.
+    let gone = tokio::net::TcpSocket::new_v4().unwrap();
+    gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = gone.local_addr().unwrap().port();
     let mesh = Fixture::with(&grant_all(), |config| {
-        config.inbound[0].app.port = gone.port();
+        config.inbound[0].app.port = port;
     })
     .await;
     assert_eq!(
