@@ -66,7 +66,7 @@ impl Pool {
                     return Ok((response, Lease { pool, sender }));
                 }
                 Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) if reused => request = Box::new(unsent),
+                    Some(unsent) if reused => *request = unsent,
                     _ => return Err(Failure::NoResponse(error.into_error())),
                 },
             }

@@ -176,7 +176,7 @@ impl Lanes {
                 Some(Ok(response)) => return Ok((response, ready.stream)),
                 Some(Err(mut error)) => match error.take_message() {
                     Some(unsent) => {
-                        request = Box::new(unsent);
+                        *request = unsent;
                         self.discard(&ready);
                         ready = self.ready(deadlines.connect).await?;
                     }
