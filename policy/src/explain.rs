@@ -125,7 +125,7 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
     };
     let view = policy.view(question.caller, question.callee, question.port);
     let (decision, rule, reason) = match view.decide_at(&request, question.at) {
-        Decision::Allow(allow) => (Verdict::Allow, Some(allow.grant), "allow"),
+        Decision::Allow(allow) => (Verdict::Allow, Some(allow.grant()), "allow"),
         Decision::Deny(deny) => (Verdict::Deny, deny.rule, deny.reason.as_str()),
         Decision::Reject(reason) => (Verdict::Reject, None, reason.as_str()),
     };

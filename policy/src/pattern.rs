@@ -76,6 +76,23 @@ impl Methods {
         }
     }
 
+    /// The methods as a set of [`Methods::bit`]s; `None` if one of them has none.
+    pub(crate) fn bits(&self) -> Option<u8> {
+        match self {
+            Methods::Any => None,
+            Methods::Listed(listed) => listed.iter().try_fold(0, |set, method| {
+                let bit = Self::bit(&method.0);
+                (bit != 0).then_some(set | bit)
+            }),
+        }
+    }
+
+    /// One bit for each method in wide use, none for any other.
+    pub(crate) fn bit(method: &str) -> u8 {
+        let place = KNOWN.iter().position(|known| *known == method);
+        place.map_or(0, |place| 1 << place)
+    }
+
     /// As a guard reads it: a server that folds case must not be reached by `get`.
     pub(crate) fn contains_folded(&self, method: &[u8]) -> bool {
         match self {
@@ -87,6 +104,9 @@ impl Methods {
     }
 }
 
+/// The methods in wide use. Nobody means another when writing one of these in lower case.
+const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+
 /// One method name. `*` is not one; it is read into [`Methods::Any`] before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Method(Cow<'static, str>);
@@ -95,7 +115,6 @@ impl std::str::FromStr for Method {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
-        const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
         let upper = text.to_ascii_uppercase();
         if text != upper && KNOWN.contains(&upper.as_str()) {
             return Err(PatternError::MethodCase(upper));

@@ -14,6 +14,7 @@ use identity::SpiffeId;
 
 use crate::{
     compile::Rules,
+    engine::GrantRule,
     engine::trie::{RuleId, Trie},
     target::Profile,
 };
@@ -196,7 +197,7 @@ impl Selection {
 pub struct View {
     pub(crate) rules: Arc<Rules>,
     pub(crate) latest: Latest,
-    pub(crate) grants: Trie,
+    pub(crate) grants: Trie<GrantRule>,
     /// With folded literals.
     pub(crate) guards: Trie,
     pub(crate) limits: Trie,
@@ -206,13 +207,15 @@ pub struct View {
 
 impl View {
     fn new(rules: Arc<Rules>, latest: Latest, selection: &Selection) -> Self {
-        let (mut grants, mut guards, mut limits) =
-            (Trie::default(), Trie::default(), Trie::default());
+        let mut grants = Trie::default();
+        let (mut guards, mut limits) = (Trie::default(), Trie::default());
         let mut grpc = false;
         for &document in &selection.grants {
-            for (rule, clause) in (0..).zip(&rules.grants[document as usize].allow) {
+            let grant = &rules.grants[document as usize];
+            for (rule, clause) in (0..).zip(&grant.allow) {
                 grpc |= clause.grpc;
-                grants.insert(&clause.path, RuleId { document, rule });
+                let rule = GrantRule::new(grant, RuleId { document, rule });
+                grants.insert(&clause.path, rule);
             }
         }
         for &document in &selection.guards {

@@ -153,7 +153,7 @@ async fn handle(
 
     let permit = authorize(&rules, &request, &normal, exchange.time)?;
     limit::charge(shared, &permit, &request, peer, caller.address)?;
-    exchange.allowed(Some(permit.allow().grant));
+    exchange.allowed(Some(permit.allow().grant()));
 
     let deadlines = deadlines(&shared.config.load());
     forward::to_app(

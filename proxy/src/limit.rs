@@ -38,7 +38,7 @@ pub(crate) fn charge<B>(
     let subject = Subject {
         identity: Some(peer.id().as_str()),
         namespace: peer.id().namespace(),
-        route: allow.route,
+        route: allow.route(),
         method: request.method().as_str(),
         grpc_method: is_grpc(request.method(), request.headers())
             .then(|| path.trim_start_matches('/')),

@@ -8,7 +8,7 @@ use crate::yaml::{self, Node, Problems};
 const WARN_BEFORE: Duration = Duration::from_secs(14 * 86_400);
 
 /// When a grant holds. Both ends belong to it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Validity {
     pub(crate) not_before: Option<SystemTime>,
     /// `None` was written out as `never`, with a reason.

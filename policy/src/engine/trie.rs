@@ -15,20 +15,32 @@ pub(crate) struct RuleId {
     pub(crate) rule: u32,
 }
 
-/// Rules by path pattern. One trie is built either with exact or with folded literals, and read accordingly.
+/// Rules by path pattern. One trie is built either with exact or with folded literals, and read accordingly. `R` is what
+/// stands at a rule's place: its [`RuleId`], or that with what decides most requests.
 #[derive(Debug)]
-pub(crate) struct Trie {
-    nodes: Vec<Node>,
+pub(crate) struct Trie<R = RuleId> {
+    nodes: Vec<Node<R>>,
 }
 
-#[derive(Debug, Default)]
-struct Node {
+#[derive(Debug)]
+struct Node<R> {
     literals: Literals,
     one: Option<usize>,
     /// Rules whose pattern ends here.
-    here: SmallVec<[RuleId; 1]>,
+    here: SmallVec<[R; 1]>,
     /// Rules whose pattern goes on with `/**`.
-    rest: SmallVec<[RuleId; 1]>,
+    rest: SmallVec<[R; 1]>,
+}
+
+impl<R> Default for Node<R> {
+    fn default() -> Self {
+        Self {
+            literals: Literals::None,
+            one: None,
+            here: SmallVec::new(),
+            rest: SmallVec::new(),
+        }
+    }
 }
 
 /// The children of a node by literal. Most nodes have one child, which is then found without a further trip to memory:
@@ -74,7 +86,7 @@ impl Literals {
     }
 }
 
-impl Default for Trie {
+impl<R> Default for Trie<R> {
     fn default() -> Self {
         Self {
             nodes: vec![Node::default()],
@@ -82,14 +94,14 @@ impl Default for Trie {
     }
 }
 
-impl Trie {
+impl<R: Copy> Trie<R> {
     /// Adds a rule to be found by [`Trie::narrow`].
-    pub(crate) fn insert(&mut self, pattern: &PathPattern, rule: RuleId) {
+    pub(crate) fn insert(&mut self, pattern: &PathPattern, rule: R) {
         self.insert_with(pattern, rule, |literal| Some(literal.into()));
     }
 
     /// Adds a rule to be found by [`Trie::wide`]: its literals are folded too, and a final slash is dropped.
-    pub(crate) fn insert_folded(&mut self, pattern: &PathPattern, rule: RuleId) {
+    pub(crate) fn insert_folded(&mut self, pattern: &PathPattern, rule: R) {
         self.insert_with(pattern, rule, |literal| {
             let folded = Folded::of(literal);
             if folded.is_empty() {
@@ -103,7 +115,7 @@ impl Trie {
     fn insert_with(
         &mut self,
         pattern: &PathPattern,
-        rule: RuleId,
+        rule: R,
         key: impl Fn(&str) -> Option<Box<str>>,
     ) {
         let mut at = 0;
@@ -131,12 +143,12 @@ impl Trie {
 
     /// Calls `see` with every rule whose pattern matches a canonical path, the most specific pattern first: segment by
     /// segment, a literal comes before `{name}`, and that before `/**`.
-    pub(crate) fn narrow(&self, path: &str, see: &mut impl FnMut(RuleId)) {
+    pub(crate) fn narrow(&self, path: &str, see: &mut impl FnMut(R)) {
         self.narrow_from(0, Some(path.strip_prefix('/').unwrap_or(path)), see);
     }
 
     /// Recursion is as deep as the deepest pattern, not as the path.
-    fn narrow_from(&self, at: usize, path: Option<&str>, see: &mut impl FnMut(RuleId)) {
+    fn narrow_from(&self, at: usize, path: Option<&str>, see: &mut impl FnMut(R)) {
         let node = &self.nodes[at];
         let Some(path) = path else {
             return node.here.iter().copied().for_each(see);
@@ -159,7 +171,7 @@ impl Trie {
     ///
     /// Each reading is one pass: trying every mixture of them would let a path with many empty segments take
     /// exponential time.
-    pub(crate) fn wide(&self, path: &str, holds: &mut impl FnMut(RuleId) -> bool) -> bool {
+    pub(crate) fn wide(&self, path: &str, holds: &mut impl FnMut(R) -> bool) -> bool {
         let whole = path.strip_prefix('/').unwrap_or(path);
         if self.wide_from(0, Some(whole), holds) {
             return true;
@@ -182,12 +194,7 @@ impl Trie {
         trimmed.contains("%2F") && self.wide(&format!("/{}", trimmed.replace("%2F", "/")), holds)
     }
 
-    fn wide_from(
-        &self,
-        at: usize,
-        path: Option<&str>,
-        holds: &mut impl FnMut(RuleId) -> bool,
-    ) -> bool {
+    fn wide_from(&self, at: usize, path: Option<&str>, holds: &mut impl FnMut(R) -> bool) -> bool {
         let node = &self.nodes[at];
         if node.rest.iter().any(|rule| holds(*rule)) {
             return true;

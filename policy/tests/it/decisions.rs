@@ -1,4 +1,4 @@
-use policy::{Allow, Attributes, Decision, Latest};
+use policy::{Attributes, Decision, Latest};
 
 use super::*;
 
@@ -12,13 +12,10 @@ fn allowed(policy: &Policy, path: &str) -> Option<(String, String, Vec<String>)>
         headers: &Fields(&[]),
     };
     match view.decide(&request, now()) {
-        Decision::Allow(Allow {
-            grant,
-            route,
-            limits,
-        }) => {
-            let limits = limits.iter().map(|limit| limit.id().to_owned()).collect();
-            Some((grant.to_owned(), route.to_owned(), limits))
+        Decision::Allow(allow) => {
+            let limits = allow.limits.iter();
+            let limits = limits.map(|limit| limit.id().to_owned()).collect();
+            Some((allow.grant().to_owned(), allow.route().to_owned(), limits))
         }
         _ => None,
     }
