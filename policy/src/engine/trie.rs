@@ -49,21 +49,26 @@ impl<R> Default for Node<R> {
 enum Literals {
     #[default]
     None,
-    One(Box<str>, usize),
-    Many(HashMap<Box<str>, usize>),
+    One(Literal, usize),
+    Many(HashMap<Literal, usize>),
 }
+
+/// A segment's text, mostly without a trip to the heap.
+type Literal = SmallVec<[u8; 24]>;
 
 impl Literals {
     fn get(&self, segment: &str) -> Option<usize> {
         match self {
             Literals::None => None,
-            Literals::One(literal, child) => (**literal == *segment).then_some(*child),
-            Literals::Many(children) => children.get(segment).copied(),
+            Literals::One(literal, child) => {
+                (literal.as_slice() == segment.as_bytes()).then_some(*child)
+            }
+            Literals::Many(children) => children.get(segment.as_bytes()).copied(),
         }
     }
 
     /// The child of `literal`, which is `fresh` if there was none.
-    fn get_or_insert(&mut self, literal: Box<str>, fresh: usize) -> usize {
+    fn get_or_insert(&mut self, literal: Literal, fresh: usize) -> usize {
         match std::mem::take(self) {
             Literals::None => {
                 *self = Literals::One(literal, fresh);
@@ -97,7 +102,7 @@ impl<R> Default for Trie<R> {
 impl<R: Copy> Trie<R> {
     /// Adds a rule to be found by [`Trie::narrow`].
     pub(crate) fn insert(&mut self, pattern: &PathPattern, rule: R) {
-        self.insert_with(pattern, rule, |literal| Some(literal.into()));
+        self.insert_with(pattern, rule, |literal| Some(literal.as_bytes().into()));
     }
 
     /// Adds a rule to be found by [`Trie::wide`]: its literals are folded too, and a final slash is dropped.
@@ -107,7 +112,7 @@ impl<R: Copy> Trie<R> {
             if folded.is_empty() {
                 None
             } else {
-                folded.text().map(Into::into)
+                folded.text().map(|text| text.as_bytes().into())
             }
         });
     }
@@ -116,7 +121,7 @@ impl<R: Copy> Trie<R> {
         &mut self,
         pattern: &PathPattern,
         rule: R,
-        key: impl Fn(&str) -> Option<Box<str>>,
+        key: impl Fn(&str) -> Option<Literal>,
     ) {
         let mut at = 0;
         for segment in &pattern.sequence().segments {
