@@ -2,16 +2,31 @@
 //!
 //! Exit codes: 0 done, 1 the answer is no, 2 usage or configuration error.
 
-mod app;
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the one crate that reads the environment: log level, passphrase, the demo's parent"
+)]
+
+// In reading order: arguments, then a sidecar from its files to its end, then the commands that end by themselves.
 mod cli;
-mod commands;
-mod config;
-mod demo;
-mod files;
+
 mod logging;
+
+mod config;
+
 mod policy_dir;
+
+mod files;
+
+mod app;
+
 mod reload;
+
 mod signal;
+
+mod commands;
+
+mod demo;
 
 use clap::Parser;
 use cli::{Cli, Command};
