@@ -14,8 +14,6 @@ const CONNECTIONS: u32 = 16;
 pub(crate) struct Tally {
     pub(crate) succeeded: u64,
     pub(crate) failures: Vec<String>,
-    /// From the first request to the last answer.
-    pub(crate) took: Duration,
 }
 
 /// Load in the background until [`Load::stop`].
@@ -47,7 +45,6 @@ impl Load {
             .fold(Tally::default(), |mut sum, part| {
                 sum.succeeded += part.succeeded;
                 sum.failures.extend(part.failures);
-                sum.took = sum.took.max(part.took);
                 sum
             })
     }
@@ -76,7 +73,6 @@ fn one_connection(to: SocketAddr, request: &str, pause: Duration, stop: &AtomicB
             }
         }
     }
-    tally.took = start.elapsed();
     tally
 }
 
