@@ -21,6 +21,8 @@ mod tls;
 
 mod peer;
 
+pub mod h1;
+
 mod connection;
 
 mod inbound;

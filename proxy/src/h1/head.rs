@@ -1,0 +1,492 @@
+//! Heads of requests and responses: first line, fields, and what they say about the body and the connection.
+//!
+//! [`HeadReader`] is fed whatever has arrived and gives the head once it is there. The first line is judged at its CRLF,
+//! lines and limits as they arrive, the fields at the end of the head.
+
+use super::field::Block;
+use super::line::{LineError, find_end};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, StatusCode, Uri, Version};
+use policy::target::{MAX_TARGET_BYTES, Reject};
+use std::ops::Range;
+
+/// Longest method read; the longest that is registered has 17 bytes.
+const MAX_METHOD_BYTES: usize = 32;
+
+/// `HTTP/1.1`.
+const VERSION_BYTES: usize = 8;
+
+const MAX_REQUEST_LINE_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + VERSION_BYTES;
+
+/// Longest status line read: nobody needs a longer reason phrase.
+const MAX_STATUS_LINE_BYTES: usize = 1024;
+
+/// How much of a head is read at most. The same limits hold for trailers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the whole head, from the first line to the empty one.
+    pub head_bytes: usize,
+    /// Number of fields.
+    pub fields: usize,
+    /// Bytes of one field line, without its CRLF.
+    pub field_bytes: usize,
+}
+
+/// Where the body of a message ends (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none, and no field speaks of one.
+    Empty,
+    /// As long as `Content-Length` says, which may be 0.
+    Length(u64),
+    Chunked,
+    /// With the connection. Responses only.
+    UntilClose,
+}
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The fields are as they came, those of the connection among them.
+    pub parts: http::request::Parts,
+    pub body: Framing,
+    /// Whether the client takes another request on this connection.
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// The head of a response, an interim one (1xx) included.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// The fields are as they came, those of the connection among them.
+    pub parts: http::response::Parts,
+    pub body: Framing,
+    /// Whether the server takes another request on this connection.
+    pub keep_alive: bool,
+}
+
+/// Why bytes are not the head of a message. The texts are for the caller and the log alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    #[error("expected 'method target HTTP/1.1' with single spaces")]
+    RequestLine,
+    #[error("expected 'HTTP/1.1 status reason'")]
+    StatusLine,
+    #[error("expected HTTP/1.1")]
+    Version,
+    #[error(transparent)]
+    Target(#[from] Reject),
+    #[error("the head is too long")]
+    HeadTooLong,
+    #[error("a header field is too long")]
+    FieldTooLong,
+    #[error("there are too many header fields")]
+    TooManyFields,
+    #[error("a carriage return is not followed by a line feed")]
+    BareCr,
+    #[error("a line feed does not follow a carriage return")]
+    BareLf,
+    #[error("a header line starts with white space")]
+    Fold,
+    #[error("a header line does not start with a name and a colon")]
+    FieldName,
+    #[error("a header field has a character that is not allowed there")]
+    FieldValue,
+    #[error("Content-Length is not one plain number")]
+    ContentLength,
+    #[error("Transfer-Encoding is not 'chunked'")]
+    TransferEncoding,
+    #[error("Transfer-Encoding names a coding that is not known here")]
+    TransferCoding,
+    #[error("the end of the body is ambiguous")]
+    Framing,
+}
+
+impl HeadError {
+    /// A word from a closed set, for logs and as a metric label.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::RequestLine => "bad_request_line",
+            Self::StatusLine => "bad_status_line",
+            Self::Version => "http_version",
+            Self::Target(reject) => reject.reason(),
+            Self::HeadTooLong => "head_too_long",
+            Self::FieldTooLong => "header_too_long",
+            Self::TooManyFields => "too_many_headers",
+            Self::BareCr => "bare_cr",
+            Self::BareLf => "bare_lf",
+            Self::Fold => "obsolete_folding",
+            Self::FieldName => "bad_header_name",
+            Self::FieldValue => "bad_header_value",
+            Self::ContentLength => "bad_content_length",
+            Self::TransferEncoding => "bad_transfer_encoding",
+            Self::TransferCoding => "unknown_transfer_coding",
+            Self::Framing => "ambiguous_framing",
+        }
+    }
+
+    /// The HTTP status that says it.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Target(reject) => reject.status(),
+            Self::HeadTooLong | Self::FieldTooLong | Self::TooManyFields => 431,
+            Self::TransferCoding => 501,
+            Self::Version => 505,
+            _ => 400,
+        }
+    }
+
+    /// `too_long` is what a line over its limit means.
+    pub(super) fn from_line(error: LineError, too_long: Self) -> Self {
+        match error {
+            LineError::BareCr => Self::BareCr,
+            LineError::BareLf => Self::BareLf,
+            LineError::TooLong => too_long,
+        }
+    }
+}
+
+/// Reads one head after the other from a connection's input.
+///
+/// Between two calls for the same head, bytes may only be added to the end of the input. It remembers how far it has
+/// looked: a head that arrives byte by byte costs as much as one that comes at once. After an error it is of no use.
+#[derive(Debug, Default)]
+pub struct HeadReader {
+    scanned: usize,
+    /// What follows the first line, once that was judged.
+    fields: Option<Fields>,
+}
+
+#[derive(Debug)]
+struct Fields {
+    /// Length of the first line, without its CRLF.
+    first_line: usize,
+    block: Block,
+}
+
+impl HeadReader {
+    /// A reader at the start of a message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a request head off the front of `input`; `None` if it is not all there yet, and `input` is as it was.
+    ///
+    /// # Errors
+    /// The first thing in the order of the bytes that is wrong with the head; what is wrong with the fields comes after
+    /// what is wrong with lines and limits.
+    pub fn request(
+        &mut self,
+        input: &mut BytesMut,
+        limits: &Limits,
+    ) -> Result<Option<RequestHead>, HeadError> {
+        let Some((head, line, fields)) =
+            self.take(input, limits, MAX_REQUEST_LINE_BYTES, RequestLine::read)?
+        else {
+            return Ok(None);
+        };
+        let said = Said::in_fields(&fields)?;
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = line.method;
+        parts.uri = uri(head.slice(line.target))?;
+        parts.headers = fields;
+        Ok(Some(RequestHead {
+            parts,
+            body: said.framing.unwrap_or(Framing::Empty),
+            keep_alive: !said.close,
+            expects_continue: said.expectations == Expectations::Continue,
+        }))
+    }
+
+    /// Takes the head of a response to a `method` request off the front of `input`; `None` if it is not all there yet, and
+    /// `input` is as it was.
+    ///
+    /// # Errors
+    /// As for [`HeadReader::request`].
+    pub fn response(
+        &mut self,
+        input: &mut BytesMut,
+        method: &Method,
+        limits: &Limits,
+    ) -> Result<Option<ResponseHead>, HeadError> {
+        let Some((_, line, fields)) =
+            self.take(input, limits, MAX_STATUS_LINE_BYTES, StatusLine::read)?
+        else {
+            return Ok(None);
+        };
+        let said = Said::in_fields(&fields)?;
+        // RFC 9112, section 6.1: what sends a coding that its version does not have is broken.
+        if line.version == Version::HTTP_10 && said.framing == Some(Framing::Chunked) {
+            return Err(HeadError::Framing);
+        }
+        let has_no_body = *method == Method::HEAD
+            || line.status.is_informational()
+            || line.status == StatusCode::NO_CONTENT
+            || line.status == StatusCode::NOT_MODIFIED;
+        let body = match said.framing {
+            _ if has_no_body => Framing::Empty,
+            Some(framing) => framing,
+            None => Framing::UntilClose,
+        };
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = line.status;
+        parts.version = line.version;
+        parts.headers = fields;
+        Ok(Some(ResponseHead {
+            parts,
+            body,
+            keep_alive: line.version == Version::HTTP_11
+                && !said.close
+                && body != Framing::UntilClose,
+        }))
+    }
+
+    /// The head, its first line read by `read`, and its fields.
+    fn take<L>(
+        &mut self,
+        input: &mut BytesMut,
+        limits: &Limits,
+        line_bytes: usize,
+        read: fn(&[u8]) -> Result<L, HeadError>,
+    ) -> Result<Option<(Bytes, L, HeaderMap)>, HeadError> {
+        let mut line = None;
+        let fields = match &mut self.fields {
+            Some(fields) => fields,
+            None => {
+                let limit = limits.head_bytes.saturating_sub(2).min(line_bytes);
+                let first_line = match find_end(input, 0, &mut self.scanned, limit) {
+                    Ok(Some(end)) => end,
+                    Ok(None) => return Ok(None),
+                    Err(LineError::TooLong) if limit < line_bytes => {
+                        return Err(HeadError::HeadTooLong);
+                    }
+                    // Such a line cannot be good: its reading says why.
+                    Err(LineError::TooLong) => {
+                        return Err(read(&input[..=limit])
+                            .err()
+                            .unwrap_or(HeadError::HeadTooLong));
+                    }
+                    Err(error) => return Err(HeadError::from_line(error, HeadError::HeadTooLong)),
+                };
+                line = Some(read(&input[..first_line])?);
+                let block = Block::starting(first_line + 2);
+                self.fields.insert(Fields { first_line, block })
+            }
+        };
+        let Some(end) = fields.block.end(input, limits)? else {
+            return Ok(None);
+        };
+        let Fields { first_line, block } = *fields;
+        *self = Self::new();
+        let head = input.split_to(end).freeze();
+        let line = match line {
+            Some(line) => line,
+            None => read(&head[..first_line])?,
+        };
+        let fields = block.read(&head.slice(first_line + 2..))?;
+        Ok(Some((head, line, fields)))
+    }
+}
+
+/// `method SP target SP HTTP/1.1` (RFC 9112, section 3).
+struct RequestLine {
+    method: Method,
+    target: Range<usize>,
+}
+
+impl RequestLine {
+    fn read(line: &[u8]) -> Result<Self, HeadError> {
+        let method = memchr::memchr(b' ', line).ok_or(HeadError::RequestLine)?;
+        if method > MAX_METHOD_BYTES {
+            return Err(HeadError::RequestLine);
+        }
+        let start = method + 1;
+        let target = memchr::memchr(b' ', &line[start..]).unwrap_or(line.len() - start);
+        if target > MAX_TARGET_BYTES {
+            return Err(Reject::TooLong.into());
+        }
+        let end = start + target;
+        let version = line.get(end + 1..).ok_or(HeadError::RequestLine)?;
+        if target == 0 || !is_version(version) {
+            return Err(HeadError::RequestLine);
+        }
+        let method = Method::from_bytes(&line[..method]).map_err(|_| HeadError::RequestLine)?;
+        if version != b"HTTP/1.1" {
+            return Err(HeadError::Version);
+        }
+        // A fragment is no part of a target (RFC 9112, section 3.2); what reads the target next would cut it off.
+        if line[start..end]
+            .iter()
+            .any(|byte| !byte.is_ascii_graphic() || *byte == b'#')
+        {
+            return Err(Reject::BadCharacter.into());
+        }
+        Ok(Self {
+            method,
+            target: start..end,
+        })
+    }
+}
+
+/// `HTTP/` digit `.` digit (RFC 9112, section 2.3), whichever version that is.
+fn is_version(text: &[u8]) -> bool {
+    matches!(text, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// The target in whichever form it has; which forms are served is decided later.
+fn uri(target: Bytes) -> Result<Uri, HeadError> {
+    let reject = if target.starts_with(b"/") {
+        Reject::BadCharacter
+    } else {
+        Reject::NotAbsolute
+    };
+    Uri::from_maybe_shared(target).map_err(|_| reject.into())
+}
+
+/// `version SP status [ SP [ reason ] ]` (RFC 9112, section 4). Servers that leave out the reason leave out its space too.
+struct StatusLine {
+    version: Version,
+    status: StatusCode,
+}
+
+impl StatusLine {
+    fn read(line: &[u8]) -> Result<Self, HeadError> {
+        let (version, rest) = line
+            .split_at_checked(VERSION_BYTES)
+            .ok_or(HeadError::StatusLine)?;
+        let version = match version {
+            b"HTTP/1.1" => Version::HTTP_11,
+            b"HTTP/1.0" => Version::HTTP_10,
+            other if is_version(other) => return Err(HeadError::Version),
+            _ => return Err(HeadError::StatusLine),
+        };
+        let (status, reason) = match rest {
+            [b' ', status @ ..] if status.len() >= 3 => status.split_at(3),
+            _ => return Err(HeadError::StatusLine),
+        };
+        let is_reason = match reason {
+            [] => true,
+            [b' ', reason @ ..] => HeaderValue::from_bytes(reason).is_ok(),
+            _ => false,
+        };
+        let status = StatusCode::from_bytes(status).map_err(|_| HeadError::StatusLine)?;
+        if is_reason && line.len() <= MAX_STATUS_LINE_BYTES {
+            Ok(Self { version, status })
+        } else {
+            Err(HeadError::StatusLine)
+        }
+    }
+}
+
+/// What the fields say about the body and the connection.
+struct Said {
+    /// [`Framing::Length`] or [`Framing::Chunked`].
+    framing: Option<Framing>,
+    close: bool,
+    expectations: Expectations,
+}
+
+#[derive(PartialEq, Eq)]
+enum Expectations {
+    None,
+    /// `100-continue` and nothing else.
+    Continue,
+    Other,
+}
+
+impl Said {
+    fn in_fields(fields: &HeaderMap) -> Result<Self, HeadError> {
+        let mut said = Self {
+            framing: None,
+            close: false,
+            expectations: Expectations::None,
+        };
+        for (name, value) in fields {
+            if name == CONTENT_LENGTH {
+                said.frame(Framing::Length(content_length(value.as_bytes())?))?;
+            } else if name == TRANSFER_ENCODING {
+                said.frame(transfer_encoding(value.as_bytes())?)?;
+            } else if name == CONNECTION {
+                said.close |=
+                    elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"));
+            } else if name == EXPECT {
+                let is_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+                said.expectations = match said.expectations {
+                    Expectations::None if is_continue => Expectations::Continue,
+                    _ => Expectations::Other,
+                };
+            }
+        }
+        Ok(said)
+    }
+
+    /// One field says where the body ends; a second, even an equal one, is a message made for two readers.
+    fn frame(&mut self, framing: Framing) -> Result<(), HeadError> {
+        match self.framing.replace(framing) {
+            None => Ok(()),
+            Some(_) => Err(HeadError::Framing),
+        }
+    }
+}
+
+/// Digits alone, the way a number is written: `+5`, `5, 5`, `0x5` and `05` are read differently by different servers.
+fn content_length(value: &[u8]) -> Result<u64, HeadError> {
+    let is_plain = match value {
+        [] => false,
+        [b'0', rest @ ..] => rest.is_empty(),
+        digits => digits.iter().all(u8::is_ascii_digit),
+    };
+    let digits = str::from_utf8(value).ok().filter(|_| is_plain);
+    digits
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(HeadError::ContentLength)
+}
+
+/// `chunked` alone is served. What names another coding and then ends in `chunked` is a message that we do not implement
+/// (RFC 9112, section 6.1); everything else has no end that all would agree on.
+fn transfer_encoding(value: &[u8]) -> Result<Framing, HeadError> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(Framing::Chunked);
+    }
+    let mut codings = elements(value).rev();
+    let ends_chunked = codings
+        .next()
+        .is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
+    let others_are_known = |coding: &[u8]| {
+        [
+            &b"gzip"[..],
+            b"deflate",
+            b"compress",
+            b"x-gzip",
+            b"x-compress",
+        ]
+        .iter()
+        .any(|known| coding.eq_ignore_ascii_case(known))
+    };
+    if ends_chunked && codings.all(others_are_known) {
+        return Err(HeadError::TransferCoding);
+    }
+    Err(HeadError::TransferEncoding)
+}
+
+/// The elements of a comma-separated list (RFC 9110, section 5.6.1), empty ones included.
+fn elements(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(trim)
+}
+
+/// Without spaces and tabs around it; `trim_ascii` would take form feeds too.
+fn trim(value: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(is_text).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .rposition(is_text)
+        .map_or(start, |last| last + 1);
+    &value[start..end]
+}
+
+#[cfg(test)]
+mod tests;
