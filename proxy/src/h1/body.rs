@@ -254,3 +254,6 @@ fn chunk_size(line: &[u8]) -> Result<u64, BodyError> {
     let digits = str::from_utf8(digits).map_err(|_| BodyError::ChunkSize)?;
     u64::from_str_radix(digits, 16).map_err(|_| BodyError::ChunkSize)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,24 +3,17 @@
 //! [`HeadReader`] is fed whatever has arrived and gives the head once it is there. The first line is judged at its CRLF,
 //! lines and limits as they arrive, the fields at the end of the head.
 
+mod first_line;
+mod said;
+
 use super::field::Block;
 use super::line::{LineError, find_end};
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::{Method, StatusCode, Uri, Version};
-use policy::target::{MAX_TARGET_BYTES, Reject};
-use std::ops::Range;
-
-/// Longest method read; the longest that is registered has 17 bytes.
-const MAX_METHOD_BYTES: usize = 32;
-
-/// `HTTP/1.1`.
-const VERSION_BYTES: usize = 8;
-
-const MAX_REQUEST_LINE_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + VERSION_BYTES;
-
-/// Longest status line read: nobody needs a longer reason phrase.
-const MAX_STATUS_LINE_BYTES: usize = 1024;
+use first_line::{RequestLine, StatusLine, uri};
+use http::header::HeaderMap;
+use http::{Method, StatusCode, Version};
+use policy::target::Reject;
+use said::{Expectations, Said};
 
 /// How much of a head is read at most. The same limits hold for trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,7 +176,7 @@ impl HeadReader {
         limits: &Limits,
     ) -> Result<Option<RequestHead>, HeadError> {
         let Some((head, line, fields)) =
-            self.take(input, limits, MAX_REQUEST_LINE_BYTES, RequestLine::read)?
+            self.take(input, limits, RequestLine::MAX_BYTES, RequestLine::read)?
         else {
             return Ok(None);
         };
@@ -212,7 +205,7 @@ impl HeadReader {
         limits: &Limits,
     ) -> Result<Option<ResponseHead>, HeadError> {
         let Some((_, line, fields)) =
-            self.take(input, limits, MAX_STATUS_LINE_BYTES, StatusLine::read)?
+            self.take(input, limits, StatusLine::MAX_BYTES, StatusLine::read)?
         else {
             return Ok(None);
         };
@@ -290,203 +283,8 @@ impl HeadReader {
     }
 }
 
-/// `method SP target SP HTTP/1.1` (RFC 9112, section 3).
-struct RequestLine {
-    method: Method,
-    target: Range<usize>,
-}
-
-impl RequestLine {
-    fn read(line: &[u8]) -> Result<Self, HeadError> {
-        let method = memchr::memchr(b' ', line).ok_or(HeadError::RequestLine)?;
-        if method > MAX_METHOD_BYTES {
-            return Err(HeadError::RequestLine);
-        }
-        let start = method + 1;
-        let target = memchr::memchr(b' ', &line[start..]).unwrap_or(line.len() - start);
-        if target > MAX_TARGET_BYTES {
-            return Err(Reject::TooLong.into());
-        }
-        let end = start + target;
-        let version = line.get(end + 1..).ok_or(HeadError::RequestLine)?;
-        if target == 0 || !is_version(version) {
-            return Err(HeadError::RequestLine);
-        }
-        let method = Method::from_bytes(&line[..method]).map_err(|_| HeadError::RequestLine)?;
-        if version != b"HTTP/1.1" {
-            return Err(HeadError::Version);
-        }
-        // A fragment is no part of a target (RFC 9112, section 3.2); what reads the target next would cut it off.
-        if line[start..end]
-            .iter()
-            .any(|byte| !byte.is_ascii_graphic() || *byte == b'#')
-        {
-            return Err(Reject::BadCharacter.into());
-        }
-        Ok(Self {
-            method,
-            target: start..end,
-        })
-    }
-}
-
-/// `HTTP/` digit `.` digit (RFC 9112, section 2.3), whichever version that is.
-fn is_version(text: &[u8]) -> bool {
-    matches!(text, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-        if major.is_ascii_digit() && minor.is_ascii_digit())
-}
-
-/// The target in whichever form it has; which forms are served is decided later.
-fn uri(target: Bytes) -> Result<Uri, HeadError> {
-    let reject = if target.starts_with(b"/") {
-        Reject::BadCharacter
-    } else {
-        Reject::NotAbsolute
-    };
-    Uri::from_maybe_shared(target).map_err(|_| reject.into())
-}
-
-/// `version SP status [ SP [ reason ] ]` (RFC 9112, section 4). Servers that leave out the reason leave out its space too.
-struct StatusLine {
-    version: Version,
-    status: StatusCode,
-}
-
-impl StatusLine {
-    fn read(line: &[u8]) -> Result<Self, HeadError> {
-        let (version, rest) = line
-            .split_at_checked(VERSION_BYTES)
-            .ok_or(HeadError::StatusLine)?;
-        let version = match version {
-            b"HTTP/1.1" => Version::HTTP_11,
-            b"HTTP/1.0" => Version::HTTP_10,
-            other if is_version(other) => return Err(HeadError::Version),
-            _ => return Err(HeadError::StatusLine),
-        };
-        let (status, reason) = match rest {
-            [b' ', status @ ..] if status.len() >= 3 => status.split_at(3),
-            _ => return Err(HeadError::StatusLine),
-        };
-        let is_reason = match reason {
-            [] => true,
-            [b' ', reason @ ..] => HeaderValue::from_bytes(reason).is_ok(),
-            _ => false,
-        };
-        let status = StatusCode::from_bytes(status).map_err(|_| HeadError::StatusLine)?;
-        if is_reason && line.len() <= MAX_STATUS_LINE_BYTES {
-            Ok(Self { version, status })
-        } else {
-            Err(HeadError::StatusLine)
-        }
-    }
-}
-
-/// What the fields say about the body and the connection.
-struct Said {
-    /// [`Framing::Length`] or [`Framing::Chunked`].
-    framing: Option<Framing>,
-    close: bool,
-    expectations: Expectations,
-}
-
-#[derive(PartialEq, Eq)]
-enum Expectations {
-    None,
-    /// `100-continue` and nothing else.
-    Continue,
-    Other,
-}
-
-impl Said {
-    fn in_fields(fields: &HeaderMap) -> Result<Self, HeadError> {
-        let mut said = Self {
-            framing: None,
-            close: false,
-            expectations: Expectations::None,
-        };
-        for (name, value) in fields {
-            if name == CONTENT_LENGTH {
-                said.frame(Framing::Length(content_length(value.as_bytes())?))?;
-            } else if name == TRANSFER_ENCODING {
-                said.frame(transfer_encoding(value.as_bytes())?)?;
-            } else if name == CONNECTION {
-                said.close |=
-                    elements(value.as_bytes()).any(|option| option.eq_ignore_ascii_case(b"close"));
-            } else if name == EXPECT {
-                let is_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-                said.expectations = match said.expectations {
-                    Expectations::None if is_continue => Expectations::Continue,
-                    _ => Expectations::Other,
-                };
-            }
-        }
-        Ok(said)
-    }
-
-    /// One field says where the body ends; a second, even an equal one, is a message made for two readers.
-    fn frame(&mut self, framing: Framing) -> Result<(), HeadError> {
-        match self.framing.replace(framing) {
-            None => Ok(()),
-            Some(_) => Err(HeadError::Framing),
-        }
-    }
-}
-
-/// Digits alone, the way a number is written: `+5`, `5, 5`, `0x5` and `05` are read differently by different servers.
-fn content_length(value: &[u8]) -> Result<u64, HeadError> {
-    let is_plain = match value {
-        [] => false,
-        [b'0', rest @ ..] => rest.is_empty(),
-        digits => digits.iter().all(u8::is_ascii_digit),
-    };
-    let digits = str::from_utf8(value).ok().filter(|_| is_plain);
-    digits
-        .and_then(|digits| digits.parse().ok())
-        .ok_or(HeadError::ContentLength)
-}
-
-/// `chunked` alone is served. What names another coding and then ends in `chunked` is a message that we do not implement
-/// (RFC 9112, section 6.1); everything else has no end that all would agree on.
-fn transfer_encoding(value: &[u8]) -> Result<Framing, HeadError> {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        return Ok(Framing::Chunked);
-    }
-    let mut codings = elements(value).rev();
-    let ends_chunked = codings
-        .next()
-        .is_some_and(|last| last.eq_ignore_ascii_case(b"chunked"));
-    let others_are_known = |coding: &[u8]| {
-        [
-            &b"gzip"[..],
-            b"deflate",
-            b"compress",
-            b"x-gzip",
-            b"x-compress",
-        ]
-        .iter()
-        .any(|known| coding.eq_ignore_ascii_case(known))
-    };
-    if ends_chunked && codings.all(others_are_known) {
-        return Err(HeadError::TransferCoding);
-    }
-    Err(HeadError::TransferEncoding)
-}
-
-/// The elements of a comma-separated list (RFC 9110, section 5.6.1), empty ones included.
-fn elements(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(trim)
-}
-
-/// Without spaces and tabs around it; `trim_ascii` would take form feeds too.
-fn trim(value: &[u8]) -> &[u8] {
-    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(is_text).unwrap_or(value.len());
-    let end = value
-        .iter()
-        .rposition(is_text)
-        .map_or(start, |last| last + 1);
-    &value[start..end]
-}
-
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod response_tests;

@@ -134,3 +134,6 @@ fn length(fields: &HeaderMap) -> usize {
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum()
 }
+
+#[cfg(test)]
+mod tests;
