@@ -3,7 +3,7 @@
 //! | call | where | answer |
 //! |---|---|---|
 //! | `GET /live` | both | 200 while the process runs |
-//! | `GET /ready` | both | 200 or 503, with the state of identity, CA, policy and drain as JSON |
+//! | `GET /ready` | both | 200 or 503, with the state of identity, CA, policy, memory and drain as JSON |
 //! | `GET /metrics` | both | OpenMetrics text |
 //! | `GET /config` | both | the configuration in effect as JSON |
 //! | `GET /identity` | both | id, serial, validity, chain and bundle sequence as JSON; never the key |
@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::SOCKET_MODE;
 use crate::drain::{Drain, Readiness};
 use crate::metrics::Metrics;
+use crate::overload::Overload;
 use crate::{Config, IdentityFeed, config, listener};
 
 /// What the answers are made from.
@@ -42,6 +43,7 @@ pub struct State {
     pub feed: IdentityFeed,
     pub policy: watch::Receiver<PolicyStatus>,
     pub metrics: Arc<Metrics>,
+    pub(crate) overload: Arc<Overload>,
     pub readiness: Readiness,
     pub drain: Drain,
 }

@@ -157,9 +157,12 @@ pub struct Timeouts {
 pub struct Sizes {
     pub max_head_bytes: usize,
     pub max_headers: usize,
-    /// Open connections from callers, and as many again from the workload, over all listeners and workers.
+    /// Open connections from callers, and as many again from the workload, over all listeners and workers; fewer where
+    /// the limit on open files does not reach that far.
     pub max_connections: usize,
     pub max_streams: u32,
+    /// Resident memory in bytes at which this sidecar is full: see `overload.rs`. None: the limit of its cgroup, if any.
+    pub max_memory: Option<u64>,
 }
 
 /// The operator's side door; see `admin.rs` for what is behind it.
@@ -204,6 +207,10 @@ impl Config {
                 "sizes.maxConnections",
                 self.sizes.max_connections != new.sizes.max_connections,
             ),
+            (
+                "sizes.maxMemory",
+                self.sizes.max_memory != new.sizes.max_memory,
+            ),
             ("admin", self.admin != new.admin),
             ("accessLog", self.access_log != new.access_log),
             ("workers", self.workers != new.workers),
@@ -235,6 +242,7 @@ impl Default for Sizes {
             max_headers: MAX_HEADERS,
             max_connections: MAX_CONNECTIONS,
             max_streams: MAX_STREAMS,
+            max_memory: None,
         }
     }
 }

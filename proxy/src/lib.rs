@@ -12,6 +12,10 @@ pub mod config;
 
 mod worker;
 
+mod descriptors;
+
+mod overload;
+
 // The life of a request. Blank lines keep rustfmt from sorting it.
 mod listener;
 
@@ -66,12 +70,14 @@ use arc_swap::ArcSwap;
 use drain::{Drain, Readiness};
 use identity::{Svid, TrustBundle};
 use metrics::Metrics;
+use overload::Overload;
 use policy::Policy;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
+use worker::Admission;
 
 /// Where identities come from: whoever talks to the CA publishes, the data plane reads.
 #[derive(Debug, Clone)]
@@ -145,11 +151,16 @@ impl Proxy {
         policy: PolicyFeed,
         readiness: Readiness,
     ) -> Result<Bound, BuildError> {
+        descriptors::raise();
         let sockets = listener::bind(&config)?;
         let admin = admin::bind(&config.admin).map_err(BuildError::Admin)?;
         let metrics = Metrics::new();
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
             .map_err(BuildError::AccessLog)?;
+        let overload = Overload::new(config.sizes.max_memory, Arc::clone(&metrics))
+            .map_err(BuildError::Memory)?;
+        let admission =
+            Admission::new(&config, Arc::new(overload)).map_err(BuildError::Descriptors)?;
         Ok(Bound {
             addresses: Addresses {
                 inbound: sockets.inbound.clone(),
@@ -163,6 +174,7 @@ impl Proxy {
             sockets,
             admin,
             metrics,
+            admission,
             access_log,
             log_writer,
         })
@@ -179,6 +191,7 @@ pub struct Bound {
     sockets: listener::Sockets,
     admin: admin::Bound,
     metrics: Arc<Metrics>,
+    admission: Admission,
     access_log: AccessLog,
     log_writer: access_log::Writer,
     addresses: Addresses,
@@ -212,11 +225,13 @@ impl Bound {
     /// # Errors
     /// When a thread cannot be started or ends before its time.
     pub async fn run(self, drain: Drain) -> Result<(), RunError> {
+        let overload = Arc::clone(&self.admission.overload);
         let shared = Arc::new(worker::Shared::new(
             Arc::clone(&self.config),
             &self.identity,
             &self.policy,
             Arc::clone(&self.metrics),
+            self.admission,
             self.access_log,
             drain.clone(),
         ));
@@ -228,6 +243,7 @@ impl Bound {
                 feed: self.identity,
                 policy: self.policy.status,
                 metrics: self.metrics,
+                overload: Arc::clone(&overload),
                 readiness: self.readiness,
                 drain: drain.clone(),
             })
@@ -244,7 +260,10 @@ impl Bound {
             drain.cut();
             served
         };
-        let (served, ()) = tokio::join!(serving, draining);
+        let (served, ()) = tokio::select! {
+            ended = async { tokio::join!(serving, draining) } => ended,
+            never = overload.watch() => match never {},
+        };
         if !self.log_writer.close(LOG_FLUSH) {
             tracing::warn!("the access log did not take its last lines in time");
         }
@@ -286,6 +305,10 @@ pub enum BuildError {
     Admin(#[source] std::io::Error),
     #[error("cannot open the access log")]
     AccessLog(#[source] std::io::Error),
+    #[error("cannot watch the use of memory")]
+    Memory(#[source] std::io::Error),
+    #[error("cannot share out open files")]
+    Descriptors(#[source] std::io::Error),
 }
 
 /// Why the proxy stopped before it was told to.

@@ -1,8 +1,9 @@
 //! Binding and accepting: one socket per worker and address (`SO_REUSEPORT`), a cap on open connections, and a pause
-//! when the system has no descriptors left.
+//! while memory is full or the system has no descriptors left.
 
 use crate::config::{Config, OutboundListen};
 use crate::drain::Drain;
+use crate::overload::Overload;
 use crate::{Address, BuildError};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::future::Future;
@@ -159,11 +160,12 @@ impl Accept for UnixListener {
 /// A place under the cap on open connections; free again when dropped.
 pub(crate) type Slot = OwnedSemaphorePermit;
 
-/// Accepts until the drain starts. At the cap it waits with one connection in hand, and the kernel's queue holds back
-/// the others.
+/// Accepts until the drain starts. At the cap and without memory it waits with one connection in hand, and the kernel's
+/// queue holds back the others.
 pub(crate) async fn accept<L: Accept>(
     listener: L,
     slots: &Arc<Semaphore>,
+    overload: &Overload,
     drain: &Drain,
     mut serve: impl FnMut(L::Stream, Slot),
 ) {
@@ -172,6 +174,9 @@ pub(crate) async fn accept<L: Accept>(
             let accepted = listener.next().await;
             // The slot comes second: a quiet listener holds none that a busy one needs.
             let slot = Arc::clone(slots).acquire_owned().await;
+            while !overload.takes_connections() {
+                tokio::time::sleep(PAUSE).await;
+            }
             (accepted, slot.expect("the semaphore is never closed"))
         };
         let (accepted, slot) = tokio::select! {

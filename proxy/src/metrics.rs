@@ -67,6 +67,9 @@ pub struct Metrics {
     reload_failures: Counter,
     policy_loaded: Gauge,
     policy_generation: Family<[(&'static str, String); 1], Gauge>,
+    pub(crate) memory_used: Gauge,
+    pub(crate) memory_limit: Gauge,
+    pub(crate) overload_level: Gauge,
     pub(crate) access_log_dropped: Counter,
     pub(crate) access_log_suppressed: Counter,
 }
@@ -174,6 +177,18 @@ impl Metrics {
             policy_generation: all.family(
                 "policy_generation",
                 "Always 1; the label is the fingerprint of the policy in use",
+            ),
+            memory_used: all.family(
+                "memory_used_bytes",
+                "Memory held against the limit; 0 where none is known",
+            ),
+            memory_limit: all.family(
+                "memory_limit_bytes",
+                "What may be used (sizes.maxMemory, or the cgroup's limit); 0 where none is known",
+            ),
+            overload_level: all.family(
+                "overload_level",
+                "What memory use keeps out: 0 nothing, 1 requests, 2 connections, too",
             ),
             access_log_dropped: all.family(
                 "access_log_dropped_lines",

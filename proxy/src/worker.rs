@@ -9,9 +9,10 @@ use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
+use crate::overload::Overload;
 use crate::tls::{Acceptor, LiveIdentity};
 use crate::workload::{Stranger, Workload};
-use crate::{IdentityFeed, PolicyFeed, RunError};
+use crate::{IdentityFeed, PolicyFeed, RunError, descriptors};
 use arc_swap::ArcSwap;
 use policy::Policy;
 use policy::limit::Limits;
@@ -41,9 +42,7 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     /// Whether somebody reads what is gathered for the access log alone.
     pub(crate) logs_requests: bool,
-    /// Callers cannot take the places of the workload's own calls, nor the other way round.
-    inbound_slots: Arc<Semaphore>,
-    outbound_slots: Arc<Semaphore>,
+    pub(crate) admission: Admission,
     start: Instant,
 }
 
@@ -53,16 +52,12 @@ impl Shared {
         feed: &IdentityFeed,
         policy: &PolicyFeed,
         metrics: Arc<Metrics>,
+        admission: Admission,
         access_log: AccessLog,
         drain: Drain,
     ) -> Self {
-        let present = config.load();
-        let slots = || Arc::new(Semaphore::new(present.sizes.max_connections));
-        let (inbound_slots, outbound_slots) = (slots(), slots());
-        let logs_requests = present.access_log != config::AccessLog::Off;
-        drop(present);
         Self {
-            logs_requests,
+            logs_requests: config.load().access_log != config::AccessLog::Off,
             config,
             policy: policy.policy.clone(),
             identity: LiveIdentity::new(feed),
@@ -70,8 +65,7 @@ impl Shared {
             metrics,
             access_log,
             drain,
-            inbound_slots,
-            outbound_slots,
+            admission,
             start: Instant::now(),
         }
     }
@@ -79,6 +73,38 @@ impl Shared {
     /// The limiters' clock: monotonic, since this process began to serve.
     pub(crate) fn uptime(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+/// Whether there is room: memory, and places for open connections. Callers cannot take those of the workload's own
+/// calls, nor the other way round.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    pub(crate) overload: Arc<Overload>,
+    inbound: Arc<Semaphore>,
+    outbound: Arc<Semaphore>,
+}
+
+impl Admission {
+    /// As many places as the configuration names, or as the limit on open files leaves room for once all listeners are bound.
+    pub(crate) fn new(config: &Config, overload: Arc<Overload>) -> io::Result<Self> {
+        let wanted = config.sizes.max_connections;
+        let directions =
+            u64::from(!config.inbound.is_empty()) + u64::from(config.outbound.is_some());
+        let possible = descriptors::connections(directions)?;
+        if possible < wanted {
+            tracing::warn!(
+                wanted,
+                possible,
+                "the limit on open files lowers sizes.maxConnections"
+            );
+        }
+        let slots = || Arc::new(Semaphore::new(wanted.min(possible)));
+        Ok(Self {
+            overload,
+            inbound: slots(),
+            outbound: slots(),
+        })
     }
 }
 
@@ -135,7 +161,8 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
         tokio::spawn(async move {
             accept(
                 listener,
-                &accepting.inbound_slots,
+                &accepting.admission.inbound,
+                &accepting.admission.overload,
                 &accepting.drain,
                 |stream, slot| {
                     tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
@@ -202,7 +229,14 @@ async fn lend<L>(
             tracing::warn!(error = %stranger, "connection to the outbound listener refused");
         }
     };
-    accept(listener, &shared.outbound_slots, &shared.drain, serve).await;
+    accept(
+        listener,
+        &shared.admission.outbound,
+        &shared.admission.overload,
+        &shared.drain,
+        serve,
+    )
+    .await;
 }
 
 fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {

@@ -23,8 +23,9 @@ pub(super) fn live() -> Answer {
     json_answer(StatusCode::OK, &json!({"live": true}))
 }
 
-/// Ready when everything that was waited for is up, the certificate is valid and no drain has begun. A CA that is away
-/// and a policy that was refused show here and do not take a serving sidecar out.
+/// Ready when everything that was waited for is up, the certificate is valid and no drain has begun. A CA that is away,
+/// a policy that was refused and memory that is full show here and do not take a sidecar out: what one sheds would fall
+/// on the others.
 pub(super) fn ready(state: &State) -> Answer {
     let now = SystemTime::now();
     let waiting = state.readiness.pending();
@@ -53,6 +54,12 @@ pub(super) fn ready(state: &State) -> Answer {
         "renew_at": exchange.renew_at.map(rfc3339),
     });
     let policy = state.policy.borrow().clone();
+    let memory = state.overload.reading().ok().flatten();
+    let memory = json!({
+        "state": state.overload.level().as_str(),
+        "used_bytes": memory.map(|memory| memory.used),
+        "limit_bytes": memory.map(|memory| memory.limit),
+    });
     let ready = waiting.is_empty() && valid && !draining;
     let detail = json!({
         "ready": ready,
@@ -61,6 +68,7 @@ pub(super) fn ready(state: &State) -> Answer {
         "in_flight": state.drain.in_flight(),
         "identity": identity,
         "ca": ca,
+        "memory": memory,
         "policy": {
             "state": if policy.last_error.is_some() { "reload_refused" } else { "ok" },
             "generation": policy.generation,

@@ -21,6 +21,8 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const MIN_HEAD_BYTES: u64 = 8 * 1024;
 /// What each connection may hold before it has said who it is.
 const MAX_HEAD_BYTES: u64 = 1024 * 1024;
+/// Less is full before the first request.
+const MIN_MEMORY: u64 = 32 * 1024 * 1024;
 
 impl Config {
     /// Reads the proxy's keys from the top map of a configuration file; the caller reads its own from the same map.
@@ -184,6 +186,7 @@ impl Sizes {
                 max_streams: map
                     .optional("maxStreams", within(1, 65_535))
                     .unwrap_or(default.max_streams),
+                max_memory: map.optional("maxMemory", memory_bytes),
             })
         })
     }
@@ -265,6 +268,15 @@ fn head_bytes(node: &Node, problems: &Problems) -> Option<usize> {
         return None;
     }
     usize::try_from(found).ok()
+}
+
+fn memory_bytes(node: &Node, problems: &Problems) -> Option<u64> {
+    let found = yaml::byte_size(node, problems)?;
+    if found < MIN_MEMORY {
+        problems.push(node.problem(format!("expected at least 32MiB, found {found}B")));
+        return None;
+    }
+    Some(found)
 }
 
 /// Quoted octal digits, as chmod takes them.

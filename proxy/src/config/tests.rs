@@ -83,7 +83,7 @@ outbound:
   services:
     - {hosts: [orders, ORDERS.], endpoints: [], identity: "spiffe://demo.test/", timeot: 5s}
 timeouts: {idle: 0s}
-sizes: {maxHeadBytes: 1KiB, maxHeaders: 0}
+sizes: {maxHeadBytes: 1KiB, maxHeaders: 0, maxMemory: 31MiB}
 admin: {listen: "0.0.0.0:15000"}
 workers: 0
 listener: here
@@ -103,6 +103,7 @@ listener: here
         "sidecar.yaml:8:18: timeouts.idle: expected more than 0s and at most 24h, found 0ns",
         "sidecar.yaml:9:23: sizes.maxHeadBytes: expected 8KiB to 1MiB, found 1024B",
         "sidecar.yaml:9:41: sizes.maxHeaders: expected 1 to 1000, found 0",
+        "sidecar.yaml:9:55: sizes.maxMemory: expected at least 32MiB, found 32505856B",
         "sidecar.yaml:10:17: admin.listen: expected a loopback address such as 127.0.0.1:15000, found 0.0.0.0:15000",
         "sidecar.yaml:11:10: workers: expected 1 to 256, found 0",
         "sidecar.yaml:12:1: listener: unknown key",

@@ -75,6 +75,9 @@ impl Harness {
                     renew,
                 },
                 policy: policy_feed,
+                overload: Arc::new(
+                    crate::overload::Overload::new(Some(u64::MAX), Metrics::new()).unwrap(),
+                ),
                 metrics: Metrics::new(),
                 readiness: readiness.clone(),
                 drain: drain.clone(),
