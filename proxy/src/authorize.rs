@@ -4,7 +4,8 @@ use crate::error::Failure;
 use crate::normalize::{Normal, Rejection};
 use crate::peer::Peer;
 use crate::worker::Shared;
-use http::{HeaderMap, Request};
+use http::HeaderMap;
+use http::request::Parts;
 use identity::SpiffeId;
 use policy::target::Profile;
 use policy::{Allow, Attributes, Caller, Decision, Policy, View};
@@ -95,18 +96,17 @@ impl Denial {
 }
 
 /// Asks the policy about a request that was normalised.
-pub(crate) fn authorize<'r, B>(
+pub(crate) fn authorize<'r>(
     rules: &'r Rules,
-    request: &Request<B>,
+    head: &Parts,
     normal: &Normal,
     now: SystemTime,
 ) -> Result<Permit<'r>, Failure> {
-    let headers = request.headers();
     let attributes = Attributes {
-        method: request.method().as_str(),
-        path: request.uri().path(),
-        host: normal.host(headers),
-        headers: &Fields(headers),
+        method: head.method.as_str(),
+        path: head.uri.path(),
+        host: normal.host(&head.headers),
+        headers: &Fields(&head.headers),
     };
     match rules.view.decide(&attributes, now) {
         Decision::Allow(allow) => Ok(Permit { allow }),

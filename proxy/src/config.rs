@@ -35,6 +35,8 @@ pub const DRAIN: Duration = Duration::from_secs(25);
 
 /// Room for large cookies and tokens (nginx takes 32 KiB); a head is held in memory before anything is decided.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// What nginx and Apache take, too: room for any token but those that carry whole directories.
+pub const MAX_FIELD_BYTES: usize = 8 * 1024;
 /// Twice what browsers with many cookies send; each one costs a comparison per rule that looks at headers.
 pub const MAX_HEADERS: usize = 100;
 /// About 240 MiB at the 24 KiB a connection may cost; more than one workload's callers.
@@ -156,6 +158,8 @@ pub struct Timeouts {
 #[serde(rename_all = "camelCase")]
 pub struct Sizes {
     pub max_head_bytes: usize,
+    /// Bytes of one header field, name and value.
+    pub max_field_bytes: usize,
     pub max_headers: usize,
     /// Open connections from callers, and as many again from the workload, over all listeners and workers; fewer where
     /// the limit on open files does not reach that far.
@@ -239,6 +243,7 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             max_head_bytes: MAX_HEAD_BYTES,
+            max_field_bytes: MAX_FIELD_BYTES,
             max_headers: MAX_HEADERS,
             max_connections: MAX_CONNECTIONS,
             max_streams: MAX_STREAMS,

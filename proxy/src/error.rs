@@ -1,6 +1,7 @@
 //! What can go wrong with a request, and whose fault it is. No statuses here: `respond.rs` chooses those.
 
 use crate::authorize::{DecisionId, Denial};
+use crate::body::Broken;
 use crate::limit::Exceeded;
 use crate::normalize::Rejection;
 use std::io;
@@ -33,9 +34,10 @@ pub(crate) enum Failure {
     #[error("expected a response head within {0:?}, found none")]
     ResponseTimeout(Duration),
     #[error("the upstream broke off before its response head")]
-    NoResponse(#[source] hyper::Error),
-    #[error("the upstream switched protocols without having been asked")]
-    UnaskedUpgrade,
+    NoResponse(#[source] Broken),
+    /// Nobody is left to be answered.
+    #[error("the caller broke off")]
+    CallerGone,
 }
 
 /// Why there is no connection to an upstream.
@@ -53,12 +55,12 @@ pub(crate) enum ConnectError {
     Io(#[source] std::sync::Arc<io::Error>),
     #[error("the TLS handshake failed")]
     Handshake(#[source] std::sync::Arc<io::Error>),
-    #[error("expected the upstream to speak HTTP/2, found another protocol")]
-    NoHttp2,
+    #[error("expected a certificate of the upstream, found none")]
+    NoCertificate,
     #[error("the upstream closed each connection before it took the request")]
     Unstable,
     #[error("the HTTP handshake failed")]
-    Http(#[source] std::sync::Arc<hyper::Error>),
+    Http(#[source] std::sync::Arc<h2::Error>),
 }
 
 impl Failure {
@@ -69,10 +71,8 @@ impl Failure {
             Self::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
                 Fault::Internal
             }
-            Self::Connect(_)
-            | Self::ResponseTimeout(_)
-            | Self::NoResponse(_)
-            | Self::UnaskedUpgrade => Fault::Upstream,
+            Self::CallerGone => Fault::Downstream,
+            Self::Connect(_) | Self::ResponseTimeout(_) | Self::NoResponse(_) => Fault::Upstream,
         }
     }
 
@@ -85,8 +85,10 @@ impl Failure {
             Self::UnknownDestination { .. } => "unknown_destination",
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
+            Self::NoResponse(Broken::UnaskedUpgrade) => "unasked_upgrade",
+            Self::NoResponse(Broken::Head(_)) => "bad_response",
             Self::NoResponse(_) => "no_response",
-            Self::UnaskedUpgrade => "unasked_upgrade",
+            Self::CallerGone => "caller_gone",
         }
     }
 }
@@ -100,7 +102,8 @@ impl ConnectError {
             Self::Io(_) => "connect_failed",
             Self::Handshake(_) => "handshake_failed",
             Self::Unstable => "connection_lost",
-            Self::NoHttp2 | Self::Http(_) => "protocol_error",
+            Self::NoCertificate => "no_certificate",
+            Self::Http(_) => "protocol_error",
         }
     }
 }

@@ -3,22 +3,24 @@
 
 use crate::authorize::Permit;
 use crate::config::Endpoint;
-use crate::error::Failure;
-use crate::exchange::{Body, Exchange};
-use crate::normalize::{Normal, remove_overrides};
+use crate::downstream::Downstream;
+use crate::error::{ConnectError, Failure};
+use crate::h1::client::Connection;
+use crate::h1::head::Framing;
+use crate::h1::wire::Wire;
+use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::peer::Peer;
-use crate::respond::{self, DECISION_ID, REJECTED};
-use crate::upstream::http2::{Lanes, Ready, Remote};
-use crate::upstream::{Deadlines, Lease, RequestBody, http1, is_grpc};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
-};
-use http::uri::{self, Authority, Scheme};
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, request};
-use http_body::Body as _;
-use hyper::body::Incoming;
+use crate::relay::{Passage, Relay};
+use crate::respond::{DECISION_ID, REJECTED};
+use crate::upstream::http1::Pool;
+use crate::upstream::http2::{self, Lanes, Ready, Remote};
+use crate::upstream::{Deadlines, Upstream, connect_tcp, is_grpc};
+use bytes::BytesMut;
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use http::request::Parts;
+use http::{HeaderMap, Method, response};
 use std::sync::Arc;
-use std::time::Duration;
+use tokio::time::timeout;
 
 /// The caller's certificate, in Envoy's format.
 const FORWARDED_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -29,7 +31,8 @@ const PEER: HeaderName = HeaderName::from_static("tipstaff-peer");
 #[derive(Debug)]
 pub(crate) struct App {
     name: Arc<str>,
-    pub(crate) http1: Arc<http1::Pool>,
+    endpoint: Endpoint,
+    pub(crate) http1: Pool,
     /// For gRPC, whose trailers HTTP/1.1 does not carry well.
     http2: Arc<Lanes>,
 }
@@ -38,156 +41,151 @@ impl App {
     pub(crate) fn new(endpoint: &Endpoint) -> Arc<Self> {
         Arc::new(Self {
             name: endpoint.to_string().into(),
-            http1: http1::Pool::new(endpoint.clone()),
+            endpoint: endpoint.clone(),
+            http1: Pool::new(),
             http2: Lanes::new(endpoint.clone(), Remote::App),
         })
     }
-}
 
-/// A response head with what it came on.
-pub(crate) struct Answered {
-    response: Response<Incoming>,
-    lease: Lease,
-    idle: Duration,
-}
-
-/// Sends an allowed request to the app, in the protocol that the caller's request is in.
-pub(crate) async fn to_app(
-    _permit: Permit<'_>,
-    request: Box<Request<Incoming>>,
-    normal: &Normal,
-    peer: &Peer,
-    app: &App,
-    deadlines: Deadlines,
-    exchange: &mut Exchange,
-) -> Result<Answered, Failure> {
-    let request = for_app(request, normal, peer, app, deadlines, exchange);
-    let (response, lease) = if request.version() == Version::HTTP_2 {
-        let ready = app.http2.ready(deadlines.connect).await?;
-        let (response, stream) = app.http2.send(ready, request, deadlines).await?;
-        (response, Lease::Http2(stream))
-    } else {
-        let (response, lease) = app.http1.send(request, deadlines).await?;
-        (response, Lease::Http1(lease))
-    };
-    Answered::new(without_ours(response), lease, deadlines)
-}
-
-/// The request as the app gets it: with the caller's identity, in HTTP/2 if it is gRPC.
-fn for_app(
-    request: Box<Request<Incoming>>,
-    normal: &Normal,
-    peer: &Peer,
-    app: &App,
-    deadlines: Deadlines,
-    exchange: &mut Exchange,
-) -> Box<Request<RequestBody>> {
-    let (mut head, body) = request.into_parts();
-    let is_grpc = is_grpc(&head.method, &head.headers);
-    let body = RequestBody::new(body, deadlines, is_grpc);
-    exchange.forwarded(Arc::clone(&app.name), body.upload());
-    if normal.has_override {
-        remove_overrides(&mut head.headers);
+    async fn connect(&self, deadlines: Deadlines) -> Result<Box<Connection>, ConnectError> {
+        let limit = deadlines.connect;
+        let stream = timeout(limit, connect_tcp(&self.endpoint))
+            .await
+            .map_err(|_| ConnectError::Timeout(limit))??;
+        let wire = Wire::new(Box::new(stream), BytesMut::new());
+        Ok(Box::new(Connection::new(wire, None)))
     }
-    head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
-    head.headers.insert(PEER, peer.header());
-    if is_grpc {
-        to_http2(&mut head, Scheme::HTTP);
-    } else {
-        head.headers.remove(TE);
-        head.version = Version::HTTP_11;
-        // Without either field hyper takes a GET for one without a body and would drop what the caller sent.
-        if !body.is_end_stream() && !head.headers.contains_key(CONTENT_LENGTH) {
-            head.headers
-                .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-    }
-    Box::new(Request::from_parts(head, body))
 }
 
-/// Sends a request on a connection to the sidecar of a service.
-pub(crate) async fn to_service(
-    request: Box<Request<Incoming>>,
-    lanes: &Arc<Lanes>,
-    ready: Ready,
-    deadlines: Deadlines,
-    exchange: &mut Exchange,
-) -> Result<Answered, Failure> {
-    let request = for_service(request, lanes, deadlines, exchange);
-    let (response, stream) = lanes.send(ready, request, deadlines).await?;
-    Answered::new(response, Lease::Http2(stream), deadlines)
-}
-
-fn for_service(
-    request: Box<Request<Incoming>>,
-    lanes: &Lanes,
-    deadlines: Deadlines,
-    exchange: &mut Exchange,
-) -> Box<Request<RequestBody>> {
-    let (mut head, body) = request.into_parts();
-    let body = RequestBody::new(body, deadlines, is_grpc(&head.method, &head.headers));
-    exchange.forwarded(Arc::clone(lanes.name()), body.upload());
-    to_http2(&mut head, Scheme::HTTPS);
-    Box::new(Request::from_parts(head, body))
-}
-
-impl Answered {
-    fn new(
-        response: Response<Incoming>,
-        lease: Lease,
-        deadlines: Deadlines,
-    ) -> Result<Self, Failure> {
-        // We never ask to upgrade; after a 101 the caller would take the app's next bytes for anything at all.
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Failure::UnaskedUpgrade);
-        }
-        Ok(Self {
-            response,
-            lease,
-            idle: deadlines.idle,
-        })
-    }
-
-    /// The response for the caller: without the fields of the hop it came over, recorded to its end.
-    pub(crate) fn into_response(
+impl Passage<'_, '_, '_> {
+    /// Sends an allowed request to the app, in the protocol that the caller's request is in, and the response back.
+    ///
+    /// # Errors
+    /// What the caller is to be answered: no response has begun.
+    pub(crate) async fn to_app(
         self,
-        version: Version,
-        mut exchange: Box<Exchange>,
-    ) -> Response<Body> {
-        let (mut head, body) = self.response.into_parts();
-        strip(&mut head.headers);
-        // Only of a sidecar, which has proven who it is: what an app says in our name is not passed on.
-        if head.headers.remove(REJECTED).is_some() {
-            respond::reject(&mut head.headers, version);
+        _permit: Permit<'_>,
+        mut head: Parts,
+        normal: &Normal,
+        peer: &Peer,
+        app: &App,
+    ) -> Result<(), Failure> {
+        self.exchange.forwarded(&app.name);
+        if normal.has_override {
+            remove_overrides(&mut head.headers);
         }
-        exchange.answered(head.status.as_u16());
-        let body = Body::upstream(body, self.lease, self.idle, exchange);
-        Response::from_parts(head, body)
+        head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
+        head.headers.insert(PEER, peer.header());
+        let body = framing(&head, self.caller)?;
+        if is_grpc(&head.method, &head.headers) {
+            let ready = app.http2.ready(self.deadlines.connect).await?;
+            let up = app.http2.send(ready, head, body, self.deadlines).await?;
+            let mut relay = Relay::new(self, up, true);
+            let (response, body) = relay.head().await?;
+            return answer(relay, without_ours(response), body).await.map(drop);
+        }
+        head.headers.remove(TE);
+        let deadlines = self.deadlines;
+        let pooled = app.http1.take();
+        let is_pooled = pooled.is_some();
+        let up = match pooled {
+            Some(connection) => begin(connection, &head, body),
+            // Boxed: rare, and its state would make every request's future as large.
+            None => begin(Box::pin(app.connect(deadlines)).await?, &head, body),
+        };
+        let mut relay = Relay::new(self, up, false);
+        let (response, body) = match relay.head().await {
+            // The connection has closed under the request. Asking twice does no harm (RFC 9110 section 9.2.1).
+            Err(Failure::NoResponse(_))
+                if is_pooled && is_harmless(&head, body) && !relay.has_begun() =>
+            {
+                let connection = Box::pin(app.connect(deadlines)).await?;
+                relay.ask_again(begin(connection, &head, body));
+                relay.head().await?
+            }
+            answered => answered?,
+        };
+        if let Upstream::Http1(connection) = answer(relay, without_ours(response), body).await? {
+            app.http1.put(connection);
+        }
+        Ok(())
     }
+
+    /// Sends a request to the sidecar of a service, and the response back.
+    ///
+    /// # Errors
+    /// What the caller is to be answered: no response has begun.
+    pub(crate) async fn to_service(
+        self,
+        head: Parts,
+        lanes: &Arc<Lanes>,
+        ready: Ready,
+    ) -> Result<(), Failure> {
+        self.exchange.forwarded(lanes.name());
+        let is_stream = is_grpc(&head.method, &head.headers);
+        let body = framing(&head, self.caller)?;
+        let up = lanes.send(ready, head, body, self.deadlines).await?;
+        let mut relay = Relay::new(self, up, is_stream);
+        let (response, body) = relay.head().await?;
+        if let Upstream::Http1(connection) = answer(relay, response, body).await? {
+            lanes.put(connection);
+        }
+        Ok(())
+    }
+}
+
+/// Passes the response on, without the fields of the hop it came over. Answers what it came on.
+async fn answer(
+    mut relay: Relay<'_, '_, '_>,
+    mut head: response::Parts,
+    body: Framing,
+) -> Result<Upstream, Failure> {
+    strip(&mut head.headers);
+    // Only of a sidecar, which has proven who it is: what an app says in our name is not passed on. HTTP/2 cannot end a
+    // connection for one request, so whoever carried it there for an HTTP/1.1 caller ends that one.
+    let is_rejected = head.headers.contains_key(REJECTED);
+    if is_rejected && relay.speaks_http1() {
+        head.headers.remove(REJECTED);
+    }
+    relay.respond(head, body, is_rejected)?;
+    Ok(relay.body().await)
+}
+
+fn begin(mut connection: Box<Connection>, head: &Parts, body: Framing) -> Upstream {
+    connection.begin(head, body);
+    Upstream::Http1(connection)
+}
+
+fn is_harmless(head: &Parts, body: Framing) -> bool {
+    body == Framing::Empty && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// How the body of a request is told to end on the next hop.
+fn framing(head: &Parts, caller: &Downstream<'_>) -> Result<Framing, Failure> {
+    let length = head
+        .headers
+        .get(CONTENT_LENGTH)
+        .map(|field| http2::length(field).ok_or(Rejection::Framing))
+        .transpose()?;
+    Ok(match length {
+        Some(length) => Framing::Length(length),
+        None if caller.has_body() => Framing::Chunked,
+        // Servers expect a length of those methods (RFC 9110 section 8.6).
+        None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => Framing::Length(0),
+        None => Framing::Empty,
+    })
 }
 
 /// What only a sidecar says is taken out of an app's response.
-fn without_ours(mut response: Response<Incoming>) -> Response<Incoming> {
+fn without_ours(mut response: response::Parts) -> response::Parts {
     const OURS: [HeaderName; 2] = [DECISION_ID, REJECTED];
-    let headers = response.headers_mut();
+    let headers = &mut response.headers;
     if headers.keys().any(|name| OURS.contains(name)) {
         for name in OURS {
             headers.remove(name);
         }
     }
     response
-}
-
-/// HTTP/2 clients take scheme and authority from the URI. Host was made canonical, so it can be an authority; if it could
-/// not, the request would go without and be refused.
-fn to_http2(head: &mut request::Parts, scheme: Scheme) {
-    let host = head.headers.remove(HOST);
-    let mut parts = uri::Parts::default();
-    parts.path_and_query = std::mem::take(&mut head.uri).into_parts().path_and_query;
-    parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    parts.scheme = Some(scheme);
-    head.uri = Uri::from_parts(parts).unwrap_or_default();
-    head.version = Version::HTTP_2;
 }
 
 /// Fields of one hop (RFC 9110 section 7.6.1), besides those that Connection lists.

@@ -17,3 +17,42 @@ pub mod write;
 mod line;
 
 mod field;
+
+pub(crate) mod wire;
+
+pub(crate) mod server;
+
+pub(crate) mod client;
+
+use crate::body::{Broken, Piece};
+use std::task::{Context, Poll, ready};
+
+/// The next piece of the body that `decoder` reads from `wire`; `None` is its end.
+fn poll_body(
+    decoder: &mut body::Decoder,
+    wire: &mut wire::Wire,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Piece, Broken>>> {
+    loop {
+        let step = match decoder.next(&mut wire.input) {
+            Ok(step) => step,
+            Err(error) => return Poll::Ready(Some(Err(Broken::Body(error)))),
+        };
+        match step {
+            body::Step::Data(data) => return Poll::Ready(Some(Ok(Piece::Data(data)))),
+            body::Step::Trailers(trailers) => {
+                return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
+            }
+            body::Step::End => return Poll::Ready(None),
+            body::Step::More => match ready!(wire.poll_fill(cx)) {
+                Ok(0) => {
+                    if decoder.eof().is_err() {
+                        return Poll::Ready(Some(Err(Broken::Closed)));
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            },
+        }
+    }
+}

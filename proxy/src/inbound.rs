@@ -2,22 +2,24 @@
 
 use crate::authorize::{Rulebook, authorize};
 use crate::config::{self, Config};
-use crate::connection::{self, Terms};
+use crate::connection::{self, Answer, Terms};
+use crate::downstream::Downstream;
 use crate::error::Failure;
-use crate::exchange::{Body, Exchange, Origin};
-use crate::forward::{self, Answered, App};
-use crate::gather::Gather;
+use crate::exchange::{Exchange, Origin};
+use crate::forward::App;
+use crate::h1::head::HeadError;
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
 use crate::peer::Peer;
+use crate::relay::Passage;
 use crate::respond::{self, Manner};
 use crate::tls::Acceptor;
 use crate::upstream::{Deadlines, is_grpc};
 use crate::worker::Shared;
-use http::{Request, Response};
-use hyper::body::Incoming;
+use bytes::BytesMut;
+use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -57,7 +59,7 @@ impl Inbound {
             return; // Gone between accept and here.
         };
         let hello = config.timeouts.tls_hello;
-        let accepted = match timeout(hello, self.acceptor.accept(Gather(stream))).await {
+        let accepted = match timeout(hello, Box::pin(self.acceptor.accept(stream))).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 shared
@@ -84,11 +86,11 @@ impl Inbound {
         let rulebook = Rulebook::new(shared, &peer, accepted.own, self.port);
         let counters = shared.metrics.caller(peer.id());
         let caller = Arc::new(Caller {
-            origin: Arc::new(Origin {
+            origin: Origin {
                 shared: Arc::clone(shared),
                 direction: Direction::Inbound,
                 peer: Some((peer, counters)),
-            }),
+            },
             rulebook,
             address: address.ip(),
             app: Arc::clone(&self.app),
@@ -98,17 +100,15 @@ impl Inbound {
             ends: Some(accepted.ends),
             drain: shared.drain.clone(),
         };
-        connection::serve(accepted.tls, terms, &config, |request| {
-            answer(Arc::clone(&caller), request)
-        })
-        .await;
+        let tls = Box::new(accepted.tls);
+        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
     }
 }
 
 /// An authenticated connection.
 #[derive(Debug)]
 struct Caller {
-    origin: Arc<Origin>,
+    origin: Origin,
     rulebook: Rulebook,
     address: IpAddr,
     app: Arc<App>,
@@ -125,47 +125,56 @@ impl Caller {
     }
 }
 
-async fn answer(caller: Arc<Caller>, request: Request<Incoming>) -> Response<Body> {
-    let manner = Manner {
-        version: request.version(),
-        is_grpc: is_grpc(request.method(), request.headers()),
-    };
-    let mut exchange = Exchange::begin(&caller.origin, &request);
-    match handle(&caller, Box::new(request), &mut exchange).await {
-        Ok(answered) => answered.into_response(manner.version, exchange),
-        Err(failure) => respond::failure(&failure, manner, exchange),
+impl Answer for Caller {
+    async fn answer(&self, head: Parts, mut caller: Downstream<'_>) {
+        let manner = Manner {
+            version: caller.version(),
+            is_grpc: is_grpc(&head.method, &head.headers),
+        };
+        let mut exchange = Exchange::begin(&self.origin, Some(&head));
+        if let Err(failure) = self.handle(head, &mut caller, &mut exchange).await {
+            respond::failure(&failure, manner, &mut caller, &mut exchange).await;
+        }
+    }
+
+    async fn refuse(&self, error: HeadError, caller: Downstream<'_>) {
+        respond::refusal(error, caller, &self.origin).await;
+    }
+
+    fn ended(&self, reason: &'static str) {
+        let metrics = &self.origin.shared.metrics;
+        metrics.connection_ended(Direction::Inbound, reason);
     }
 }
 
-/// The life of an inbound request. What it decided is in `exchange`, which writes the record when the response has ended.
-async fn handle(
-    caller: &Caller,
-    mut request: Box<Request<Incoming>>,
-    exchange: &mut Exchange,
-) -> Result<Answered, Failure> {
-    let shared = &caller.origin.shared;
-    let peer = caller.peer();
-    let rules = caller.rulebook.rules(peer);
-    exchange.decided_by(Arc::clone(&rules));
+impl Caller {
+    /// The life of an inbound request. What was decided is in `exchange`, which writes the record when the response has
+    /// ended.
+    async fn handle(
+        &self,
+        mut head: Parts,
+        caller: &mut Downstream<'_>,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<(), Failure> {
+        let shared = &self.origin.shared;
+        let peer = self.peer();
+        let rules = self.rulebook.rules(peer);
+        exchange.decided_by(Arc::clone(&rules));
 
-    let normal = normalize(&mut request, &rules.profile)?;
-    exchange.normalized(&request);
+        let normal = normalize(&mut head, &rules.profile)?;
+        exchange.normalized(&head);
 
-    let permit = authorize(&rules, &request, &normal, exchange.time)?;
-    limit::charge(shared, &permit, &request, peer, caller.address)?;
-    exchange.allowed(Some(permit.allow().grant()));
+        let permit = authorize(&rules, &head, &normal, exchange.time)?;
+        limit::charge(shared, &permit, &head, peer, self.address)?;
+        exchange.allowed(Some(permit.allow().grant()));
 
-    let deadlines = deadlines(&shared.config.load());
-    forward::to_app(
-        permit,
-        request,
-        &normal,
-        peer,
-        &caller.app,
-        deadlines,
-        exchange,
-    )
-    .await
+        let way = Passage {
+            caller,
+            deadlines: deadlines(&shared.config.load()),
+            exchange,
+        };
+        way.to_app(permit, head, &normal, peer, &self.app).await
+    }
 }
 
 fn deadlines(config: &Config) -> Deadlines {

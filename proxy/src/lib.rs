@@ -25,9 +25,15 @@ mod tls;
 
 mod peer;
 
+mod connection;
+
 pub mod h1;
 
-mod connection;
+mod h2;
+
+mod downstream;
+
+mod body;
 
 mod inbound;
 
@@ -39,17 +45,19 @@ mod limit;
 
 mod forward;
 
-mod upstream;
+mod relay;
 
 mod progress;
 
-mod gather;
+mod upstream;
 
 mod outbound;
 
 mod error;
 
 mod respond;
+
+mod date;
 
 mod exchange;
 

@@ -5,7 +5,7 @@ use crate::error::Failure;
 use crate::peer::Peer;
 use crate::upstream::is_grpc;
 use crate::worker::Shared;
-use http::Request;
+use http::request::Parts;
 use policy::limit::Subject;
 use std::net::IpAddr;
 
@@ -23,10 +23,10 @@ pub(crate) struct Exceeded {
 }
 
 /// Charges every limit of the permit, or none.
-pub(crate) fn charge<B>(
+pub(crate) fn charge(
     shared: &Shared,
     permit: &Permit<'_>,
-    request: &Request<B>,
+    head: &Parts,
     peer: &Peer,
     client_ip: IpAddr,
 ) -> Result<(), Failure> {
@@ -34,16 +34,16 @@ pub(crate) fn charge<B>(
     if allow.limits.is_empty() {
         return Ok(());
     }
-    let path = request.uri().path();
+    let path = head.uri.path();
     let subject = Subject {
         identity: Some(peer.id().as_str()),
         namespace: peer.id().namespace(),
         route: allow.route(),
-        method: request.method().as_str(),
-        grpc_method: is_grpc(request.method(), request.headers())
+        method: head.method.as_str(),
+        grpc_method: is_grpc(&head.method, &head.headers)
             .then(|| path.trim_start_matches('/')),
         client_ip: Some(client_ip),
-        headers: &Fields(request.headers()),
+        headers: &Fields(&head.headers),
     };
     let charged = shared
         .limits

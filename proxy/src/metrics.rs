@@ -54,6 +54,7 @@ pub struct Metrics {
     upstream_failures: CountBy<2>,
     connections: PerDirection<Gauge>,
     connections_refused: CountBy<2>,
+    connections_ended: CountBy<2>,
     handshakes: PerDirection<Counter>,
     handshake_failures: CountBy<2>,
     callers: Capped<Caller>,
@@ -101,6 +102,10 @@ impl Metrics {
             "refused_connections",
             "Connections closed before their first byte was read, by reason",
         );
+        let connections_ended = all.family(
+            "ended_connections",
+            "Connections of callers that ended before their time, by reason",
+        );
         let handshakes: CountBy<1> = all.family("tls_handshakes", "TLS handshakes that succeeded");
         let handshake_failures = all.family(
             "tls_handshake_failures",
@@ -135,6 +140,7 @@ impl Metrics {
             upstream_failures,
             connections: per_direction(&connections),
             connections_refused,
+            connections_ended,
             handshakes: per_direction(&handshakes),
             handshake_failures,
             callers: Capped::new(MAX_CALLERS, move |caller| {
@@ -261,6 +267,11 @@ impl Metrics {
     /// Counts a connection closed before its first byte was read: over the cap, or not from the workload.
     pub fn connection_refused(&self, direction: Direction, reason: &'static str) {
         count(&self.connections_refused, direction, reason);
+    }
+
+    /// Counts a connection that ended by what came on it.
+    pub(crate) fn connection_ended(&self, direction: Direction, reason: &'static str) {
+        count(&self.connections_ended, direction, reason);
     }
 
     /// Counts a TLS handshake that succeeded.

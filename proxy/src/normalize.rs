@@ -1,15 +1,18 @@
 //! One reading of a request, or none: rejects what two servers could read differently, and takes out what is not the
 //! caller's to say. What remains is decided on and forwarded.
 //!
-//! hyper has read the message before: it refuses bad field names, obsolete folding and differing Content-Lengths, cuts
-//! a target at `#`, and drops a Content-Length beside Transfer-Encoding. The last two are the known gaps of this reading.
+//! On HTTP/1.1 `h1::head` has judged the syntax and the framing before. On HTTP/2 the `h2` crate has, except for what is
+//! checked here; it cuts a `:path` at `#`, which is harmless: what is decided on is what is forwarded.
 
+use crate::h1;
+use crate::h1::head::HeadError;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Request, Uri, Version};
+use http::request::Parts;
+use http::{HeaderMap, Uri, Version};
 use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
 
@@ -28,6 +31,10 @@ pub(crate) enum Rejection {
     Expectation,
     #[error("the end of the body is ambiguous")]
     Framing,
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    #[error(transparent)]
+    Body(h1::body::BodyError),
     #[error("a header field belongs to HTTP/1.1 connections")]
     ConnectionHeader,
     #[error("a header field has a character that is not allowed there")]
@@ -46,6 +53,8 @@ impl Rejection {
             Self::Upgrade => "upgrade_not_enabled",
             Self::Expectation => "expectation",
             Self::Framing => "ambiguous_framing",
+            Self::Head(error) => error.reason(),
+            Self::Body(error) => error.reason(),
             Self::ConnectionHeader => "h2_connection_header",
             Self::HeaderValue => "bad_header_value",
             Self::Protocol(reason) => reason,
@@ -74,35 +83,28 @@ impl Normal {
 
 /// Brings a request head into its one form: canonical target in origin-form, one canonical Host, no field that belongs
 /// to the connection, no field that only a proxy may set.
-pub(crate) fn normalize<B>(
-    request: &mut Request<B>,
-    profile: &Profile,
-) -> Result<Normal, Rejection> {
-    let is_http2 = match request.version() {
+pub(crate) fn normalize(head: &mut Parts, profile: &Profile) -> Result<Normal, Rejection> {
+    let is_http2 = match head.version {
         Version::HTTP_11 => false,
         Version::HTTP_2 => true,
         _ => return Err(Rejection::Version),
     };
-    target::check_method(request.method().as_str())?;
-    check_framing(request.headers(), is_http2)?;
-    let host_name = canonical_target(request, profile, is_http2)?;
-    let has_override = strip(request.headers_mut(), is_http2)?;
+    target::check_method(head.method.as_str())?;
+    if is_http2 {
+        check_framing(&head.headers)?;
+    }
+    let host_name = canonical_target(head, profile, is_http2)?;
+    let has_override = strip(&mut head.headers, is_http2)?;
     Ok(Normal {
         host_name,
         has_override,
     })
 }
 
-fn check_framing(headers: &HeaderMap, is_http2: bool) -> Result<(), Rejection> {
-    if let Some(coding) = headers.get(TRANSFER_ENCODING) {
-        let is_repeated = headers.get_all(TRANSFER_ENCODING).iter().nth(1).is_some();
-        let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if is_http2 {
-            return Err(Rejection::ConnectionHeader);
-        }
-        if is_repeated || !is_chunked || headers.contains_key(CONTENT_LENGTH) {
-            return Err(Rejection::Framing);
-        }
+/// What `h1::head` sees to on HTTP/1.1.
+fn check_framing(headers: &HeaderMap) -> Result<(), Rejection> {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Err(Rejection::ConnectionHeader);
     }
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Rejection::Framing);
@@ -111,12 +113,12 @@ fn check_framing(headers: &HeaderMap, is_http2: bool) -> Result<(), Rejection> {
 }
 
 /// Replaces target and Host by their canonical forms where they differ. Answers the length of the host name.
-fn canonical_target<B>(
-    request: &mut Request<B>,
+fn canonical_target(
+    head: &mut Parts,
     profile: &Profile,
     is_http2: bool,
 ) -> Result<usize, Rejection> {
-    let uri = request.uri();
+    let uri = &head.uri;
     let written = match uri.path_and_query() {
         Some(path_and_query) => path_and_query.as_str(),
         // `http` reads `*` as a path, and an authority-form target belongs to CONNECT alone.
@@ -137,7 +139,7 @@ fn canonical_target<B>(
         .transpose()
         .map_err(|_| Rejection::Target(Reject::BadCharacter))?;
 
-    let mut hosts = request.headers().get_all(HOST).iter();
+    let mut hosts = head.headers.get_all(HOST).iter();
     let field = hosts.next();
     if hosts.next().is_some() {
         return Err(Rejection::RepeatedHost);
@@ -159,13 +161,13 @@ fn canonical_target<B>(
     };
 
     if let Some(host) = host {
-        request.headers_mut().insert(HOST, host);
+        head.headers.insert(HOST, host);
     }
-    if canonical.is_some() || request.uri().authority().is_some() {
-        let uri = std::mem::take(request.uri_mut());
+    if canonical.is_some() || head.uri.authority().is_some() {
+        let uri = std::mem::take(&mut head.uri);
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = canonical.or(uri.into_parts().path_and_query);
-        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reject::BadCharacter)?;
+        head.uri = Uri::from_parts(parts).map_err(|_| Reject::BadCharacter)?;
     }
     Ok(name_length)
 }
@@ -209,7 +211,7 @@ fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
             Fate::Keep => {}
             Fate::Override => has_override = true,
             Fate::Remove if name == TE && is_http2 && value == "trailers" => {}
-            // hyper has seen to 100-continue itself; what else is expected is not ours to promise (RFC 9110 section 10.1.1).
+            // 100-continue is the connection's to see to; what else is expected is not ours to promise (RFC 9110 section 10.1.1).
             Fate::Remove
                 if name == EXPECT && !value.as_bytes().eq_ignore_ascii_case(b"100-continue") =>
             {

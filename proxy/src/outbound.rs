@@ -2,32 +2,33 @@
 
 use crate::authorize::DecisionId;
 use crate::config::{Config, Endpoint, Service};
-use crate::connection::{self, Terms};
+use crate::connection::{self, Answer, Terms};
+use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
-use crate::exchange::{Body, Exchange, Origin};
-use crate::forward::{self, Answered};
-use crate::gather::Gather;
+use crate::exchange::{Exchange, Origin};
+use crate::h1::head::HeadError;
+use crate::h1::wire::{FIRST_READ, Socket};
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
+use crate::relay::Passage;
 use crate::respond::{self, Manner};
 use crate::tls::Alpn;
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
 use crate::upstream::{Deadlines, is_grpc};
 use crate::worker::Shared;
+use bytes::BytesMut;
+use http::HeaderMap;
 use http::header::HOST;
-use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use http::request::Parts;
 use identity::SpiffeId;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1.1 method is `PRI`.
@@ -42,7 +43,7 @@ const WIDEST: Profile = Profile {
 /// The outbound side of one worker.
 #[derive(Debug)]
 pub(crate) struct Outbound {
-    origin: Arc<Origin>,
+    origin: Origin,
     routes: Mutex<Arc<Routes>>,
 }
 
@@ -51,21 +52,18 @@ impl Outbound {
         let config = shared.config.load_full();
         Arc::new(Self {
             routes: Mutex::new(Arc::new(Routes::new(config, shared, None))),
-            origin: Arc::new(Origin {
+            origin: Origin {
                 shared: Arc::clone(shared),
                 direction: Direction::Outbound,
                 peer: None,
-            }),
+            },
         })
     }
 
     /// A connection of the workload from accept to end. Whether it is the workload's was checked before.
-    pub(crate) async fn serve<T>(self: Arc<Self>, mut stream: T, slot: Slot)
-    where
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(crate) async fn serve(self: Arc<Self>, mut stream: Box<dyn Socket>, slot: Slot) {
         let _slot = slot;
-        let shared = &self.origin.shared;
+        let shared = Arc::clone(&self.origin.shared);
         let _open = shared.metrics.connection(Direction::Outbound);
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
@@ -74,22 +72,14 @@ impl Outbound {
             () = shared.drain.started() => return,
         };
         let Ok(Ok((protocol, start))) = detected else {
-            return; // Closed or silent before its first four bytes: nobody to answer.
-        };
-        let stream = Restarted {
-            start,
-            read: 0,
-            stream: Gather(stream),
+            return; // Closed or silent before it said what it speaks: nobody to answer.
         };
         let terms = Terms {
             protocol,
             ends: None,
             drain: shared.drain.clone(),
         };
-        connection::serve(stream, terms, &config, |request| {
-            answer(Arc::clone(&self), request)
-        })
-        .await;
+        connection::serve(stream, start, terms, &config, self).await;
     }
 
     /// The routes of the present configuration; connections to endpoints that stay are kept.
@@ -104,41 +94,58 @@ impl Outbound {
     }
 }
 
-async fn answer(outbound: Arc<Outbound>, request: Request<Incoming>) -> Response<Body> {
-    let manner = Manner {
-        version: request.version(),
-        is_grpc: is_grpc(request.method(), request.headers()),
-    };
-    let mut exchange = Exchange::begin(&outbound.origin, &request);
-    match handle(&outbound, Box::new(request), &mut exchange).await {
-        Ok(answered) => answered.into_response(manner.version, exchange),
-        Err(failure) => respond::failure(&failure, manner, exchange),
+impl Answer for Outbound {
+    async fn answer(&self, head: Parts, mut caller: Downstream<'_>) {
+        let manner = Manner {
+            version: caller.version(),
+            is_grpc: is_grpc(&head.method, &head.headers),
+        };
+        let mut exchange = Exchange::begin(&self.origin, Some(&head));
+        if let Err(failure) = self.handle(head, &mut caller, &mut exchange).await {
+            respond::failure(&failure, manner, &mut caller, &mut exchange).await;
+        }
+    }
+
+    async fn refuse(&self, error: HeadError, caller: Downstream<'_>) {
+        respond::refusal(error, caller, &self.origin).await;
+    }
+
+    fn ended(&self, reason: &'static str) {
+        let metrics = &self.origin.shared.metrics;
+        metrics.connection_ended(Direction::Outbound, reason);
     }
 }
 
-/// The life of an outbound request. Whether the workload may do this is decided where it arrives, by who it proves to be.
-async fn handle(
-    outbound: &Outbound,
-    mut request: Box<Request<Incoming>>,
-    exchange: &mut Exchange,
-) -> Result<Answered, Failure> {
-    let normal = normalize(&mut request, &WIDEST)?;
-    exchange.normalized(&request);
+impl Outbound {
+    /// The life of an outbound request. Whether the workload may do this is decided where it arrives, by who it proves to
+    /// be.
+    async fn handle(
+        &self,
+        mut head: Parts,
+        caller: &mut Downstream<'_>,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<(), Failure> {
+        let normal = normalize(&mut head, &WIDEST)?;
+        exchange.normalized(&head);
 
-    let routes = outbound.routes();
-    let host = normal.host(request.headers());
-    let route = routes.find(request.headers(), host)?;
-    exchange.allowed(None);
+        let routes = self.routes();
+        let host = normal.host(&head.headers);
+        let route = routes.find(&head.headers, host)?;
+        exchange.allowed(None);
 
-    let (lanes, ready) = route
-        .connection(routes.config.timeouts.upstream_connect)
-        .await?;
-    let deadlines = Deadlines {
-        connect: routes.config.timeouts.upstream_connect,
-        response: route.timeout,
-        idle: routes.config.timeouts.idle,
-    };
-    forward::to_service(request, lanes, ready, deadlines, exchange).await
+        let connect = routes.config.timeouts.upstream_connect;
+        let (lanes, ready) = route.connection(connect).await?;
+        let way = Passage {
+            caller,
+            deadlines: Deadlines {
+                connect,
+                response: route.timeout,
+                idle: routes.config.timeouts.idle,
+            },
+            exchange,
+        };
+        way.to_service(head, lanes, ready).await
+    }
 }
 
 /// Where the workload's requests may go.
@@ -241,75 +248,19 @@ impl Route {
     }
 }
 
-/// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1.
-async fn detect<T: AsyncRead + Unpin>(stream: &mut T) -> io::Result<(Alpn, [u8; PREFACE.len()])> {
-    let mut start = [0; PREFACE.len()];
-    stream.read_exact(&mut start).await?;
-    let protocol = if start == PREFACE {
-        Alpn::Http2
-    } else {
-        Alpn::Http1
-    };
-    Ok((protocol, start))
-}
-
-/// A stream of which the start has been read already.
-struct Restarted<T> {
-    start: [u8; PREFACE.len()],
-    read: usize,
-    stream: T,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Restarted<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read < self.start.len() {
-            let rest = &self.start[self.read..];
-            let taken = rest.len().min(buffer.remaining());
-            buffer.put_slice(&rest[..taken]);
-            self.read += taken;
-            if self.read < self.start.len() || buffer.remaining() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            // The rest of the head has most likely arrived with the start: one turn for both.
-            return match Pin::new(&mut self.stream).poll_read(cx, buffer) {
-                Poll::Pending => Poll::Ready(Ok(())),
-                ready => ready,
-            };
+/// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1. Answers what was read, too.
+async fn detect(stream: &mut Box<dyn Socket>) -> io::Result<(Alpn, BytesMut)> {
+    let mut start = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if stream.read_buf(&mut start).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Restarted<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let seen = start.len().min(PREFACE.len());
+        if start[..seen] != PREFACE[..seen] {
+            return Ok((Alpn::Http1, start));
+        }
+        if seen == PREFACE.len() {
+            return Ok((Alpn::Http2, start));
+        }
     }
 }

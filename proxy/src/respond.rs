@@ -4,13 +4,21 @@
 
 use crate::authorize::Denial;
 use crate::error::{ConnectError, Failure};
-use crate::exchange::{Body, Exchange};
+use crate::body::Broken;
+use crate::date;
+use crate::downstream::Downstream;
+use crate::exchange::{Exchange, Origin};
+use crate::h1::head::{Framing, HeadError};
 use crate::normalize::Rejection;
 use bytes::Bytes;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
 };
 use http::{HeaderMap, Response, StatusCode, Version};
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Names the decision in our log that refused the request.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("tipstaff-decision-id");
@@ -30,12 +38,16 @@ pub(crate) struct Manner {
     pub(crate) is_grpc: bool,
 }
 
-/// The answer to a request that goes no further, put on its record.
-pub(crate) fn failure(
+/// How long a caller may take to read an answer of ours, which is short.
+const READ: Duration = Duration::from_secs(5);
+
+/// Answers a request that goes no further, and puts that on its record.
+pub(crate) async fn failure(
     failure: &Failure,
     manner: Manner,
-    mut exchange: Box<Exchange>,
-) -> Response<Body> {
+    caller: &mut Downstream<'_>,
+    exchange: &mut Exchange<'_>,
+) {
     exchange.failed(failure);
     // The access log has a line for each; this one has the causes.
     tracing::debug!(
@@ -44,9 +56,49 @@ pub(crate) fn failure(
         error = failure as &dyn std::error::Error,
         "request answered by the proxy"
     );
-    let response = response(failure, manner);
+    if matches!(failure, Failure::CallerGone) {
+        return;
+    }
+    let mut response = response(failure, manner);
+    date::stamp(response.headers_mut(), exchange.time);
+    // After a head or a body that cannot be trusted what follows on an HTTP/1.1 connection cannot be, either.
+    let close = matches!(failure, Failure::Rejected(_));
     exchange.answered(response.status().as_u16());
-    response.map(|bytes| Body::own(bytes, exchange))
+    exchange.sent = response.body().len() as u64;
+    if send(response, close, caller).await.is_err() {
+        caller.abort();
+    }
+}
+
+/// Answers a head that was not read.
+pub(crate) async fn refusal(error: HeadError, mut caller: Downstream<'_>, origin: &Origin) {
+    let manner = Manner {
+        version: caller.version(),
+        is_grpc: false,
+    };
+    let mut exchange = Exchange::begin(origin, None);
+    let rejected = Failure::Rejected(error.into());
+    failure(&rejected, manner, &mut caller, &mut exchange).await;
+}
+
+async fn send(
+    response: Response<Bytes>,
+    close: bool,
+    caller: &mut Downstream<'_>,
+) -> Result<(), Broken> {
+    let (head, body) = response.into_parts();
+    let ends = Instant::now() + READ;
+    caller.respond(head, Framing::Length(body.len() as u64), close)?;
+    caller.send(body, true)?;
+    caller.end(None)?;
+    poll_fn(|cx| match caller.poll_flush(cx) {
+        Poll::Pending => caller
+            .deadline()
+            .poll(ends, cx)
+            .map(|()| Err(Broken::Closed)),
+        flushed => flushed,
+    })
+    .await
 }
 
 fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
@@ -56,21 +108,16 @@ fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
     } else {
         problem(failure, &answer)
     };
+    let length = response.body().len();
     let headers = response.headers_mut();
+    if length > 0 {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
     decision_fields(failure, manner, headers);
-    if matches!(failure, Failure::Rejected(_)) {
-        reject(headers, manner.version);
+    if matches!(failure, Failure::Rejected(_)) && manner.version == Version::HTTP_2 {
+        headers.insert(REJECTED, HeaderValue::from_static("1"));
     }
     response
-}
-
-/// After a head that cannot be trusted the next one on the same HTTP/1.1 connection cannot be, either.
-pub(crate) fn reject(headers: &mut HeaderMap, version: Version) {
-    if version == Version::HTTP_2 {
-        headers.insert(REJECTED, HeaderValue::from_static("1"));
-    } else {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
 }
 
 struct Answer {
@@ -96,7 +143,7 @@ fn answer(failure: &Failure) -> Answer {
             (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)
         }
         Failure::Connect(ConnectError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE),
-        Failure::Connect(_) | Failure::NoResponse(_) | Failure::UnaskedUpgrade => {
+        Failure::Connect(_) | Failure::NoResponse(_) | Failure::CallerGone => {
             (StatusCode::BAD_GATEWAY, UNAVAILABLE)
         }
         Failure::ResponseTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
@@ -118,6 +165,9 @@ fn rejected(rejection: Rejection) -> StatusCode {
     match rejection {
         Rejection::Target(reject) => {
             StatusCode::from_u16(reject.status()).unwrap_or(StatusCode::BAD_REQUEST)
+        }
+        Rejection::Head(error) => {
+            StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST)
         }
         Rejection::Expectation => StatusCode::EXPECTATION_FAILED,
         Rejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,

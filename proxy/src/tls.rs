@@ -74,10 +74,7 @@ impl Acceptor {
         let leaf = Leaf::parse(der).map_err(|_| HandshakeError::NoCertificate)?;
         let ends = leaf.not_after.min(own.leaf().not_after);
         let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(der));
-        let alpn = match session.alpn_protocol() {
-            Some(HTTP2) => Alpn::Http2,
-            _ => Alpn::Http1,
-        };
+        let alpn = alpn(session.alpn_protocol());
         Ok(Accepted {
             tls,
             peer,
@@ -127,22 +124,29 @@ pub(crate) fn connector(
     expected: SpiffeId,
 ) -> Result<(tokio_rustls::TlsConnector, Arc<Svid>), ConnectError> {
     let svid = live.present()?;
-    let config = identity::tls::client_config(Some(&svid), live.clone(), expected, &[HTTP2]);
+    let config = identity::tls::client_config(Some(&svid), live.clone(), expected, &[HTTP2, HTTP1]);
     Ok((Arc::new(config).into(), svid))
 }
 
-/// When the server's certificate ends, once its handshake is over and HTTP/2 was agreed on.
-pub(crate) fn server_not_after<S>(tls: &client::TlsStream<S>) -> Result<SystemTime, ConnectError> {
+/// What was agreed on with a server, and when its certificate ends, once the handshake is over.
+pub(crate) fn server_terms<S>(
+    tls: &client::TlsStream<S>,
+) -> Result<(Alpn, SystemTime), ConnectError> {
     let (_, session) = tls.get_ref();
-    if session.alpn_protocol() != Some(HTTP2) {
-        return Err(ConnectError::NoHttp2);
-    }
-    session
+    let leaf = session
         .peer_certificates()
         .and_then(<[_]>::first)
         .and_then(|der| Leaf::parse(der).ok())
-        .map(|leaf| leaf.not_after)
-        .ok_or(ConnectError::NoHttp2)
+        .ok_or(ConnectError::NoCertificate)?;
+    Ok((alpn(session.alpn_protocol()), leaf.not_after))
+}
+
+/// Whoever agrees on nothing speaks what was there before ALPN.
+fn alpn(agreed: Option<&[u8]>) -> Alpn {
+    match agreed {
+        Some(HTTP2) => Alpn::Http2,
+        _ => Alpn::Http1,
+    }
 }
 
 /// The present SVID and bundle, as rustls asks for them at each handshake.

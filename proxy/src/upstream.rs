@@ -4,36 +4,87 @@
 pub(crate) mod http1;
 pub(crate) mod http2;
 
+use crate::body::{Broken, Piece};
 use crate::config::Endpoint;
 use crate::error::ConnectError;
-use crate::normalize::strip_trailers;
-use crate::progress::{BodyError, Patience, Upload};
+use crate::h1;
+use crate::h1::head::Framing;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, response};
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A connection on loan to one exchange. Dropping it before [`Lease::give_back`] closes an HTTP/1.1 connection, since
-/// what is left on it belongs to nobody.
+/// The server's side of one exchange. Dropping it before both bodies have ended closes an HTTP/1.1 connection and resets an
+/// HTTP/2 stream, since what is left on it belongs to nobody.
 #[derive(Debug)]
-pub(crate) enum Lease {
-    Http1(http1::Lease),
-    Http2(#[expect(dead_code, reason = "counts the stream until dropped")] http2::Stream),
+pub(crate) enum Upstream {
+    Http1(Box<h1::client::Connection>),
+    Http2(http2::Stream),
 }
 
-impl Lease {
-    /// The exchange is over and the connection at a message boundary.
-    pub(crate) fn give_back(self) {
+impl Upstream {
+    /// Waits until a piece of the request's body may be sent.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
-            Self::Http1(lease) => lease.give_back(),
-            Self::Http2(_) => {}
+            Self::Http1(connection) => connection.poll_room(cx),
+            Self::Http2(stream) => stream.sender.poll_room(cx),
+        }
+    }
+
+    /// Sends a piece of the request's body; `ends` says that nothing follows.
+    pub(crate) fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Broken> {
+        match self {
+            Self::Http1(connection) => {
+                connection.send(data);
+                Ok(())
+            }
+            Self::Http2(stream) => stream.sender.send(data, ends),
+        }
+    }
+
+    pub(crate) fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        match self {
+            Self::Http1(connection) => {
+                connection.end(trailers.as_ref());
+                Ok(())
+            }
+            Self::Http2(stream) => stream.sender.end(trailers),
+        }
+    }
+
+    /// Waits until what was sent has left our hands.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match self {
+            Self::Http1(connection) => connection.poll_flush(cx),
+            Self::Http2(stream) => stream.sender.poll_room(cx),
+        }
+    }
+
+    /// Waits for the response head, and says how its body comes.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+        match self {
+            Self::Http1(connection) => connection.poll_head(cx),
+            Self::Http2(stream) => stream.poll_head(cx),
+        }
+    }
+
+    /// The next piece of the response's body; `None` is its end.
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        match self {
+            Self::Http1(connection) => connection.poll_body(cx),
+            Self::Http2(stream) => stream.poll_body(cx),
+        }
+    }
+
+    /// Whether the whole response was read.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_end(),
+            Self::Http2(stream) => stream.is_end(),
         }
     }
 }
@@ -43,75 +94,12 @@ impl Lease {
 pub(crate) struct Deadlines {
     pub(crate) connect: Duration,
     pub(crate) response: Duration,
-    /// Between two frames of a body.
+    /// Without any of the two bodies moving.
     pub(crate) idle: Duration,
 }
 
-/// The caller's body on its way up.
-#[derive(Debug)]
-pub(crate) struct RequestBody {
-    inner: Incoming,
-    patience: Patience,
-    /// None for a request without a body, which is most of them: nothing to count, nothing to allocate.
-    upload: Option<Arc<Upload>>,
-}
-
-impl RequestBody {
-    /// `is_stream` says that single small messages are to be expected.
-    pub(crate) fn new(inner: Incoming, deadlines: Deadlines, is_stream: bool) -> Self {
-        let upload = (!inner.is_end_stream()).then(|| Arc::new(Upload::new(is_stream)));
-        Self {
-            inner,
-            // Until there is a response head it is `within` that ends an upload, with a status.
-            patience: Patience::new(deadlines.idle.max(deadlines.response)),
-            upload,
-        }
-    }
-
-    /// Shared, since the body itself moves into the connection's task.
-    pub(crate) fn upload(&self) -> Option<Arc<Upload>> {
-        self.upload.clone()
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = &mut *self;
-        let Poll::Ready(mut frame) = Pin::new(&mut this.inner).poll_frame(cx)? else {
-            return this.patience.poll_stall(this.upload.as_deref(), cx);
-        };
-        this.patience.renew();
-        if let Some(trailers) = frame.as_mut().and_then(Frame::trailers_mut) {
-            strip_trailers(trailers);
-        }
-        if let Some(upload) = &this.upload {
-            if let Some(data) = frame.as_ref().and_then(Frame::data_ref) {
-                upload.pass(data.len() as u64);
-            }
-            if frame.is_none() || this.inner.is_end_stream() {
-                upload.touch();
-            }
-        }
-        Poll::Ready(frame.map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 /// Opens a TCP connection. Addresses are tried in the resolver's order; the caller of this sets the deadline.
-async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+pub(crate) async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
     let connected = match endpoint.host.parse::<IpAddr>() {
         Ok(address) => TcpStream::connect((address, endpoint.port)).await,
         Err(_) => TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await,

@@ -5,6 +5,7 @@ use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::forward::App;
+use crate::h1::wire::Socket;
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
@@ -19,7 +20,6 @@ use policy::limit::Limits;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
@@ -213,12 +213,12 @@ async fn lend<L>(
     admit: impl Fn(&L::Stream) -> Result<(), Stranger>,
 ) where
     L: Accept,
-    L::Stream: AsyncRead + AsyncWrite + Unpin,
+    L::Stream: Socket,
 {
     let mut told: Option<Instant> = None;
     let serve = |stream, slot| {
         let Err(stranger) = admit(&stream) else {
-            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+            tokio::spawn(Arc::clone(&outbound).serve(Box::new(stream), slot));
             return;
         };
         let metrics = &shared.metrics;

@@ -177,6 +177,9 @@ impl Sizes {
                 max_head_bytes: map
                     .optional("maxHeadBytes", head_bytes)
                     .unwrap_or(default.max_head_bytes),
+                max_field_bytes: map
+                    .optional("maxFieldBytes", head_bytes)
+                    .unwrap_or(default.max_field_bytes),
                 max_headers: map
                     .optional("maxHeaders", within(1, 1000))
                     .unwrap_or(default.max_headers),

@@ -1,7 +1,7 @@
 use super::*;
 
-fn request(version: Version, target: &str, fields: &[(&str, &str)]) -> Request<()> {
-    let mut request = Request::builder()
+fn request(version: Version, target: &str, fields: &[(&str, &str)]) -> http::Request<()> {
+    let mut request = http::Request::builder()
         .method("GET")
         .version(version)
         .uri(target);
@@ -11,17 +11,18 @@ fn request(version: Version, target: &str, fields: &[(&str, &str)]) -> Request<(
     request.body(()).unwrap()
 }
 
-fn http1(target: &str, fields: &[(&str, &str)]) -> Result<Request<()>, Rejection> {
+fn http1(target: &str, fields: &[(&str, &str)]) -> Result<http::Request<()>, Rejection> {
     normalized(request(Version::HTTP_11, target, fields))
 }
 
-fn http2(target: &str, fields: &[(&str, &str)]) -> Result<Request<()>, Rejection> {
+fn http2(target: &str, fields: &[(&str, &str)]) -> Result<http::Request<()>, Rejection> {
     normalized(request(Version::HTTP_2, target, fields))
 }
 
-fn normalized(mut request: Request<()>) -> Result<Request<()>, Rejection> {
-    normalize(&mut request, &Profile::default())?;
-    Ok(request)
+fn normalized(request: http::Request<()>) -> Result<http::Request<()>, Rejection> {
+    let (mut head, ()) = request.into_parts();
+    normalize(&mut head, &Profile::default())?;
+    Ok(http::Request::from_parts(head, ()))
 }
 
 #[test]
@@ -59,9 +60,10 @@ fn an_authority_becomes_the_host() {
 
 #[test]
 fn the_host_that_policy_sees_has_no_port() {
-    let mut request = request(Version::HTTP_11, "/", &[("host", "A.example:8080")]);
-    let normal = normalize(&mut request, &Profile::default()).unwrap();
-    assert_eq!(normal.host(request.headers()), "a.example");
+    let request = request(Version::HTTP_11, "/", &[("host", "A.example:8080")]);
+    let (mut head, ()) = request.into_parts();
+    let normal = normalize(&mut head, &Profile::default()).unwrap();
+    assert_eq!(normal.host(&head.headers), "a.example");
 }
 
 #[test]
@@ -81,24 +83,9 @@ fn what_two_servers_could_read_differently_is_rejected() {
         (http1("ftp://a.example/", &[host]), "bad_scheme"),
         (http1("/a/../b", &[host]), "dot_segment"),
         (
-            http1("/", &[host, ("transfer-encoding", "gzip, chunked")]),
-            "ambiguous_framing",
-        ),
-        (
-            http1(
-                "/",
-                &[
-                    host,
-                    ("transfer-encoding", "chunked"),
-                    ("content-length", "1"),
-                ],
-            ),
-            "ambiguous_framing",
-        ),
-        (
-            http1(
-                "/",
-                &[host, ("content-length", "1"), ("content-length", "1")],
+            http2(
+                "https://a.example/",
+                &[("content-length", "1"), ("content-length", "1")],
             ),
             "ambiguous_framing",
         ),
@@ -171,10 +158,11 @@ fn trailers_may_be_offered_over_http2() {
 #[test]
 fn a_method_override_is_left_for_guards_and_then_removed() {
     let fields = [("host", "a.example"), ("X-HTTP-Method-Override", "DELETE")];
-    let mut request = request(Version::HTTP_11, "/", &fields);
-    let normal = normalize(&mut request, &Profile::default()).unwrap();
+    let request = request(Version::HTTP_11, "/", &fields);
+    let (mut head, ()) = request.into_parts();
+    let normal = normalize(&mut head, &Profile::default()).unwrap();
     assert!(normal.has_override);
-    assert!(request.headers().contains_key(METHOD_OVERRIDES[0]));
-    remove_overrides(request.headers_mut());
-    assert!(!request.headers().contains_key(METHOD_OVERRIDES[0]));
+    assert!(head.headers.contains_key(METHOD_OVERRIDES[0]));
+    remove_overrides(&mut head.headers);
+    assert!(!head.headers.contains_key(METHOD_OVERRIDES[0]));
 }

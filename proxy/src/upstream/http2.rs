@@ -1,32 +1,35 @@
 //! Multiplexed HTTP/2 connections ("lanes") to one endpoint: another sidecar over mutual TLS, or a gRPC app in plain text.
+//! A sidecar that speaks no HTTP/2 gets a pool of HTTP/1.1 connections instead.
 //!
 //! A lane belongs to the certificate it was made with. When the SVID is renewed a new lane is made in the background, new
 //! requests move over once it is ready, and the old one ends with its last request.
 
-use super::{Deadlines, RequestBody, connect_tcp};
+use super::http1::Pool;
+use super::{Deadlines, Upstream, connect_tcp};
+use crate::body::{Broken, Piece};
 use crate::config::Endpoint;
 use crate::error::{ConnectError, Failure};
-use crate::gather::Gather;
+use crate::h1::client::Connection as Http1Connection;
+use crate::h1::head::Framing;
+use crate::h1::wire::{Socket, Wire};
+use crate::h2::{self, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::metrics::{Direction, Metrics};
-use crate::progress::within;
-use crate::tls::{self, LiveIdentity};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use crate::tls::{self, Alpn, LiveIdentity};
+use ::h2::client::{Connection, ResponseFuture, SendRequest};
+use ::h2::{Ping, RecvStream};
+use bytes::{Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{self, Authority, Scheme};
+use http::{HeaderValue, Request, Uri, Version, request, response};
 use identity::SpiffeId;
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-/// What one stalled response may hold back in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Sixteen stalled streams do not yet block their neighbours.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 /// A sidecar that is gone without a FIN is noticed after two of these, if requests are waiting on it.
 const PING: Duration = Duration::from_secs(10);
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
@@ -60,25 +63,77 @@ pub(crate) struct Lanes {
     name: Arc<str>,
     remote: Remote,
     open: Mutex<Vec<Lane>>,
+    /// Connections to a sidecar that speaks HTTP/1.1 alone.
+    http1: Pool,
+    speaks_http1: AtomicBool,
     /// Held by whoever connects, so that many requests make one connection; keeps the last failure for those behind.
     connecting: tokio::sync::Mutex<Option<(Instant, ConnectError)>>,
 }
 
 #[derive(Debug, Clone)]
 struct Lane {
-    sender: SendRequest<RequestBody>,
-    streams: Arc<AtomicUsize>,
+    sender: SendRequest<Bytes>,
+    standing: Arc<Standing>,
     validity: Option<Validity>,
+}
+
+/// What a lane's users know of it.
+#[derive(Debug, Default)]
+struct Standing {
+    streams: AtomicUsize,
+    is_closed: AtomicBool,
 }
 
 /// One request's place on a lane, counted until dropped.
 #[derive(Debug)]
-pub(crate) struct Stream(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<Standing>);
 
-impl Drop for Stream {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// One exchange on a lane.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    response: ResponseFuture,
+    pub(super) sender: Sender,
+    /// From the response head on.
+    body: Option<RecvStream>,
+    _place: Place,
+}
+
+impl Stream {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+        let (head, body) = ready!(Pin::new(&mut self.response).poll(cx))?.into_parts();
+        let framing = if body.is_end_stream() {
+            Framing::Empty
+        } else {
+            // h2 holds the body to the length; one that is no number it has refused.
+            let length = head.headers.get(CONTENT_LENGTH).and_then(length);
+            length.map_or(Framing::Chunked, Framing::Length)
+        };
+        self.body = Some(body);
+        Poll::Ready(Ok((head, framing)))
+    }
+
+    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        match &mut self.body {
+            Some(body) => h2::poll_body(body, cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    pub(super) fn is_end(&self) -> bool {
+        self.body.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+}
+
+/// The number in a Content-Length field.
+pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
+    let digits = field.to_str().ok()?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// When a lane has to be replaced, from the certificates at its two ends.
@@ -108,6 +163,8 @@ impl Lanes {
             endpoint,
             remote,
             open: Mutex::new(Vec::new()),
+            http1: Pool::new(),
+            speaks_http1: AtomicBool::new(false),
             connecting: tokio::sync::Mutex::new(None),
         })
     }
@@ -123,10 +180,14 @@ impl Lanes {
             && self.endpoint == *endpoint
     }
 
-    /// A lane with room, connecting if there is none.
+    /// A place on a lane with room, connecting if there is none.
     pub(crate) async fn ready(self: &Arc<Self>, limit: Duration) -> Result<Ready, ConnectError> {
         if let Some(ready) = self.pick() {
             return Ok(ready);
+        }
+        if self.speaks_http1.load(Ordering::Relaxed) {
+            // Each request needs a connection of its own there: nothing is gained by waiting for another's.
+            return Ok(Box::pin(self.connect(limit)).await?.into_ready(self));
         }
         let mut last_failure = self.connecting.lock().await;
         if let Some(ready) = self.pick() {
@@ -139,11 +200,9 @@ impl Lanes {
         }
         // Boxed: rare, and a handshake's state would make every request's future as large.
         match Box::pin(self.connect(limit)).await {
-            Ok(lane) => {
+            Ok(connected) => {
                 *last_failure = None;
-                let ready = lane.reserve();
-                self.lock().push(lane);
-                Ok(ready)
+                Ok(connected.into_ready(self))
             }
             Err(error) => {
                 tracing::warn!(
@@ -158,40 +217,70 @@ impl Lanes {
         }
     }
 
-    /// Sends a request on `ready` and waits for the response head.
+    /// Sends a request head on `ready`. `body` says how the rest will come.
     ///
-    /// A lane may close under the request (GOAWAY); it is sent again only when hyper hands it back, which it does when
-    /// no stream was opened for it.
+    /// A lane may have been closed since (GOAWAY); then the request, of which nothing was sent, goes to another.
     pub(crate) async fn send(
         self: &Arc<Self>,
         mut ready: Ready,
-        mut request: Box<Request<RequestBody>>,
+        mut head: request::Parts,
+        body: Framing,
         deadlines: Deadlines,
-    ) -> Result<(Response<Incoming>, Stream), Failure> {
-        let upload = request.body().upload();
+    ) -> Result<Upstream, Failure> {
         for _ in 0..MAX_SENDS {
-            let response = ready.sender.try_send_request(*request);
-            match within(deadlines.response, upload.as_deref(), pin!(response)).await {
-                None => return Err(Failure::ResponseTimeout(deadlines.response)),
-                Some(Ok(response)) => return Ok((response, ready.stream)),
-                Some(Err(mut error)) => match error.take_message() {
-                    Some(unsent) => {
-                        *request = unsent;
-                        self.discard(&ready);
-                        ready = self.ready(deadlines.connect).await?;
-                    }
-                    None => return Err(Failure::NoResponse(error.into_error())),
-                },
+            let (mut sender, place) = match ready {
+                Ready::Http1(mut connection) => {
+                    connection.begin(&head, body);
+                    return Ok(Upstream::Http1(connection));
+                }
+                Ready::Lane(sender, place) => (sender, place),
+            };
+            if open(&mut sender, deadlines.connect).await.is_ok() {
+                self.to_http2(&mut head);
+                let ends = matches!(body, Framing::Empty | Framing::Length(0));
+                let sent = sender.send_request(Request::from_parts(head, ()), ends);
+                let (response, stream) = sent.map_err(|error| Failure::NoResponse(error.into()))?;
+                return Ok(Upstream::Http2(Stream {
+                    response,
+                    sender: Sender::new(stream),
+                    body: None,
+                    _place: place,
+                }));
             }
+            self.discard(&place);
+            ready = self.ready(deadlines.connect).await?;
         }
         Err(Failure::Connect(ConnectError::Unstable))
     }
 
+    /// Keeps an HTTP/1.1 connection of [`Ready::Http1`] for the next request.
+    pub(crate) fn put(&self, connection: Box<Http1Connection>) {
+        self.http1.put(connection);
+    }
+
+    /// HTTP/2 takes scheme and authority from the URI. Host was made canonical, so it can be an authority; if it could not,
+    /// the request would go without and be refused.
+    fn to_http2(&self, head: &mut request::Parts) {
+        let host = head.headers.remove(HOST);
+        let mut parts = uri::Parts::default();
+        parts.path_and_query = std::mem::take(&mut head.uri).into_parts().path_and_query;
+        parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        parts.scheme = Some(match self.remote {
+            Remote::App => Scheme::HTTP,
+            Remote::Sidecar { .. } => Scheme::HTTPS,
+        });
+        head.uri = Uri::from_parts(parts).unwrap_or_default();
+        head.version = Version::HTTP_2;
+    }
+
     fn pick(&self) -> Option<Ready> {
+        if self.speaks_http1.load(Ordering::Relaxed) {
+            return self.http1.take().map(Ready::Http1);
+        }
         let now = SystemTime::now();
         let mut open = self.lock();
         open.retain(|lane| {
-            !lane.sender.is_closed()
+            !lane.standing.is_closed.load(Ordering::Relaxed)
                 && lane
                     .validity
                     .is_none_or(|validity| now < validity.retire_at)
@@ -204,32 +293,43 @@ impl Lanes {
         Some(lane.reserve())
     }
 
-    /// Takes a lane that hands requests back out of use; those in flight on it go on.
-    fn discard(&self, ready: &Ready) {
+    /// Takes a lane that is closed out of use; requests in flight on it go on.
+    fn discard(&self, place: &Place) {
         self.lock()
-            .retain(|lane| !Arc::ptr_eq(&lane.streams, &ready.stream.0));
+            .retain(|lane| !Arc::ptr_eq(&lane.standing, &place.0));
     }
 
-    async fn connect(self: &Arc<Self>, limit: Duration) -> Result<Lane, ConnectError> {
+    async fn connect(self: &Arc<Self>, limit: Duration) -> Result<Connected, ConnectError> {
         let connect = async {
             match &self.remote {
-                Remote::App => lane(Gather(connect_tcp(&self.endpoint).await?), None).await,
+                Remote::App => {
+                    let stream = connect_tcp(&self.endpoint).await?;
+                    Ok(Connected::Lane(lane(Box::new(stream), None).await?))
+                }
                 Remote::Sidecar {
                     identity: expected,
                     live,
                     metrics,
                 } => {
                     let (connector, svid) = tls::connector(live, expected.clone())?;
-                    let stream = Gather(connect_tcp(&self.endpoint).await?);
+                    let stream = connect_tcp(&self.endpoint).await?;
                     let name = identity::tls::server_name();
                     let tls = connector.connect(name, stream).await.map_err(|error| {
                         metrics.handshake_failure(Direction::Outbound, tls::tls_reason(&error));
                         ConnectError::Handshake(Arc::new(error))
                     })?;
                     metrics.handshake(Direction::Outbound);
-                    let not_after = tls::server_not_after(&tls)?.min(svid.leaf().not_after);
+                    let (alpn, not_after) = tls::server_terms(&tls)?;
+                    let not_after = not_after.min(svid.leaf().not_after);
                     let validity = Validity::new(SystemTime::now(), not_after);
-                    lane(tls, Some(validity)).await
+                    Ok(match alpn {
+                        Alpn::Http2 => Connected::Lane(lane(Box::new(tls), Some(validity)).await?),
+                        Alpn::Http1 => {
+                            let wire = Wire::new(Box::new(tls), BytesMut::new());
+                            let retire_at = Some(validity.retire_at);
+                            Connected::Http1(Box::new(Http1Connection::new(wire, retire_at)))
+                        }
+                    })
                 }
             }
         };
@@ -243,16 +343,52 @@ impl Lanes {
     }
 }
 
-/// A lane with a stream reserved on it.
+/// Waits until `sender` may open a stream; an error means that its lane is closed.
+async fn open(sender: &mut SendRequest<Bytes>, limit: Duration) -> Result<(), ConnectError> {
+    let closed = |_| ConnectError::Unstable;
+    let now = poll_fn(|cx| Poll::Ready(sender.poll_ready(cx))).await;
+    match now {
+        Poll::Ready(ready) => ready.map_err(closed),
+        // Boxed: it takes a server that admits fewer streams than sidecars do.
+        Poll::Pending => Box::pin(timeout(limit, poll_fn(|cx| sender.poll_ready(cx))))
+            .await
+            .map_err(|_| ConnectError::Timeout(limit))?
+            .map_err(closed),
+    }
+}
+
+/// What a handshake led to.
+enum Connected {
+    Lane(Lane),
+    Http1(Box<Http1Connection>),
+}
+
+impl Connected {
+    /// Makes it the way for requests to come, this one first.
+    fn into_ready(self, lanes: &Lanes) -> Ready {
+        let speaks_http1 = matches!(self, Self::Http1(_));
+        lanes.speaks_http1.store(speaks_http1, Ordering::Relaxed);
+        match self {
+            Self::Http1(connection) => Ready::Http1(connection),
+            Self::Lane(lane) => {
+                let ready = lane.reserve();
+                lanes.lock().push(lane);
+                ready
+            }
+        }
+    }
+}
+
+/// A place for one request.
 #[derive(Debug)]
-pub(crate) struct Ready {
-    sender: SendRequest<RequestBody>,
-    stream: Stream,
+pub(crate) enum Ready {
+    Lane(SendRequest<Bytes>, Place),
+    Http1(Box<Http1Connection>),
 }
 
 impl Lane {
     fn load(&self) -> usize {
-        self.streams.load(Ordering::Relaxed)
+        self.standing.streams.load(Ordering::Relaxed)
     }
 
     fn has_room(&self) -> bool {
@@ -260,49 +396,63 @@ impl Lane {
     }
 
     fn reserve(&self) -> Ready {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        Ready {
-            sender: self.sender.clone(),
-            stream: Stream(Arc::clone(&self.streams)),
-        }
+        self.standing.streams.fetch_add(1, Ordering::Relaxed);
+        Ready::Lane(self.sender.clone(), Place(Arc::clone(&self.standing)))
     }
 }
 
-async fn lane<S>(stream: S, validity: Option<Validity>) -> Result<Lane, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let (sender, connection) = http2::Builder::new(Boxed)
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
+async fn lane(socket: Box<dyn Socket>, validity: Option<Validity>) -> Result<Lane, ConnectError> {
+    let (sender, connection) = ::h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .handshake(TokioIo::new(stream))
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(socket)
         .await
         .map_err(|error| ConnectError::Http(Arc::new(error)))?;
-    // Ends when the other side closes, or when every sender is dropped and the last stream has ended.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
-        }
-    });
+    let standing = Arc::<Standing>::default();
+    // Boxed: making a task copies it several times.
+    tokio::spawn(Box::pin(drive(connection, Arc::clone(&standing))));
     Ok(Lane {
         sender,
-        streams: Arc::default(),
+        standing,
         validity,
     })
 }
 
-/// Spawns hyper's tasks from boxes: each is as large as the state of a whole connection, and making a task copies it
-/// several times.
-#[derive(Debug, Clone, Copy)]
-struct Boxed;
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Boxed {
-    fn execute(&self, task: F) {
-        tokio::spawn(Box::pin(task));
-    }
+/// Carries a lane's bytes. Ends when the other side closes or is gone, or when nobody can send on it any more and the last
+/// stream has ended.
+async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc<Standing>) {
+    let mut pings = connection.ping_pong();
+    let mut awaits_pong = false;
+    let mut alarm = pin!(tokio::time::sleep(PING));
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
+            }
+            return Poll::Ready(());
+        }
+        let Some(pings) = &mut pings else {
+            return Poll::Pending;
+        };
+        if awaits_pong && pings.poll_pong(cx).is_ready() {
+            awaits_pong = false;
+        }
+        while alarm.as_mut().poll(cx).is_ready() {
+            if awaits_pong {
+                tracing::debug!("HTTP/2 connection to an upstream answers no PING");
+                return Poll::Ready(());
+            }
+            if standing.streams.load(Ordering::Relaxed) > 0 {
+                awaits_pong = pings.send_ping(Ping::opaque()).is_ok();
+            }
+            alarm.as_mut().reset(tokio::time::Instant::now() + PING);
+        }
+        Poll::Pending
+    })
+    .await;
+    standing.is_closed.store(true, Ordering::Relaxed);
 }
 
 /// Keeps the lanes of one sidecar endpoint fresh: replaces them when the SVID is renewed and before a certificate ends.
@@ -319,11 +469,14 @@ pub(crate) async fn keep_fresh(lanes: Weak<Lanes>, live: Arc<LiveIdentity>, limi
             () = tokio::time::sleep(wait) => {}
         }
         let Some(lanes) = lanes.upgrade() else { return };
+        lanes.http1.clear();
         if lanes.lock().is_empty() {
             continue;
         }
         match lanes.connect(limit).await {
-            Ok(lane) => *lanes.lock() = vec![lane],
+            Ok(Connected::Lane(lane)) => *lanes.lock() = vec![lane],
+            // Whatever is there now speaks HTTP/1.1: requests learn of it when the lanes retire.
+            Ok(Connected::Http1(_)) => {}
             Err(error) => {
                 tracing::warn!(%error, endpoint = %lanes.endpoint, "cannot replace a connection whose certificate is renewed or ends");
                 tokio::time::sleep(REPLACE_AGAIN).await;

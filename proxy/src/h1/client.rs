@@ -1,0 +1,174 @@
+//! Our side of a connection to a server: the local app, or a sidecar that speaks no HTTP/2.
+
+use super::body::Decoder;
+use super::head::{Framing, HeadReader, Limits};
+use super::wire::Wire;
+use super::write;
+use crate::body::{Broken, Piece};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, request, response};
+use std::num::NonZeroUsize;
+use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
+
+/// What a server may send: larger heads than we take from callers, since the app is not an enemy of its own sidecar.
+const LIMITS: Limits = Limits {
+    head_bytes: 64 * 1024,
+    fields: 200,
+    field_bytes: 64 * 1024,
+};
+/// Informational responses before the final one (RFC 9110 section 15.2); a server that sends more says nothing.
+const MAX_INFORMATIONAL: u8 = 16;
+
+/// A connection that carries one exchange after the other.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    wire: Wire,
+    heads: HeadReader,
+    method: Method,
+    upload: Upload,
+    informational: u8,
+    body: Decoder,
+    keep_alive: bool,
+    /// Whether a byte of the response has come.
+    is_answered: bool,
+    /// From here on no exchange begins: a certificate at one of the two ends will have ended.
+    retire_at: Option<SystemTime>,
+}
+
+/// How the request's body is written, and how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    Sized,
+    Chunked,
+    Ended,
+}
+
+impl Connection {
+    pub(crate) fn new(wire: Wire, retire_at: Option<SystemTime>) -> Self {
+        Self {
+            wire,
+            heads: HeadReader::new(),
+            method: Method::GET,
+            upload: Upload::Ended,
+            informational: 0,
+            body: Decoder::new(Framing::Empty, &LIMITS),
+            keep_alive: true,
+            is_answered: false,
+            retire_at,
+        }
+    }
+
+    /// Begins an exchange. `framing` says how the body will come; it is sent with [`Self::send`].
+    pub(crate) fn begin(&mut self, head: &request::Parts, framing: Framing) {
+        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+        write::request_head(self.wire.output(), &head.method, target, &head.headers, framing);
+        self.method.clone_from(&head.method);
+        self.upload = match framing {
+            Framing::Empty | Framing::Length(0) | Framing::UntilClose => Upload::Ended,
+            Framing::Length(_) => Upload::Sized,
+            Framing::Chunked => Upload::Chunked,
+        };
+        self.informational = 0;
+        self.keep_alive = false;
+        self.is_answered = false;
+    }
+
+    /// Waits until a piece may be sent.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if !self.wire.has_room() {
+            ready!(self.wire.poll_flush(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends a piece of the body. There has to be [room](Self::poll_room).
+    pub(crate) fn send(&mut self, data: Bytes) {
+        match (self.upload, NonZeroUsize::new(data.len())) {
+            (Upload::Chunked, Some(length)) => {
+                write::chunk_start(self.wire.output(), length);
+                self.wire.send(data);
+                write::chunk_end(self.wire.output());
+            }
+            (Upload::Sized, Some(_)) => self.wire.send(data),
+            // An empty chunk would be the last one.
+            _ => {}
+        }
+    }
+
+    /// Ends the body. Trailers are left out where the framing has no place for them.
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
+        if self.upload == Upload::Chunked {
+            write::last_chunk(self.wire.output(), trailers);
+        }
+        self.upload = Upload::Ended;
+    }
+
+    /// Writes what waits.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.wire.poll_flush(cx).map_err(Broken::Io)
+    }
+
+    /// Waits for the head of the final response.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+        loop {
+            let head = self.heads.response(&mut self.wire.input, &self.method, &LIMITS);
+            match head.map_err(Broken::Head)? {
+                Some(head) if head.parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Poll::Ready(Err(Broken::UnaskedUpgrade));
+                }
+                Some(head) if head.parts.status.is_informational() => {
+                    self.informational += 1;
+                    if self.informational > MAX_INFORMATIONAL {
+                        return Poll::Ready(Err(Broken::Closed));
+                    }
+                }
+                Some(head) => {
+                    self.body = Decoder::new(head.body, &LIMITS);
+                    self.keep_alive = head.keep_alive;
+                    return Poll::Ready(Ok((head.parts, head.body)));
+                }
+                None => {
+                    if ready!(self.wire.poll_fill(cx))? == 0 {
+                        return Poll::Ready(Err(Broken::Closed));
+                    }
+                    self.is_answered = true;
+                }
+            }
+        }
+    }
+
+    /// The next piece of the response's body; `None` is its end.
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        super::poll_body(&mut self.body, &mut self.wire, cx)
+    }
+
+    /// Whether the whole response was read.
+    pub(crate) fn is_end(&self) -> bool {
+        self.body.is_end()
+    }
+
+    /// Whether the server has begun to answer. Before that it may not have seen the request.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.is_answered
+    }
+
+    /// Whether the exchange is over and the connection at a message boundary.
+    pub(crate) fn is_reusable(&self) -> bool {
+        self.keep_alive
+            && self.body.is_end()
+            && self.upload == Upload::Ended
+            && self.wire.is_flushed()
+            && self.wire.input.is_empty()
+    }
+
+    /// Whether a connection that rested is still open, with nothing on it that nobody asked for.
+    pub(crate) fn is_at_rest(&mut self) -> bool {
+        self.retire_at.is_none_or(|at| SystemTime::now() < at) && self.wire.is_at_rest()
+    }
+
+    /// Gives back memory before a rest.
+    pub(crate) fn rest(&mut self) {
+        self.wire.shrink();
+    }
+}

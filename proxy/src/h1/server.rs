@@ -1,0 +1,284 @@
+//! A caller's HTTP/1.1 connection: one request after the other, in the order in which they came (RFC 9112 section 9.3.2).
+
+use super::body::Decoder;
+use super::head::{Framing, HeadError, HeadReader, Limits, RequestHead};
+use super::wire::Wire;
+use super::write;
+use crate::body::{Broken, Piece};
+use crate::config::Config;
+use crate::progress::Deadline;
+use bytes::Bytes;
+use http::header::TE;
+use http::{HeaderMap, HeaderValue, Method, response};
+use std::future::poll_fn;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+
+/// The rest of an unwanted body is read, so that the connection can go on, if it is no longer than this.
+const MOST_DISCARDED: u64 = 64 * 1024;
+/// How long a connection that is closed waits for the caller to have read the last response: closing with unread bytes in
+/// the socket would make the kernel take it back (RFC 9112 section 9.6).
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A connection with at most one request in work.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    wire: Wire,
+    heads: HeadReader,
+    limits: Limits,
+    pub(crate) deadline: Deadline,
+    head_timeout: Duration,
+    idle: Duration,
+    is_first: bool,
+    request: Request,
+    response: Coding,
+    keep_alive: bool,
+}
+
+/// What the present request asks of its body and its response.
+#[derive(Debug)]
+struct Request {
+    body: Decoder,
+    is_head: bool,
+    takes_trailers: bool,
+    /// The caller waits for our word before it sends the body (RFC 9110 section 10.1.1).
+    waits_for_continue: bool,
+}
+
+/// How the body of the present response is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    /// Not begun.
+    Open,
+    /// It has none, although its source may (HEAD).
+    None,
+    Sized,
+    Chunked,
+    Ended,
+}
+
+/// What comes next on a connection.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Request(RequestHead),
+    /// A head that is not read; nothing after it is, either.
+    Refused(HeadError),
+    End,
+}
+
+impl Connection {
+    pub(crate) fn new(wire: Wire, config: &Config) -> Self {
+        let limits = Limits {
+            head_bytes: config.sizes.max_head_bytes,
+            fields: config.sizes.max_headers,
+            field_bytes: config.sizes.max_field_bytes,
+        };
+        Self {
+            wire,
+            heads: HeadReader::new(),
+            deadline: Deadline::default(),
+            head_timeout: config.timeouts.request_head,
+            idle: config.timeouts.idle,
+            is_first: true,
+            request: Request {
+                body: Decoder::new(Framing::Empty, &limits),
+                is_head: false,
+                takes_trailers: false,
+                waits_for_continue: false,
+            },
+            response: Coding::Ended,
+            keep_alive: true,
+            limits,
+        }
+    }
+
+    /// Waits for a request. `closing` says that no more are wanted; whoever sets it polls this again.
+    pub(crate) async fn next(&mut self, closing: &AtomicBool) -> Next {
+        let since = Instant::now();
+        let mut begun = (!self.wire.input.is_empty() || self.is_first).then_some(since);
+        self.is_first = false;
+        let next = poll_fn(|cx| self.poll_next(since, &mut begun, closing, cx)).await;
+        if let Next::Request(head) = &next {
+            let headers = &head.parts.headers;
+            self.request = Request {
+                body: Decoder::new(head.body, &self.limits),
+                is_head: head.parts.method == Method::HEAD,
+                takes_trailers: headers.get(TE).is_some_and(names_trailers),
+                waits_for_continue: head.expects_continue && head.body != Framing::Empty,
+            };
+            self.keep_alive = head.keep_alive && !closing.load(Ordering::Relaxed);
+            self.response = Coding::Open;
+        } else {
+            self.request.is_head = false;
+            self.response = Coding::Open;
+            self.keep_alive = false;
+        }
+        next
+    }
+
+    /// `begun` is when the head began to arrive.
+    fn poll_next(
+        &mut self,
+        since: Instant,
+        begun: &mut Option<Instant>,
+        closing: &AtomicBool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Next> {
+        loop {
+            match self.heads.request(&mut self.wire.input, &self.limits) {
+                Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Next::Refused(error)),
+            }
+            if self.wire.input.is_empty() {
+                if closing.load(Ordering::Relaxed) {
+                    return Poll::Ready(Next::End);
+                }
+                self.wire.shrink();
+            }
+            match self.wire.poll_fill(cx) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
+                Poll::Ready(Ok(_)) => {
+                    begun.get_or_insert_with(Instant::now);
+                }
+                Poll::Pending => {
+                    let ends = begun.map_or(since + self.idle, |begun| begun + self.head_timeout);
+                    return self.deadline.poll(ends, cx).map(|()| Next::End);
+                }
+            }
+        }
+    }
+
+    /// Whether the request has a body that is not read to its end.
+    pub(crate) fn has_body(&self) -> bool {
+        !self.request.body.is_end()
+    }
+
+    /// The next piece of the request's body; `None` is its end. The first call tells a caller that waits for it to go on.
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+        if std::mem::take(&mut self.request.waits_for_continue) && self.response == Coding::Open {
+            self.wire.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        if self.response == Coding::Open {
+            // The word is short and the socket's buffer empty; if it has to wait, so does the body.
+            ready!(self.wire.poll_flush(cx)).map_err(Broken::Io)?;
+        }
+        super::poll_body(&mut self.request.body, &mut self.wire, cx)
+    }
+
+    /// Begins the response. `body` is what its source has; `close` ends the connection after it.
+    pub(crate) fn respond(&mut self, head: &response::Parts, body: Framing, close: bool) {
+        let has_none = self.request.is_head
+            || head.status.is_informational()
+            || matches!(head.status.as_u16(), 204 | 304);
+        let (coding, framing) = match body {
+            _ if has_none => (Coding::None, None),
+            Framing::Empty | Framing::Length(0) => (Coding::None, Some(Framing::Length(0))),
+            Framing::Length(length) => (Coding::Sized, Some(Framing::Length(length))),
+            Framing::Chunked | Framing::UntilClose => (Coding::Chunked, Some(Framing::Chunked)),
+        };
+        self.keep_alive &= !close && !self.request.waits_for_continue;
+        let is_last = !self.keep_alive;
+        write::response_head(self.wire.output(), head.status, &head.headers, framing, is_last);
+        self.response = coding;
+    }
+
+    /// Waits until a piece of the response may be sent.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if !self.wire.has_room() {
+            ready!(self.wire.poll_flush(cx)).map_err(Broken::Io)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends a piece of the response's body. There has to be [room](Self::poll_room).
+    pub(crate) fn send(&mut self, data: Bytes) {
+        match (self.response, NonZeroUsize::new(data.len())) {
+            (Coding::Chunked, Some(length)) => {
+                write::chunk_start(self.wire.output(), length);
+                self.wire.send(data);
+                write::chunk_end(self.wire.output());
+            }
+            (Coding::Sized, Some(_)) => self.wire.send(data),
+            // An empty chunk would be the last one.
+            _ => {}
+        }
+    }
+
+    /// Ends the response. Trailers are for those who take them and where the framing has a place for them.
+    pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
+        if self.response == Coding::Chunked {
+            let trailers = trailers.filter(|_| self.request.takes_trailers);
+            write::last_chunk(self.wire.output(), trailers);
+        }
+        self.response = Coding::Ended;
+    }
+
+    /// Writes what waits.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        self.wire.poll_flush(cx).map_err(Broken::Io)
+    }
+
+    /// Brings the connection to where the next request begins; false if there can be none, and it has to be closed.
+    pub(crate) async fn finish(&mut self) -> bool {
+        if self.response != Coding::Ended || !self.keep_alive || self.request.waits_for_continue {
+            return false;
+        }
+        if self.request.body.is_end() {
+            return true;
+        }
+        let idle = self.idle;
+        timeout(idle, self.discard(MOST_DISCARDED)).await.unwrap_or(false)
+    }
+
+    /// Reads the rest of a body that nobody wants; false if it is longer than `most` or broken.
+    async fn discard(&mut self, most: u64) -> bool {
+        let mut left = most;
+        if self.request.body.remaining().is_some_and(|remaining| remaining > most) {
+            return false;
+        }
+        poll_fn(|cx| {
+            loop {
+                match ready!(super::poll_body(&mut self.request.body, &mut self.wire, cx)) {
+                    None => return Poll::Ready(true),
+                    Some(Ok(Piece::Trailers(_))) => {}
+                    Some(Ok(Piece::Data(data))) if data.len() as u64 <= left => {
+                        left -= data.len() as u64;
+                    }
+                    Some(_) => return Poll::Ready(false),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Closes after a whole response, so that the caller gets to read it. A response that broke off is not made to look
+    /// whole: then this only drops the connection.
+    pub(crate) async fn close(mut self) {
+        if self.response != Coding::Ended {
+            return;
+        }
+        let linger = poll_fn(|cx| {
+            if ready!(self.wire.poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+            loop {
+                self.wire.input.clear();
+                match ready!(self.wire.poll_fill(cx)) {
+                    Ok(0) | Err(_) => return Poll::Ready(()),
+                    Ok(_) => {}
+                }
+            }
+        });
+        // Whoever goes on sending for longer is not waiting for our answer.
+        let _ = timeout(LINGER, linger).await;
+    }
+}
+
+fn names_trailers(value: &HeaderValue) -> bool {
+    let mut codings = value.as_bytes().split(|byte| *byte == b',');
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}

@@ -1,0 +1,85 @@
+use super::*;
+use std::future::poll_fn;
+use tokio::io::AsyncReadExt;
+
+fn piece(letter: u8, length: usize) -> Bytes {
+    Bytes::from(vec![letter; length])
+}
+
+/// What arrives when a head and then pieces of these sizes are sent, each followed by a mark.
+async fn arrives(sizes: &[usize], pipe: usize) -> (Vec<u8>, Vec<u8>) {
+    let (near, mut far) = tokio::io::duplex(pipe);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    let mut expected = b"head".to_vec();
+    let sending = async move {
+        wire.output().extend_from_slice(b"head");
+        for (number, size) in (0..).zip(sizes) {
+            if !wire.has_room() {
+                poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
+            }
+            wire.send(piece(b'a' + number, *size));
+            wire.output().extend_from_slice(b"\r\n");
+        }
+        poll_fn(|cx| wire.poll_shutdown(cx)).await.unwrap();
+        assert!(wire.is_flushed());
+    };
+    for (number, size) in (0..).zip(sizes) {
+        expected.extend(piece(b'a' + number, *size));
+        expected.extend(b"\r\n");
+    }
+    let mut arrived = Vec::new();
+    let (read, ()) = tokio::join!(far.read_to_end(&mut arrived), sending);
+    read.unwrap();
+    (arrived, expected)
+}
+
+#[tokio::test]
+async fn what_is_sent_arrives_in_order_whatever_its_size() {
+    for sizes in [
+        &[][..],
+        &[5],
+        &[SMALL],
+        &[SMALL + 1],
+        &[200, 20, 3],
+        &[100_000, 1, 100_000],
+        &[3000, 3000],
+        &[1; 25],
+        &[ENOUGH; 3],
+    ] {
+        for pipe in [1, 7, 4096, 1 << 20] {
+            let (arrived, expected) = arrives(sizes, pipe).await;
+            assert!(arrived == expected, "{sizes:?} through {pipe} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wire_at_rest_notices_an_end_and_what_nobody_asked_for() {
+    let (near, far) = tokio::io::duplex(64);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    assert!(wire.is_at_rest());
+    drop(far);
+    assert!(!wire.is_at_rest());
+
+    let (near, mut far) = tokio::io::duplex(64);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    tokio::io::AsyncWriteExt::write_all(&mut far, b"x").await.unwrap();
+    assert!(!wire.is_at_rest());
+}
+
+#[tokio::test]
+async fn what_a_large_message_has_made_grow_is_given_back() {
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    let sent = vec![b'x'; 500_000];
+    tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.unwrap();
+    let mut read = 0;
+    while read < sent.len() {
+        read += poll_fn(|cx| wire.poll_fill(cx)).await.unwrap();
+        assert!(wire.input.capacity() <= 2 * MOST_READ);
+        wire.input.clear();
+    }
+    assert!(wire.input.capacity() > KEPT, "large reads for large bodies");
+    wire.shrink();
+    assert_eq!(wire.input.capacity(), 0);
+}

@@ -1,0 +1,127 @@
+//! HTTP/2 as the `h2` crate speaks it: [`server`] has the connections of callers, `upstream/http2.rs` ours to servers.
+//! Here is what the streams of both have in common.
+
+pub(crate) mod server;
+
+use crate::body::{Broken, Piece};
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+use std::task::{Context, Poll, ready};
+
+/// What one stalled body may hold in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
+pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
+/// Sixteen stalled bodies do not yet block their neighbours on the same connection.
+pub(crate) const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// What a stream may have queued for a slow reader.
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
+
+/// The sending half of a stream. Holds at most one piece that the reader has no window for.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    stream: SendStream<Bytes>,
+    waiting: Bytes,
+    /// Whether the stream ends with what waits.
+    ends: bool,
+}
+
+impl Sender {
+    pub(crate) fn new(stream: SendStream<Bytes>) -> Self {
+        Self {
+            stream,
+            waiting: Bytes::new(),
+            ends: false,
+        }
+    }
+
+    /// Hands over what waits, as the reader makes room for it.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        while !self.waiting.is_empty() {
+            self.stream.reserve_capacity(self.waiting.len());
+            let mut room = self.stream.capacity();
+            if room == 0 {
+                room = match ready!(self.stream.poll_capacity(cx)) {
+                    Some(room) => room?,
+                    None => return Poll::Ready(Err(Broken::Closed)),
+                };
+            }
+            let part = self.waiting.split_to(room.min(self.waiting.len()));
+            self.stream.send_data(part, self.ends && self.waiting.is_empty())?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Sends a piece; `ends` says that nothing follows. There has to be [room](Self::poll_room).
+    pub(crate) fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Broken> {
+        debug_assert!(self.waiting.is_empty());
+        self.ends = ends;
+        if data.is_empty() {
+            if ends {
+                self.stream.send_data(data, true)?;
+            }
+            return Ok(());
+        }
+        self.waiting = data;
+        Ok(())
+    }
+
+    /// Ends the stream. There has to be [room](Self::poll_room).
+    pub(crate) fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        match trailers {
+            Some(trailers) => self.stream.send_trailers(trailers)?,
+            None if self.ends => {}
+            None => self.stream.send_data(Bytes::new(), true)?,
+        }
+        Ok(())
+    }
+
+    /// Waits until the reader gives the stream up.
+    pub(crate) fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        self.stream
+            .poll_reset(cx)
+            .map(|reset| Broken::Http2(reset.map_or_else(|error| error, h2::Error::from)))
+    }
+
+    /// Gives the stream up.
+    pub(crate) fn reset(&mut self, reason: h2::Reason) {
+        self.stream.send_reset(reason);
+    }
+}
+
+/// The next piece of a stream's body; `None` is its end. Room for more is given back at once: whoever takes a piece has
+/// a place for it.
+pub(crate) fn poll_body(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    loop {
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                // Fails only for more than was received.
+                let _ = stream.flow_control().release_capacity(data.len());
+                if !data.is_empty() {
+                    return Poll::Ready(Some(Ok(Piece::Data(data))));
+                }
+            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => {
+                let trailers = ready!(stream.poll_trailers(cx));
+                return Poll::Ready(match trailers {
+                    Ok(trailers) => trailers.map(|trailers| Ok(Piece::Trailers(trailers))),
+                    Err(error) => Some(Err(error.into())),
+                });
+            }
+        }
+    }
+}
+
+/// Why a connection ended before its time, as a word from a closed set.
+pub(crate) fn ended_reason(error: &h2::Error) -> &'static str {
+    use h2::Reason;
+    match error.reason() {
+        _ if error.is_io() => "connection_lost",
+        _ if error.is_remote() => "ended_by_peer",
+        Some(Reason::ENHANCE_YOUR_CALM) => "enhance_your_calm",
+        Some(Reason::FLOW_CONTROL_ERROR) => "flow_control_error",
+        Some(Reason::FRAME_SIZE_ERROR) => "frame_size_error",
+        Some(Reason::COMPRESSION_ERROR) => "compression_error",
+        _ => "protocol_error",
+    }
+}

@@ -1,0 +1,243 @@
+//! The bytes of one exchange, both ways at once: the request's body up, the response down. Neither side is read faster than
+//! the other takes it, and an exchange in which nothing moves is ended.
+
+use crate::body::{Broken, Piece};
+use crate::date;
+use crate::downstream::Downstream;
+use crate::error::Failure;
+use crate::exchange::Exchange;
+use crate::h1::head::Framing;
+use crate::normalize::{Rejection, strip_trailers};
+use crate::progress::Progress;
+use crate::upstream::{Deadlines, Upstream};
+use http::{Version, response};
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use tokio::time::Instant;
+
+/// The way of one request: from whom, how long each step may take, and what is put on record.
+pub(crate) struct Passage<'p, 'c, 'o> {
+    pub(crate) caller: &'p mut Downstream<'c>,
+    pub(crate) deadlines: Deadlines,
+    pub(crate) exchange: &'p mut Exchange<'o>,
+}
+
+/// One exchange whose request head has been sent.
+pub(crate) struct Relay<'p, 'c, 'o> {
+    way: Passage<'p, 'c, 'o>,
+    up: Upstream,
+    progress: Progress,
+    upload: Upload,
+    is_answered: bool,
+}
+
+/// How far the request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    Open,
+    /// All of it was read, and is being written.
+    Leaving,
+    /// All of it has left.
+    Ended,
+    /// The server takes no more of it. It may have answered already.
+    Unwanted,
+}
+
+impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
+    /// `is_stream` says that single small messages are to be expected.
+    pub(crate) fn new(way: Passage<'p, 'c, 'o>, up: Upstream, is_stream: bool) -> Self {
+        let has_body = way.caller.has_body();
+        Self {
+            way,
+            up,
+            progress: Progress::new(Instant::now(), is_stream),
+            upload: if has_body { Upload::Open } else { Upload::Leaving },
+            is_answered: false,
+        }
+    }
+
+    /// The same request, sent to another server. It must have no body.
+    pub(crate) fn ask_again(&mut self, up: Upstream) {
+        self.up = up;
+        self.upload = Upload::Leaving;
+    }
+
+    /// Whether the server has begun to answer. Before that it may not have seen the request.
+    pub(crate) fn has_begun(&self) -> bool {
+        matches!(&self.up, Upstream::Http1(connection) if connection.is_answered())
+    }
+
+    pub(crate) fn speaks_http1(&self) -> bool {
+        self.way.caller.version() != Version::HTTP_2
+    }
+
+    /// Begins the response; `body` is what its source has, and `close` ends an HTTP/1.1 connection after it.
+    pub(crate) fn respond(
+        &mut self,
+        mut head: response::Parts,
+        body: Framing,
+        close: bool,
+    ) -> Result<(), Failure> {
+        date::stamp(&mut head.headers, self.way.exchange.time);
+        self.way.exchange.answered(head.status.as_u16());
+        let begun = self.way.caller.respond(head, body, close);
+        begun.map_err(|_| Failure::CallerGone)
+    }
+
+    /// Waits for the response head, while the request's body goes up.
+    ///
+    /// # Errors
+    /// What the caller is to be answered.
+    pub(crate) async fn head(&mut self) -> Result<(response::Parts, Framing), Failure> {
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Failure>> {
+        if let Err(broken) = self.poll_upload(cx) {
+            return Poll::Ready(Err(match broken {
+                Broken::Body(error) => Failure::Rejected(Rejection::Body(error)),
+                _ => Failure::CallerGone,
+            }));
+        }
+        if let Poll::Ready(head) = self.up.poll_head(cx) {
+            self.progress.touch();
+            return Poll::Ready(head.map_err(Failure::NoResponse));
+        }
+        if self.way.caller.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(Failure::CallerGone));
+        }
+        // Since the last move of the upload: a large body is no slow app.
+        let limit = self.way.deadlines.response;
+        let ends = self.progress.ends(limit);
+        ready!(self.way.caller.deadline().poll(ends, cx));
+        Poll::Ready(Err(Failure::ResponseTimeout(limit)))
+    }
+
+    /// Passes on the response's body, and what is left of the request's, until the response has ended. One that breaks off
+    /// is put on record, and the caller sees that it is not whole. Answers the server's side, for further use.
+    pub(crate) async fn body(mut self) -> Upstream {
+        if let Err(reason) = poll_fn(|cx| self.poll_response(cx)).await {
+            self.way.caller.abort();
+            self.way.exchange.broke_off(reason);
+        }
+        self.up
+    }
+
+    fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        let done = self.poll_download(cx);
+        if done.is_ready() {
+            return done;
+        }
+        // The response goes on without the rest of the request, whoever is to blame.
+        if self.poll_upload(cx).is_err() {
+            self.upload = Upload::Unwanted;
+        }
+        if self.way.caller.poll_gone(cx).is_ready() {
+            return Poll::Ready(Err(CALLER_GONE));
+        }
+        let ends = self.progress.ends(self.way.deadlines.idle);
+        ready!(self.way.caller.deadline().poll(ends, cx));
+        Poll::Ready(Err("response_stalled"))
+    }
+
+    fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        while !self.is_answered {
+            if ready!(self.way.caller.poll_room(cx)).is_err() {
+                return Poll::Ready(Err(CALLER_GONE));
+            }
+            let piece = match self.up.poll_body(cx) {
+                Poll::Ready(piece) => piece.transpose(),
+                Poll::Pending => {
+                    // What came goes down before there is more.
+                    let flushed = ready!(self.way.caller.poll_flush(cx));
+                    return flushed.map_or(Poll::Ready(Err(CALLER_GONE)), |()| Poll::Pending);
+                }
+            };
+            let Ok(piece) = piece else {
+                return Poll::Ready(Err("response_broken"));
+            };
+            self.progress.touch();
+            if self.pass_down(piece).is_err() {
+                return Poll::Ready(Err(CALLER_GONE));
+            }
+        }
+        self.way.caller.poll_flush(cx).map_err(|_| CALLER_GONE)
+    }
+
+    fn pass_down(&mut self, piece: Option<Piece>) -> Result<(), Broken> {
+        let trailers = match piece {
+            Some(Piece::Data(data)) => {
+                self.way.exchange.sent += data.len() as u64;
+                let ends = self.up.is_end();
+                self.way.caller.send(data, ends)?;
+                if !ends {
+                    return Ok(());
+                }
+                None
+            }
+            Some(Piece::Trailers(trailers)) => Some(trailers),
+            None => None,
+        };
+        self.is_answered = true;
+        self.way.caller.end(trailers)
+    }
+
+    /// Fails when the caller's body does. A server that takes no more of it is left to say why.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        while self.upload == Upload::Open {
+            match self.up.poll_room(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.upload = Upload::Unwanted,
+                Poll::Pending => return Ok(()),
+            }
+            match self.way.caller.poll_body(cx) {
+                Poll::Ready(piece) => {
+                    if self.pass_up(piece.transpose()?).is_err() {
+                        self.upload = Upload::Unwanted;
+                    }
+                }
+                Poll::Pending => {
+                    if matches!(self.up.poll_flush(cx), Poll::Ready(Err(_))) {
+                        self.upload = Upload::Unwanted;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        if self.upload == Upload::Leaving {
+            match self.up.poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.upload = Upload::Ended,
+                Poll::Ready(Err(_)) => self.upload = Upload::Unwanted,
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_up(&mut self, piece: Option<Piece>) -> Result<(), Broken> {
+        let trailers = match piece {
+            Some(Piece::Data(data)) => {
+                let length = data.len() as u64;
+                self.way.exchange.received += length;
+                self.progress.upload(length);
+                let ends = !self.way.caller.has_body();
+                self.up.send(data, ends)?;
+                if !ends {
+                    return Ok(());
+                }
+                None
+            }
+            Some(Piece::Trailers(mut trailers)) => {
+                strip_trailers(&mut trailers);
+                Some(trailers)
+            }
+            None => None,
+        };
+        self.progress.touch();
+        self.upload = Upload::Leaving;
+        self.up.end(trailers)
+    }
+}
+
+/// The caller was not there any more for the rest of its response.
+const CALLER_GONE: &str = "caller_gone";
