@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness; // A CA, sidecars, an app that echoes, and callers.
+mod mutations; // Messages to fool a reader with.
+mod transcript; // What a reader made of a connection.
 
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
+mod h1_oracle; // hyper reads the same bytes.
+mod h1_segments; // The verdict does not depend on how bytes were cut.
 mod inbound; // Who gets in, what is refused, what the app sees.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound;
