@@ -6,8 +6,13 @@ use serde_json::Value;
 
 /// The cases of `spiffe/<name>.json`.
 pub(crate) fn read(name: &str) -> Vec<Value> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/spiffe");
-    let text = std::fs::read(format!("{folder}/{name}.json")).unwrap();
+    read_from("spiffe", name)
+}
+
+/// The cases of `<folder>/<name>.json`.
+pub(crate) fn read_from(folder: &str, name: &str) -> Vec<Value> {
+    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors");
+    let text = std::fs::read(format!("{vectors}/{folder}/{name}.json")).unwrap();
     let mut file: Value = serde_json::from_slice(&text).unwrap();
     let Value::Array(cases) = file["vectors"].take() else {
         panic!("expected {name}.json to have an array \"vectors\"");

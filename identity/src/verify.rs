@@ -35,6 +35,18 @@ impl TrustBundle {
         let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
         self.check_trust_domain(&leaf.id)?;
+        self.check_path(first, intermediates, usage, now)?;
+        Ok(leaf)
+    }
+
+    /// All of [`TrustBundle::verify`] but the leaf's own profile.
+    fn check_path(
+        &self,
+        first: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<(), VerifyError> {
         for (index, intermediate) in (1..).zip(intermediates) {
             let signer = Signer::parse_intermediate(intermediate)
                 .map_err(|source| VerifyError::Intermediate { index, source })?;
@@ -67,8 +79,7 @@ impl TrustBundle {
                     )
                     .map(|_| ())
             })
-            .map_err(VerifyError::from_path)?;
-        Ok(leaf)
+            .map_err(VerifyError::from_path)
     }
 
     fn check_trust_domain(&self, id: &SpiffeId) -> Result<(), VerifyError> {
@@ -205,5 +216,7 @@ fn text(moment: SystemTime) -> String {
         .unwrap_or_else(|| seconds.to_string())
 }
 
+#[cfg(test)]
+mod limbo;
 #[cfg(test)]
 mod tests;
