@@ -4,10 +4,12 @@ import subprocess
 
 import pki
 from machine import Failure
+from pair import BODIES
 
 ALLOWED = "/api/v1/orders/42"
 FROM_APP = '"from": "app"'
 LOW_LIMIT = 5
+UPLOAD = "/api/v1/orders/upload"
 
 
 def curl(url, *options):
@@ -43,6 +45,9 @@ def check(pair, other_authority):
     expect(pair, "a path below the allowed one", outbound(pair, ALLOWED + "/lines"), "403")
     expect(pair, "another method", outbound(pair, ALLOWED, "--request", "DELETE"), "403")
 
+    for size in BODIES.values():
+        expect_bodies(pair, size)
+
     # Straight to the inbound side. A refusal is a cut connection, a 400 (nginx, bad certificate) or a 403.
     trusted = pair.authority
     expect(pair, "the caller's certificate", inbound(pair, "--cert", trusted.certificate(pki.FRONTEND)), "200")
@@ -55,8 +60,29 @@ def check(pair, other_authority):
     expect(pair, "a host no service names", outbound(pair, ALLOWED, host="elsewhere"), "403", "404", "421", "502", "503")
 
 
+def expect_bodies(pair, size):
+    """A body of `size` bytes arrives whole, in either direction."""
+    statuses, body = outbound(pair, f"/api/v1/orders/{size}")
+    if statuses != ["200"] or body.count("x") != size:
+        raise Failure(f"{pair.name}: of a download of {size} bytes {body.count('x')} arrived: {statuses}")
+    answer = outbound(pair, UPLOAD, "--upload-file", pair.folder / str(size), "--header", "Expect:")
+    expect(pair, f"an upload of {size} bytes", answer, "200")
+    received = int(answer[1].split('"received": ')[1].split(",")[0])
+    if not size <= received < size + 8192:  # The head counts, and the framing of chunks.
+        raise Failure(f"{pair.name}: of an upload of {size} bytes {received} arrived")
+
+
 def check_limit(pair):
     """Raises Failure unless `pair`, started with LOW_LIMIT, limits its caller."""
     statuses, _ = outbound(pair, "/api/v1/orders/[1-40]")
     if statuses.count("200") < LOW_LIMIT or "429" not in statuses or len(statuses) != 40:
         raise Failure(f"{pair.name}: no rate limit at {LOW_LIMIT}/s: {statuses}")
+
+
+def check_full_handshakes(pair):
+    """Raises Failure unless the outbound side makes a new connection where it has to, with a full handshake."""
+    for _ in range(2):
+        answer = outbound(pair, ALLOWED, host="closing")
+        expect(pair, "a server that ends each connection, and speaks HTTP/1.1 alone", answer, "200")
+        if '"resumed": "."' not in answer[1]:
+            raise Failure(f"{pair.name}: a resumed session: {answer[1]}")

