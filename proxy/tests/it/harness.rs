@@ -3,10 +3,12 @@
 mod app;
 mod caller;
 mod certs;
+mod recorder;
 
 pub(crate) use app::{App, raw_app};
 pub(crate) use caller::{Caller, head, tls};
-pub(crate) use certs::{Authority, Life};
+pub(crate) use certs::{Authority, Life, Minted, leaf};
+pub(crate) use recorder::Recorder;
 
 use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
@@ -31,6 +33,7 @@ pub(crate) const CART: &str = "spiffe://prod.example/ns/shop/sa/cart";
 /// A running sidecar. Dropping it drains and forgets it.
 pub(crate) struct Sidecar {
     pub(crate) inbound: SocketAddr,
+    pub(crate) admin: SocketAddr,
     outbound: Option<Address>,
     pub(crate) svid: watch::Sender<Option<Arc<Svid>>>,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
@@ -38,7 +41,7 @@ pub(crate) struct Sidecar {
     pub(crate) config: Config,
     pub(crate) drain: Drain,
     pub(crate) running: JoinHandle<()>,
-    _keep: Box<dyn std::any::Any>,
+    _keep: Box<dyn std::any::Any + Send + Sync>,
 }
 
 impl Drop for Sidecar {
@@ -96,6 +99,7 @@ pub(crate) fn sidecar(
     });
     Sidecar {
         inbound: addresses.inbound[0],
+        admin: addresses.admin,
         outbound: addresses.outbound,
         svid,
         policy,

@@ -6,6 +6,7 @@ mod harness; // A CA, sidecars, an app that echoes, and callers.
 mod mutations; // Messages to fool a reader with.
 mod transcript; // What a reader made of a connection.
 
+mod admin; // The operator's port, out of reach through the others.
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
@@ -13,5 +14,7 @@ mod h1_oracle; // hyper reads the same bytes.
 mod h1_segments; // The verdict does not depend on how bytes were cut.
 mod inbound; // Who gets in, what is refused, what the app sees.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
-mod outbound;
-mod stalled; // Bodies that stop moving, in either direction. // Where the workload may go, and how identities rotate under it.
+mod outbound; // Where the workload may go, and how identities rotate under it.
+mod spoof; // Fields that claim an identity, in every spelling.
+mod stalled;
+mod strangers; // Certificates that let nobody in. // Bodies that stop moving, in either direction.

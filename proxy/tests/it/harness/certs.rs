@@ -38,19 +38,54 @@ impl Authority {
     }
 
     pub(crate) fn svid(&self, id: &str, life: Life) -> Svid {
-        let mut leaf = params(id, life);
-        leaf.is_ca = IsCa::ExplicitNoCa;
-        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        let key = KeyPair::generate().unwrap();
-        let issuer = Issuer::from_params(&self.params, &self.key);
-        let der = leaf.signed_by(&key, &issuer).unwrap().der().clone();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        Svid::new(vec![der], key).unwrap()
+        let leaf = self.sign(&leaf(id, life));
+        Svid::new(vec![leaf.der], leaf.key).unwrap()
     }
+
+    /// Signs whatever it is given.
+    pub(crate) fn sign(&self, params: &CertificateParams) -> Minted {
+        Minted::new(params, &self.params, &self.key)
+    }
+}
+
+/// A certificate with its key; what it says need not be right.
+pub(crate) struct Minted {
+    pub(crate) der: CertificateDer<'static>,
+    pub(crate) key: PrivateKeyDer<'static>,
+}
+
+impl Minted {
+    pub(crate) fn self_signed(params: &CertificateParams) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Self { der, key }
+    }
+
+    /// `params` signed by who says to be `issuer` and has `issuers_key`.
+    pub(crate) fn new(
+        params: &CertificateParams,
+        issuer: &CertificateParams,
+        issuers_key: &KeyPair,
+    ) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let issuer = Issuer::from_params(issuer, issuers_key);
+        let der = params.signed_by(&key, &issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        Self { der, key }
+    }
+}
+
+/// A leaf that satisfies the profile.
+pub(crate) fn leaf(id: &str, life: Life) -> CertificateParams {
+    let mut leaf = params(id, life);
+    leaf.is_ca = IsCa::ExplicitNoCa;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    leaf
 }
 
 fn params(uri: &str, life: Life) -> CertificateParams {
