@@ -11,7 +11,11 @@ mod build;
 mod map;
 mod scalar;
 
-use std::{cell::RefCell, fmt, sync::Arc};
+use std::{
+    cell::RefCell,
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 pub use build::parse;
 pub use map::{Map, map};
@@ -232,11 +236,23 @@ impl fmt::Display for Path {
         parent.fmt(f)?;
         match &self.step {
             Step::File(_) => Ok(()),
-            Step::Key(key) if parent.parent.is_none() => f.write_str(key),
-            Step::Key(key) => write!(f, ".{key}"),
+            Step::Key(key) if parent.parent.is_none() => write_key(f, key),
+            Step::Key(key) => {
+                f.write_str(".")?;
+                write_key(f, key)
+            }
             Step::Index(index) => write!(f, "[{index}]"),
         }
     }
+}
+
+/// A key is the file's text and may be no key at all. What cannot be printed is escaped: a terminal would obey it, and a
+/// log would start a new line.
+fn write_key(f: &mut fmt::Formatter<'_>, key: &str) -> fmt::Result {
+    key.chars().try_for_each(|c| match c {
+        '\\' | '"' | '\'' => f.write_char(c),
+        _ => write!(f, "{}", c.escape_debug()),
+    })
 }
 
 #[cfg(test)]

@@ -203,6 +203,17 @@ fn a_message_shows_hostile_text_harmlessly() {
     assert!(shown(&"x".repeat(10_000)).len() < 100);
 }
 
+/// The path of an unknown key went to the terminal as it stood in the file.
+#[test]
+fn a_key_path_shows_hostile_keys_harmlessly() {
+    let problems = Problems::new();
+    let text = "\"a\\e[31m\": 1\n\"it's \\\"b\\\"\\n\": 2\n";
+    let node = parse_one("f.yaml", text, &problems).unwrap();
+    map(&node, &problems, |_| Some(()));
+    let found: Vec<String> = problems.into_sorted().into_iter().map(|p| p.key).collect();
+    assert_eq!(found, ["a\\u{1b}[31m", "it's \"b\"\\n"]);
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(text in "([ \\t\\n\\-:,?&*!|>'\"%@`#{}\\[\\]a0~é\u{feff}]|---\n|: |- ){0,60}") {
