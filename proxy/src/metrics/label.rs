@@ -26,7 +26,7 @@ pub enum Decision {
     Allow,
     /// No grant names it, a guard forbids it, or no service names its destination (403).
     Deny,
-    /// It is ambiguous or malformed (400 and kin); policy was not asked.
+    /// It is ambiguous or malformed (400 and kin), or memory was full (503); policy was not asked.
     Reject,
     /// It was granted, over a limit (429).
     Limit,
