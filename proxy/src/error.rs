@@ -29,6 +29,8 @@ pub(crate) enum Failure {
     Limited(Exceeded),
     #[error("no configured service has the host {host:?}")]
     UnknownDestination { host: String, id: DecisionId },
+    #[error("this sidecar is short of memory")]
+    Overloaded,
     #[error("cannot reach the upstream")]
     Connect(#[from] ConnectError),
     #[error("expected a response head within {0:?}, found none")]
@@ -68,7 +70,8 @@ impl Failure {
         match self {
             Self::Rejected(_) | Self::Denied(_) | Self::Limited(_) => Fault::Downstream,
             Self::UnknownDestination { .. } => Fault::Downstream,
-            Self::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
+            Self::Overloaded
+            | Self::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
                 Fault::Internal
             }
             Self::CallerGone => Fault::Downstream,
@@ -83,6 +86,7 @@ impl Failure {
             Self::Denied(denial) => denial.reason(),
             Self::Limited(_) => "limited",
             Self::UnknownDestination { .. } => "unknown_destination",
+            Self::Overloaded => "overloaded",
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
             Self::NoResponse(Broken::UnaskedUpgrade) => "unasked_upgrade",

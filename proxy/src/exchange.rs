@@ -128,7 +128,8 @@ impl<'o> Exchange<'o> {
                 self.rule = Some(exceeded.limit.clone());
                 self.decision_id = Some(exceeded.id.as_str().to_owned());
             }
-            Failure::Connect(_)
+            Failure::Overloaded
+            | Failure::Connect(_)
             | Failure::ResponseTimeout(_)
             | Failure::NoResponse(_)
             | Failure::CallerGone => {}

@@ -157,6 +157,7 @@ impl Caller {
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
         let shared = &self.origin.shared;
+        shared.admission.take_request()?;
         let peer = self.peer();
         let rules = self.rulebook.rules(peer);
         exchange.decided_by(Arc::clone(&rules));

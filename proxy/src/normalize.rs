@@ -194,14 +194,13 @@ enum Fate {
 /// Removes the fields of this hop (RFC 9110 section 7.6.1), then those that only a proxy may set. In this order and
 /// before ours are added: otherwise `Connection: tipstaff-peer` would take ours out. Answers whether a method override is left.
 fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
-    if let Some(upgrade) = headers.get(UPGRADE)
-        && (is_http2 || !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c"))
-    {
-        return Err(if is_http2 {
-            Rejection::ConnectionHeader
-        } else {
-            Rejection::Upgrade
-        });
+    for upgrade in headers.get_all(UPGRADE) {
+        if is_http2 {
+            return Err(Rejection::ConnectionHeader);
+        }
+        if !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
+            return Err(Rejection::Upgrade);
+        }
     }
     let mut has_override = false;
     // Most requests have nothing to remove; then this allocates nothing.

@@ -125,6 +125,7 @@ impl Outbound {
         caller: &mut Downstream<'_>,
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
+        self.origin.shared.admission.take_request()?;
         let normal = normalize(&mut head, &WIDEST)?;
         exchange.normalized(&head);
 

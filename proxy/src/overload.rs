@@ -115,6 +115,10 @@ impl Overload {
         }
     }
 
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.level() < Level::Shedding
+    }
+
     pub(crate) fn takes_connections(&self) -> bool {
         self.level() < Level::Closed
     }

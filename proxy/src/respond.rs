@@ -139,7 +139,8 @@ fn answer(failure: &Failure) -> Answer {
             (StatusCode::FORBIDDEN, PERMISSION_DENIED)
         }
         Failure::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED),
-        Failure::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
+        Failure::Overloaded
+        | Failure::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
             (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)
         }
         Failure::Connect(ConnectError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE),
@@ -238,6 +239,9 @@ fn decision_fields(failure: &Failure, manner: Manner, headers: &mut HeaderMap) {
                     HeaderValue::from(exceeded.retry_after.saturating_mul(1000)),
                 );
             }
+        }
+        Failure::Overloaded => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}
     }

@@ -4,6 +4,7 @@
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::drain::Drain;
+use crate::error::Failure;
 use crate::forward::App;
 use crate::h1::wire::Socket;
 use crate::inbound::Inbound;
@@ -105,6 +106,15 @@ impl Admission {
             inbound: slots(),
             outbound: slots(),
         })
+    }
+
+    /// Whether a request may be taken on, asked before its body is read.
+    pub(crate) fn take_request(&self) -> Result<(), Failure> {
+        if self.overload.takes_requests() {
+            Ok(())
+        } else {
+            Err(Failure::Overloaded)
+        }
     }
 }
 

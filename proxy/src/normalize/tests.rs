@@ -101,6 +101,10 @@ fn what_two_servers_could_read_differently_is_rejected() {
             http1("/", &[host, ("upgrade", "websocket")]),
             "upgrade_not_enabled",
         ),
+        (
+            http1("/", &[host, ("upgrade", "h2c"), ("upgrade", "websocket")]),
+            "upgrade_not_enabled",
+        ),
         (http1("/", &[host, ("expect", "200-ok")]), "expectation"),
         (
             http1("/", &[host, ("connection", "host")]),

@@ -224,7 +224,7 @@ async fn nothing_is_read_after_a_rejected_head() {
     stream.write_all(two).await.unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok();
-    assert!(answer.starts_with(b"HTTP/1.0 505"), "{answer:?}");
+    assert!(answer.starts_with(b"HTTP/1.1 505"), "{answer:?}");
     assert_eq!(mesh.app.requests(), 0);
 }
 
