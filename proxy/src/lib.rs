@@ -70,6 +70,9 @@ pub mod admin;
 
 pub mod drain;
 
+#[doc(hidden)]
+pub mod bench;
+
 pub use config::Config;
 
 use access_log::AccessLog;

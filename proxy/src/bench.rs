@@ -1,0 +1,133 @@
+//! The steps between the head of an inbound request and its forwarding, one by one, for `benches/path.rs`. No interface:
+//! nothing else may use it.
+//!
+//! The functions are the ones that `inbound` calls, in its order, for a peer that a handshake has proven.
+
+use crate::authorize::{self, Rulebook};
+use crate::exchange::{Exchange, Origin};
+use crate::metrics::Direction;
+use crate::tls::{self, Acceptor, LiveIdentity};
+use crate::worker::Shared;
+use crate::{Bound, IdentityFeed, drain, limit, normalize};
+use http::request::Parts;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Room for a whole handshake, so that neither side waits for the other to read.
+const PIPE_BYTES: usize = 64 * 1024;
+
+/// An authenticated connection, without its bytes.
+#[derive(Debug)]
+pub struct Connection {
+    origin: Origin,
+    rulebook: Rulebook,
+    address: IpAddr,
+}
+
+/// What is in force for a request.
+#[derive(Debug)]
+pub struct Rules(Arc<authorize::Rules>);
+
+/// What normalising a head has found out.
+#[derive(Debug)]
+pub struct Normal(normalize::Normal);
+
+/// A request that a grant allows.
+#[derive(Debug)]
+pub struct Permit<'r>(authorize::Permit<'r>);
+
+impl Connection {
+    /// A caller with the identity of `caller` and the sidecar that `bound` would be shake hands in memory. A step that
+    /// fails, here or below, is a mistake in the bench.
+    pub async fn new(bound: Bound, caller: &IdentityFeed) -> Self {
+        let shared = Arc::new(Shared::new(
+            bound.config,
+            &bound.identity,
+            &bound.policy,
+            bound.metrics,
+            bound.admission,
+            bound.access_log,
+            drain::Drain::new(),
+        ));
+        let own = shared.identity.present().expect("an SVID of the sidecar");
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let caller = LiveIdentity::new(caller);
+        let (connector, _) =
+            tls::connector(&caller, own.id().clone()).expect("an SVID of the caller");
+        let acceptor = Acceptor::new(Arc::clone(&shared.identity));
+        let (accepted, connected) = tokio::join!(
+            acceptor.accept(ours),
+            connector.connect(identity::tls::server_name(), theirs)
+        );
+        connected.expect("the caller trusts the sidecar");
+        let peer = accepted.expect("the sidecar trusts the caller").peer;
+        let port = shared.config.load().inbound[0].app.port;
+        let rulebook = Rulebook::new(&shared, &peer, own.id().clone(), port);
+        let counters = shared.metrics.caller(peer.id());
+        Self {
+            origin: Origin {
+                shared,
+                direction: Direction::Inbound,
+                peer: Some((peer, counters)),
+            },
+            rulebook,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    fn peer(&self) -> &crate::peer::Peer {
+        let (peer, _) = self.origin.peer.as_ref().expect("made with a peer");
+        peer
+    }
+
+    /// The rules of the connection.
+    pub fn rules(&self) -> Rules {
+        Rules(self.rulebook.rules(self.peer()))
+    }
+
+    /// Step 1: one reading of the head.
+    pub fn normalize(&self, rules: &Rules, head: &mut Parts) -> Normal {
+        Normal(normalize::normalize(head, &rules.0.profile).expect("a plain request"))
+    }
+
+    /// Step 2: the policy's answer.
+    pub fn decide<'r>(
+        &self,
+        rules: &'r Rules,
+        head: &Parts,
+        normal: &Normal,
+        now: SystemTime,
+    ) -> Permit<'r> {
+        Permit(authorize::authorize(&rules.0, head, &normal.0, now).expect("a granted request"))
+    }
+
+    /// Step 3: charges every limit of the grant.
+    pub fn limit(&self, permit: &Permit<'_>, head: &Parts) {
+        let shared = &self.origin.shared;
+        limit::charge(shared, &permit.0, head, self.peer(), self.address)
+            .expect("room in the limit");
+    }
+
+    /// Step 5: what is kept of a request from its first look at the clock, and its record once it was answered.
+    pub fn record(&self, head: &Parts, rules: &Rules, permit: &Permit<'_>) {
+        let mut exchange = Exchange::begin(&self.origin, Some(head));
+        exchange.decided_by(Arc::clone(&rules.0));
+        exchange.normalized(head);
+        exchange.allowed(Some(permit.0.allow().grant()));
+        exchange.answered(200);
+    }
+
+    /// All of them, as `inbound` takes them.
+    pub fn handle(&self, head: &mut Parts) {
+        let mut exchange = Exchange::begin(&self.origin, Some(head));
+        let rules = self.rules();
+        exchange.decided_by(Arc::clone(&rules.0));
+        let normal = self.normalize(&rules, head);
+        exchange.normalized(head);
+        let permit = self.decide(&rules, head, &normal, exchange.time);
+        self.limit(&permit, head);
+        exchange.allowed(Some(permit.0.allow().grant()));
+        exchange.answered(200);
+    }
+}
