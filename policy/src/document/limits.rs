@@ -47,10 +47,13 @@ fn costs(node: &Node, problems: &Problems) -> Option<Vec<(String, u32)>> {
     yaml::map(node, problems, |map| {
         let mut costs = Vec::new();
         for (method, cost) in map.rest() {
-            if let Err(error) = method.parse::<Method>() {
-                problems.push(cost.problem(format!("expected a method as the key: {error}")));
+            let cost_of_one = yaml::number(cost, problems)?;
+            match method.parse::<Method>() {
+                Ok(_) => costs.push((method.to_owned(), cost_of_one)),
+                Err(error) => {
+                    problems.push(cost.problem(format!("expected a method as the key: {error}")));
+                }
             }
-            costs.push((method.to_owned(), yaml::number(cost, problems)?));
         }
         Some(costs)
     })

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Standing;
 use crate::pattern::is_token;
+use crate::yaml::shown;
 
 /// Time in the limiter is counted in sixteenths of a nanosecond: fine enough that a rate of 1 000 000/s is kept
 /// to 0.01 %, coarse enough that 63 bits last for 18 years.
@@ -70,7 +71,8 @@ pub enum Key {
 /// Why a limit key was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "expected identity, namespace, route, method, grpcMethod, clientIp or header:<name>, found '{0}'"
+    "expected identity, namespace, route, method, grpcMethod, clientIp or header:<name>, found {found}",
+    found = shown(.0)
 )]
 pub struct ParseKeyError(String);
 
@@ -102,7 +104,11 @@ pub struct Rate {
 
 /// Why a rate was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a rate such as 200/s, 60/m or 1000/h (at most {max}/s), found '{0}'", max = Rate::MAX_PER_SECOND)]
+#[error(
+    "expected a rate such as 200/s, 60/m or 1000/h (at most {max}/s), found {found}",
+    max = Rate::MAX_PER_SECOND,
+    found = shown(.0)
+)]
 pub struct ParseRateError(String);
 
 impl Rate {
@@ -151,7 +157,7 @@ pub struct LimitSpec {
 /// Why a limit was not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitError {
-    #[error("expected a name of letters, digits, '-', '_' or '.', found '{0}'")]
+    #[error("expected a name of letters, digits, '-', '_' or '.', found {found}", found = shown(.0))]
     Alias(String),
     #[error("expected a burst of at least 1, found 0")]
     ZeroBurst,

@@ -359,3 +359,39 @@ fn all_problems_of_all_files_are_told_in_one_run() {
         found[0]
     );
 }
+
+/// What a document says wrongly is shown to a person, and a terminal obeys controls.
+#[test]
+fn no_refusal_repeats_a_control_character() {
+    let with_limit = |limit: &str| {
+        grant(
+            "g",
+            &format!("{ALLOW}, limits: [{{name: a, rate: 1/s, {limit}}}]"),
+        )
+    };
+    for text in [
+        "\"a\\e[31m\": 1\n".to_owned(),
+        "\"a\\n\": {\"b\\e\": [1]}\n".to_owned(),
+        grant("\"g\\e\"", ALLOW),
+        grant("g", "allow: [{methods: [\"G\\eT\"], path: \"/\\e\"}]"),
+        grant(
+            "g",
+            &format!("{ALLOW}, limits: [{{name: \"a\\e\", rate: 1/s}}]"),
+        ),
+        grant(
+            "g",
+            &format!("{ALLOW}, limits: [{{name: a, rate: \"1\\e/s\"}}]"),
+        ),
+        with_limit("key: [\"identi\\ety\"]"),
+        with_limit("cost: {\"PO\\eST\": 5}, burst: 1"),
+    ] {
+        let found = policy::compile(&[source(&text)], &Options::default()).unwrap_err();
+        assert!(!found.is_empty());
+        for problem in found {
+            assert!(
+                !problem.to_string().contains(char::is_control),
+                "{problem:?}"
+            );
+        }
+    }
+}

@@ -73,14 +73,14 @@ fn limits_that_make_no_sense_are_refused() {
                 alias: "a\"".into(),
                 ..good()
             },
-            "found 'a\"'",
+            r#"found "a\"""#,
         ),
         (
             Definition {
                 alias: String::new(),
                 ..good()
             },
-            "found ''",
+            "found \"\"",
         ),
         (
             Definition {
