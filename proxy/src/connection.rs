@@ -9,8 +9,7 @@ use crate::h1::server::Next;
 use crate::h1::wire::{Socket, Wire};
 use crate::tls::Alpn;
 use crate::{h1, h2};
-use ::h2::server::Connection as Http2Connection;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::request;
 use std::future::poll_fn;
 use std::io::Cursor;
@@ -24,7 +23,11 @@ use tokio::time::{Instant, timeout};
 /// Whoever answers the requests of a connection.
 pub(crate) trait Answer: Send + Sync + 'static {
     /// Answers one request, whatever comes of it.
-    fn answer(&self, head: request::Parts, caller: Downstream<'_>) -> impl Future<Output = ()> + Send;
+    fn answer(
+        &self,
+        head: request::Parts,
+        caller: Downstream<'_>,
+    ) -> impl Future<Output = ()> + Send;
 
     /// Answers a head that is not read.
     fn refuse(&self, error: HeadError, caller: Downstream<'_>) -> impl Future<Output = ()> + Send;
@@ -61,13 +64,17 @@ pub(crate) async fn serve<A: Answer>(
     match terms.protocol {
         Alpn::Http1 => {
             let connection = h1::server::Connection::new(Wire::new(socket, start), config);
-            watch.drive(serve_http1(connection, &activity, &*answer)).await;
+            watch
+                .drive(serve_http1(connection, &activity, &*answer))
+                .await;
         }
         Alpn::Http2 => {
             let handshake = h2::server::handshake(replay(start, socket), config);
             match timeout(config.timeouts.request_head, handshake).await {
                 Ok(Ok(connection)) => {
-                    watch.drive(serve_http2(connection, &activity, &answer)).await;
+                    watch
+                        .drive(serve_http2(connection, &activity, &answer))
+                        .await;
                 }
                 Ok(Err(error)) => answer.ended(h2::ended_reason(&error)),
                 Err(_) => answer.ended("preface_timeout"),
@@ -95,13 +102,17 @@ async fn serve_http1(
         match connection.next(&activity.closing).await {
             Next::Request(head) => {
                 let _turn = Turn::new(activity);
-                answer.answer(head.parts, Downstream::Http1(&mut connection)).await;
+                answer
+                    .answer(head.parts, Downstream::Http1(&mut connection))
+                    .await;
                 if !connection.finish().await {
                     break;
                 }
             }
             Next::Refused(error) => {
-                answer.refuse(error, Downstream::Http1(&mut connection)).await;
+                answer
+                    .refuse(error, Downstream::Http1(&mut connection))
+                    .await;
                 break;
             }
             Next::End => return,
@@ -111,7 +122,7 @@ async fn serve_http1(
 }
 
 async fn serve_http2(
-    mut connection: Http2Connection<Box<dyn Socket>, Bytes>,
+    mut connection: h2::server::Connection,
     activity: &Arc<Activity>,
     answer: &Arc<impl Answer>,
 ) {
@@ -120,7 +131,7 @@ async fn serve_http2(
         let accepted = poll_fn(|cx| {
             if activity.closing.load(Ordering::Relaxed) && !winding_down {
                 winding_down = true;
-                connection.graceful_shutdown();
+                connection.wind_down();
             }
             connection.poll_accept(cx)
         });
@@ -135,10 +146,9 @@ async fn serve_http2(
                     answer.answer(head, Downstream::Http2(stream)).await;
                 });
             }
-            Err(error) => {
-                tracing::debug!(%error, "HTTP/2 connection of a caller ended");
-                answer.ended(h2::ended_reason(&error));
-                return;
+            Err(reason) => {
+                answer.ended(reason);
+                return connection.dismiss().await;
             }
         }
     }

@@ -3,6 +3,8 @@
 
 pub(crate) mod server;
 
+mod flood;
+
 use crate::body::{Broken, Piece};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
@@ -46,7 +48,8 @@ impl Sender {
                 };
             }
             let part = self.waiting.split_to(room.min(self.waiting.len()));
-            self.stream.send_data(part, self.ends && self.waiting.is_empty())?;
+            self.stream
+                .send_data(part, self.ends && self.waiting.is_empty())?;
         }
         Poll::Ready(Ok(()))
     }
@@ -90,7 +93,10 @@ impl Sender {
 
 /// The next piece of a stream's body; `None` is its end. Room for more is given back at once: whoever takes a piece has
 /// a place for it.
-pub(crate) fn poll_body(stream: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+pub(crate) fn poll_body(
+    stream: &mut RecvStream,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Piece, Broken>>> {
     loop {
         match ready!(stream.poll_data(cx)) {
             Some(Ok(data)) => {

@@ -124,7 +124,8 @@ fn canonical_target(
         // `http` reads `*` as a path, and an authority-form target belongs to CONNECT alone.
         None => return Err(Reject::NotAbsolute.into()),
     };
-    if !is_http2 && !matches!(uri.scheme_str(), None | Some("http")) {
+    // HTTP/1.1 has one in absolute-form only; HTTP/2 libraries take any (RFC 9113 section 8.3.1).
+    if !matches!((uri.scheme_str(), is_http2), (None | Some("http"), _) | (Some("https"), true)) {
         return Err(Reject::BadScheme.into());
     }
     let target = target::canonicalise_path(written.as_bytes(), profile)?;

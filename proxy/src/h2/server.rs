@@ -1,5 +1,6 @@
 //! A caller's HTTP/2 connection: many requests at once, each a task of its own.
 
+use super::flood::{self, Alarm, Guarded};
 use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::body::{Broken, Piece};
 use crate::config::Config;
@@ -8,23 +9,38 @@ use crate::h1::head::Framing;
 use crate::h1::wire::Socket;
 use crate::progress::Deadline;
 use bytes::Bytes;
-use h2::server::{Connection, SendResponse};
+use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response, response};
+use std::future::poll_fn;
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// Streams a client may open and reset before we have looked at them: rapid reset (CVE-2023-44487).
 const PENDING_RESETS: usize = 32;
-/// Resets that a client may make us send: MadeYouReset (CVE-2025-8671).
-const LOCAL_RESETS: usize = 256;
+/// Resets that a client may make us send: MadeYouReset (CVE-2025-8671). Each may have cost the app a request.
+const LOCAL_RESETS: usize = 100;
+/// How long a client that has to go may take to read why.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A connection on which requests come in.
+pub(crate) struct Connection {
+    inner: h2::server::Connection<Guarded<Box<dyn Socket>>, Bytes>,
+    alarm: Alarm,
+}
+
+/// A request as it comes in, and where its response goes.
+pub(crate) type Incoming = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// Reads the preface and sends our settings. The caller of this sets the deadline.
 pub(crate) async fn handshake(
     socket: Box<dyn Socket>,
     config: &Config,
-) -> Result<Connection<Box<dyn Socket>, Bytes>, h2::Error> {
+) -> Result<Connection, h2::Error> {
+    let (socket, alarm) = flood::guard(socket);
     let head_bytes = u32::try_from(config.sizes.max_head_bytes).unwrap_or(u32::MAX);
-    h2::server::Builder::new()
+    let inner = h2::server::Builder::new()
         .max_concurrent_streams(config.sizes.max_streams)
         .max_header_list_size(head_bytes)
         .initial_window_size(STREAM_WINDOW)
@@ -33,7 +49,47 @@ pub(crate) async fn handshake(
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(socket)
-        .await
+        .await?;
+    Ok(Connection { inner, alarm })
+}
+
+impl Connection {
+    /// The next request; `None` once the connection has ended as it should.
+    ///
+    /// # Errors
+    /// Why it ended otherwise, as a word from a closed set.
+    pub(crate) fn poll_accept(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Incoming, &'static str>>> {
+        match self.inner.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(accepted.map(|request| {
+                request.map_err(|error| {
+                    tracing::debug!(%error, "HTTP/2 connection of a caller ended");
+                    super::ended_reason(&error)
+                })
+            })),
+            Poll::Pending => match self.alarm.raised() {
+                Some(flood) => Poll::Ready(Some(Err(flood.as_str()))),
+                None => Poll::Pending,
+            },
+        }
+    }
+
+    /// Takes no more requests and ends with the last one.
+    pub(crate) fn wind_down(&mut self) {
+        self.inner.graceful_shutdown();
+    }
+
+    /// Says why to a client that floods us, and waits for a moment until that has left.
+    pub(crate) async fn dismiss(mut self) {
+        if self.alarm.raised().is_some() {
+            self.inner.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            let closed = poll_fn(|cx| self.inner.poll_closed(cx));
+            // It has to go either way.
+            let _ = timeout(FAREWELL, closed).await;
+        }
+    }
 }
 
 /// One exchange. Dropping it before the response has ended resets the stream.
@@ -70,7 +126,10 @@ impl Stream {
         !self.body.is_end_stream()
     }
 
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         super::poll_body(&mut self.body, cx)
     }
 

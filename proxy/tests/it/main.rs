@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod harness; // A CA, sidecars, an app that echoes, and callers.
+mod h2_frames; // HTTP/2 as octets.
 mod mutations; // Messages to fool a reader with.
 mod transcript; // What a reader made of a connection.
 
@@ -12,6 +13,9 @@ mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
 mod h1_oracle; // hyper reads the same bytes.
 mod h1_segments; // The verdict does not depend on how bytes were cut.
+mod h2_errors; // Frames that break HTTP/2.
+mod h2_fields; // Requests in HTTP/2 that HTTP/1 would read otherwise.
+mod h2_floods; // Frames that are allowed, and too many.
 mod inbound; // Who gets in, what is refused, what the app sees.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound; // Where the workload may go, and how identities rotate under it.
