@@ -8,6 +8,7 @@ fn main() {
     println!(
         "left out, as they need programs that Cargo cannot install (tests/run installs them and runs all):"
     );
+    println!("  proxy/tests/it/h1_oracle/h11.rs");
     let suites = include_str!("it/real.rs");
     for name in suites
         .lines()

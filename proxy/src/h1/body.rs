@@ -4,7 +4,7 @@ use super::field::Block;
 use super::head::{Framing, HeadError, Limits};
 use super::line::{LineError, find_end};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 
 /// Longest line with a chunk's size, without its CRLF: sixteen digits, and extensions that nobody uses.
 const MAX_SIZE_LINE_BYTES: usize = 256;
@@ -164,6 +164,12 @@ impl Decoder {
                     };
                     let bytes = input.split_to(end).freeze();
                     let trailers = block.read(&bytes).map_err(BodyError::Trailers)?;
+                    // They come too late to say where the body ended (RFC 9110, section 6.5.1).
+                    if trailers.contains_key(CONTENT_LENGTH)
+                        || trailers.contains_key(TRANSFER_ENCODING)
+                    {
+                        return Err(BodyError::Trailers(HeadError::Framing));
+                    }
                     self.state = State::End;
                     if !trailers.is_empty() {
                         return Ok(Step::Trailers(trailers));

@@ -186,10 +186,11 @@ impl HeadReader {
         parts.uri = uri(head.slice(line.target))?;
         parts.headers = fields;
         Ok(Some(RequestHead {
-            parts,
             body: said.framing.unwrap_or(Framing::Empty),
-            keep_alive: !said.close,
+            // What follows CONNECT is no request, whoever may take it for one (RFC 9110, section 9.3.6).
+            keep_alive: !said.close && parts.method != Method::CONNECT,
             expects_continue: said.expectations == Expectations::Continue,
+            parts,
         }))
     }
 

@@ -1,8 +1,11 @@
-//! Messages to fool a reader with: the framing corpus, plain ones, and both with a few bytes changed.
+//! Messages to fool a reader with: the framing corpora, plain ones, and both with a few bytes changed.
 
 use serde_json::Value;
 
-const CORPUS: &str = include_str!("../../../tests/vectors/http/h1_framing_sample.json");
+const CORPUS: [&str; 2] = [
+    include_str!("../../../tests/vectors/http/h1_framing_sample.json"),
+    include_str!("../../../tests/vectors/http/h1_hostile.json"),
+];
 
 const REQUESTS: [&str; 12] = [
     "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
@@ -50,12 +53,15 @@ const LINES: [&str; 16] = [
     "GET /c HTTP/1.1\r\nHost: c\r\n\r\n",
 ];
 
-/// The corpus, then the plain requests.
+/// The corpora, then the plain requests.
 pub(crate) fn requests() -> Vec<Vec<u8>> {
-    let corpus: Value = serde_json::from_str(CORPUS).unwrap();
-    let rows = corpus["vectors"].as_array().unwrap().iter().map(message);
-    let plain = REQUESTS.iter().map(|text| octets(text));
-    rows.chain(plain).collect()
+    let mut messages = Vec::new();
+    for corpus in CORPUS {
+        let corpus: Value = serde_json::from_str(corpus).unwrap();
+        messages.extend(corpus["vectors"].as_array().unwrap().iter().map(message));
+    }
+    messages.extend(REQUESTS.iter().map(|text| octets(text)));
+    messages
 }
 
 pub(crate) fn responses() -> Vec<Vec<u8>> {
@@ -104,7 +110,7 @@ fn line_start(message: &[u8], at: usize) -> usize {
     end.map_or(0, |end| end + 1)
 }
 
-/// A row of the corpus as octets: whole in base64, or as texts to be repeated.
+/// A row of a corpus as octets: whole in base64, or as texts to be repeated.
 fn message(row: &Value) -> Vec<u8> {
     if let Some(parts) = row["parts"].as_array() {
         let part = |part: &Value| {

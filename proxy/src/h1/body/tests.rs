@@ -74,6 +74,14 @@ fn chunks_that_two_servers_could_read_differently_are_refused() {
         ),
         (b"0\r\na: \0\r\n\r\n", Trailers(HeadError::FieldValue)),
         (
+            b"0\r\nContent-Length: 5\r\n\r\n",
+            Trailers(HeadError::Framing),
+        ),
+        (
+            b"0\r\ntransfer-encoding: chunked\r\n\r\n",
+            Trailers(HeadError::Framing),
+        ),
+        (
             b"0\r\na:\r\nb:\r\nc:\r\nd:\r\ne",
             Trailers(HeadError::TooManyFields),
         ),

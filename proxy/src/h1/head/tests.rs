@@ -292,6 +292,13 @@ fn a_request_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_request_behind_connect_is_none() {
+    let head = request("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
+    let head = head.unwrap().unwrap();
+    assert_eq!((head.parts.method, head.keep_alive), (Method::CONNECT, false));
+}
+
+#[test]
 fn values_are_not_copied() {
     let mut input = BytesMut::from("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
     let bytes = input.as_ptr_range();
