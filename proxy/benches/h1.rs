@@ -1,5 +1,7 @@
 //! `cargo bench -p proxy --bench h1`: what reading and writing a message of HTTP/1.1 costs, its memory included.
 
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
+
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use http::{Method, StatusCode};
