@@ -292,6 +292,8 @@ pub(crate) struct Options {
     pub(crate) app: Option<SocketAddr>,
     /// Further top-level sections of both sidecars' configuration.
     pub(crate) extra: String,
+    /// Of the sidecars' own log.
+    pub(crate) log_level: &'static str,
 }
 
 impl Default for Options {
@@ -301,6 +303,7 @@ impl Default for Options {
             ttl: Duration::from_secs(3600),
             app: None,
             extra: String::new(),
+            log_level: "info",
         }
     }
 }
@@ -400,10 +403,10 @@ fn start_sidecar(
     );
     let config = folder.join(format!("{name}.yaml"));
     std::fs::write(&config, text).expect("a configuration");
-    let process = Process::tipstaff(
-        &["proxy", "--config", path(&config)],
-        folder.join(format!("{name}.log")),
-    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+    command.args(["proxy", "--config", path(&config)]);
+    command.env("TIPSTAFF_LOG", options.log_level);
+    let process = Process::start(command, folder.join(format!("{name}.log")));
     let sidecar = Sidecar {
         process,
         inbound,

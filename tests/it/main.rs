@@ -24,6 +24,8 @@ mod rotation;
 mod drain;
 // The administration port, its socket, and the access log.
 mod admin;
+// What peers write does not become what the logs say.
+mod logs;
 // With programs we did not write; needs `tests/run`, which installs them.
 #[cfg(feature = "real-programs")]
 mod real;
