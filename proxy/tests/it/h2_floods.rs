@@ -188,3 +188,21 @@ async fn data_on_a_forgotten_stream_is_refused() {
     assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
     assert_eq!(mesh.app.requests(), 1);
 }
+
+/// The workload is held to the same: a library of its own gone wild would otherwise take the sidecar's time.
+#[tokio::test]
+async fn a_workload_that_floods_its_own_sidecar_is_asked_to_calm_down() {
+    let mesh = Mesh::new(&grant_all()).await;
+    for flood in [
+        frame(PING, 0, 0, &[0; 8]).repeat(20_000),
+        (0..20_000)
+            .flat_map(|n| [get(2 * n + 1), frame(RST_STREAM, 0, 2 * n + 1, &[0; 4])].concat())
+            .collect(),
+    ] {
+        let mut raw = mesh.connect_workload().await;
+        raw.write(&flood).await;
+        let heard = raw.until_closed().await;
+        assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
+    }
+    assert_eq!(mesh.app.requests(), 0);
+}

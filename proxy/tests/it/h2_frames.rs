@@ -1,11 +1,12 @@
 //! A client that writes what no HTTP/2 library would: frames and header blocks as octets (RFC 9113, RFC 7541).
 
-use crate::harness::{App, Authority, FRONTEND, Life, ORDERS, Sidecar, sidecar, tls};
+use crate::harness::{
+    App, Authority, FRONTEND, Life, ORDERS, Sidecar, outbound, service, sidecar, tls,
+};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::client::TlsStream;
 
 pub(crate) const DATA: u8 = 0x0;
 pub(crate) const HEADERS: u8 = 0x1;
@@ -86,7 +87,9 @@ impl Mesh {
         let authority = Authority::new();
         let app = App::start().await;
         let orders = authority.svid(ORDERS, Life::Hour);
-        let sidecar = sidecar(&authority, orders, app.address, documents, |_| ());
+        let sidecar = sidecar(&authority, orders, app.address, documents, |config| {
+            config.outbound = outbound(vec![service("orders.shop.example", app.address, ORDERS)]);
+        });
         Self {
             authority,
             app,
@@ -94,20 +97,18 @@ impl Mesh {
         }
     }
 
-    /// A connection on which preface and SETTINGS are exchanged.
+    /// A caller's connection on which preface and SETTINGS are exchanged.
     pub(crate) async fn connect(&self) -> Raw {
-        let mut raw = self.silent().await;
-        let start = [
-            PREFACE,
-            &frame(SETTINGS, 0, 0, b""),
-            &frame(SETTINGS, 1, 0, b""),
-        ]
-        .concat();
-        raw.write(&start).await;
-        raw
+        self.silent().await.greeted().await
     }
 
-    /// A connection on which nothing was said yet.
+    /// A connection of the workload, with prior knowledge and in plain text, as far.
+    pub(crate) async fn connect_workload(&self) -> Raw {
+        let stream = TcpStream::connect(self.sidecar.outbound()).await.unwrap();
+        Raw::new(stream).greeted().await
+    }
+
+    /// A caller's connection on which nothing was said yet.
     pub(crate) async fn silent(&self) -> Raw {
         let frontend = self.authority.svid(FRONTEND, Life::Hour);
         let stream = tls(
@@ -115,16 +116,18 @@ impl Mesh {
             &self.authority,
             Some(&frontend),
             b"h2",
-        );
-        Raw {
-            stream: stream.await.unwrap(),
-            rest: Vec::new(),
-        }
+        )
+        .await;
+        Raw::new(stream.unwrap())
     }
 }
 
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 pub(crate) struct Raw {
-    stream: TlsStream<TcpStream>,
+    stream: Box<dyn Stream>,
     rest: Vec<u8>,
 }
 
@@ -142,6 +145,19 @@ pub(crate) struct Heard {
 }
 
 impl Raw {
+    fn new(stream: impl Stream + 'static) -> Self {
+        Self {
+            stream: Box::new(stream),
+            rest: Vec::new(),
+        }
+    }
+
+    async fn greeted(mut self) -> Self {
+        let settings = [frame(SETTINGS, 0, 0, b""), frame(SETTINGS, 1, 0, b"")].concat();
+        self.write(&[PREFACE, &settings].concat()).await;
+        self
+    }
+
     /// Writes what the sidecar takes. Whether it took all: it may close meanwhile.
     pub(crate) async fn write(&mut self, octets: &[u8]) -> bool {
         let written = timeout(DEADLINE, self.stream.write_all(octets)).await;
