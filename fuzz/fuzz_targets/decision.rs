@@ -174,9 +174,9 @@ impl<'a> Arbitrary<'a> for Case {
                     "encodedSlash: opaque, pathParams: literal, emptySegments: literal",
                 ],
             )?,
-            rules: several(u, 0..=5)?,
+            rules: several(u, 0..=4)?,
             more: several(u, 0..=2)?,
-            requests: several(u, 1..=6)?,
+            requests: several(u, 1..=4)?,
         })
     }
 }
