@@ -10,6 +10,10 @@ mod allocation;
 mod corpus;
 /// Guards, specificity, validity, limits: what decides.
 mod decisions;
+/// Decisions against a dull oracle, and against what servers make of a path.
+mod oracle;
+/// How servers get from a target to a resource.
+mod normalisers;
 /// Metamorphic laws over generated policies and requests.
 mod laws;
 /// Documents that must not be accepted, and what their authors are told.
