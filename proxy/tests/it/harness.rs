@@ -8,7 +8,7 @@ mod recorder;
 pub(crate) use app::{App, raw_app};
 pub(crate) use caller::{Caller, head, tls};
 pub(crate) use certs::{Authority, Life, Minted, leaf};
-pub(crate) use recorder::Recorder;
+pub(crate) use recorder::{Evidence, Recorder};
 
 use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
