@@ -18,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "compare"))
 
+import machine
 import peers
 from checks import ALLOWED
 from machine import PAGE, Failure
@@ -104,7 +105,7 @@ class Load:
 
     def __init__(self, pair, rate, seconds, clients=CLIENTS):
         pace_ms = clients * 1000 / rate
-        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", peers.HERE / "load.lua", "-H", "Host: orders",
+        command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", machine.HERE / "load.lua", "-H", "Host: orders",
                    f"http://127.0.0.1:{pair.outbound_port}{ALLOWED}"]
         self.popen = subprocess.Popen([str(part) for part in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                       env={**os.environ, "PACE_MS": str(pace_ms)})
