@@ -44,7 +44,7 @@ fn poll_body(
                 return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
             }
             body::Step::End => return Poll::Ready(None),
-            body::Step::More => match ready!(wire.poll_fill(cx)) {
+            body::Step::More => match ready!(wire.poll_fill(decoder.remaining().unwrap_or(0), cx)) {
                 Ok(0) => {
                     if decoder.eof().is_err() {
                         return Poll::Ready(Some(Err(Broken::Closed)));

@@ -13,12 +13,16 @@ use std::task::{Context, Poll, ready};
 
 /// What one stalled body may hold in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
-/// Sixteen stalled bodies do not yet block their neighbours on the same connection.
-pub(crate) const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+/// 64 stalled bodies do not yet block their neighbours on the same connection.
+pub(crate) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// What a stream may have queued for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
-/// The sending half of a stream. Holds at most one piece that the reader has no window for.
+/// Longest frame: what fits a window twice, so that one can be on its way while the other is read. Longer than the 16 KiB
+/// that HTTP/2 starts with, since each frame is a write of its own.
+pub(crate) const FRAME: u32 = 32 * 1024;
+
+/// The sending half of a stream. What the reader has no window for is held here, one piece at most.
 #[derive(Debug)]
 pub(crate) struct Sender {
     stream: SendStream<Bytes>,

@@ -129,7 +129,7 @@ impl Connection {
                     return Poll::Ready(Ok((head.parts, head.body)));
                 }
                 None => {
-                    if ready!(self.wire.poll_fill(cx))? == 0 {
+                    if ready!(self.wire.poll_fill(0, cx))? == 0 {
                         return Poll::Ready(Err(Broken::Closed));
                     }
                     self.is_answered = true;

@@ -139,7 +139,7 @@ impl Connection {
                 }
                 self.wire.shrink();
             }
-            match self.wire.poll_fill(cx) {
+            match self.wire.poll_fill(0, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Ready(Ok(_)) => {
                     begun.get_or_insert_with(Instant::now);
@@ -267,7 +267,7 @@ impl Connection {
             }
             loop {
                 self.wire.input.clear();
-                match ready!(self.wire.poll_fill(cx)) {
+                match ready!(self.wire.poll_fill(0, cx)) {
                     Ok(0) | Err(_) => return Poll::Ready(()),
                     Ok(_) => {}
                 }

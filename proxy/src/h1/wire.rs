@@ -4,7 +4,8 @@
 //! a head and a short body. Large pieces are not copied. Nothing here is unbounded: whoever sends asks for room first, and
 //! whoever reads takes what is there before more is read.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
@@ -23,18 +24,21 @@ const MOST_READ: usize = 64 * 1024;
 /// Pieces up to this size are copied behind the head.
 const SMALL: usize = 2 * 1024;
 /// No more is taken for sending while this much waits.
-const ENOUGH: usize = 16 * 1024;
+const ENOUGH: usize = 64 * 1024;
 /// Buffers that have grown beyond this are given back when nothing is in them.
 const KEPT: usize = 4 * 1024;
+/// Pieces that one write takes.
+const SLICES: usize = 16;
 
 pub(crate) struct Wire {
     socket: Box<dyn Socket>,
     pub(super) input: BytesMut,
     next_read: usize,
-    /// Sent in this order.
-    before: BytesMut,
-    large: Bytes,
-    after: BytesMut,
+    /// Sent first: large pieces, and what stands between them.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Sent then.
+    output: BytesMut,
 }
 
 impl Wire {
@@ -44,24 +48,29 @@ impl Wire {
             socket,
             input,
             next_read: FIRST_READ,
-            before: BytesMut::new(),
-            large: Bytes::new(),
-            after: BytesMut::new(),
+            queue: VecDeque::new(),
+            queued: 0,
+            output: BytesMut::new(),
         }
     }
 
-    /// Waits for bytes and appends them to the input. Zero: the other side sends no more.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.input.reserve(self.next_read);
-        let before = self.input.capacity() - self.input.len();
-        let read = ready!(poll_read_buf(
-            Pin::new(&mut self.socket),
-            cx,
-            &mut self.input
-        ))?;
-        // Large bodies fill what they are given; the next read may take more.
-        if read == before && self.next_read < MOST_READ {
-            self.next_read *= 2;
+    /// Waits for bytes and appends them to the input. Zero: the other side sends no more. `expected` is how many are known
+    /// to come.
+    pub(super) fn poll_fill(
+        &mut self,
+        expected: u64,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let expected = usize::try_from(expected).unwrap_or(MOST_READ);
+        self.input.reserve(expected.clamp(self.next_read, MOST_READ));
+        let room = self.input.capacity() - self.input.len();
+        let socket = Pin::new(&mut self.socket);
+        let read = ready!(poll_read_buf(socket, cx, &mut self.input))?;
+        // Bodies of unknown length fill what they are given; the next read may take more.
+        if read == room {
+            self.next_read = (self.next_read * 2).min(MOST_READ);
+        } else if read < self.next_read / 4 {
+            self.next_read = (self.next_read / 2).max(FIRST_READ);
         }
         Poll::Ready(Ok(read))
     }
@@ -79,49 +88,53 @@ impl Wire {
 
     /// Gives back what a large message has made grow, before a wait that may be long.
     pub(super) fn shrink(&mut self) {
-        self.next_read = FIRST_READ;
-        for buffer in [&mut self.input, &mut self.before, &mut self.after] {
+        for buffer in [&mut self.input, &mut self.output] {
             if buffer.is_empty() && buffer.capacity() > KEPT {
                 *buffer = BytesMut::new();
             }
         }
     }
 
-    /// Where heads and other small things are appended to be sent. There has to be [room](Self::has_room).
+    /// Where heads and other small things are appended to be sent.
     pub(super) fn output(&mut self) -> &mut BytesMut {
-        if self.large.is_empty() {
-            &mut self.before
-        } else {
-            &mut self.after
-        }
+        &mut self.output
     }
 
     /// Sends a piece of a body. There has to be [room](Self::has_room).
     pub(super) fn send(&mut self, data: Bytes) {
-        debug_assert!(self.large.is_empty());
         if data.len() <= SMALL {
-            self.before.extend_from_slice(&data);
-        } else {
-            self.large = data;
+            self.output.extend_from_slice(&data);
+            return;
+        }
+        let before = self.output.split().freeze();
+        for piece in [before, data] {
+            if !piece.is_empty() {
+                self.queued += piece.len();
+                self.queue.push_back(piece);
+            }
         }
     }
 
     /// Whether more may be sent before what waits has left.
     pub(super) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.before.len() < ENOUGH
+        self.queued + self.output.len() < ENOUGH
     }
 
     /// Waits until everything has left.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_flushed() {
             let socket = Pin::new(&mut self.socket);
-            let written = if self.large.is_empty() {
-                ready!(socket.poll_write(cx, &self.before))?
+            let written = if self.queue.is_empty() {
+                ready!(socket.poll_write(cx, &self.output))?
             } else {
-                let parts = [&self.before[..], &self.large, &self.after].map(IoSlice::new);
-                // An empty slice in front would be all that a socket without vectored writes takes.
-                let first = usize::from(self.before.is_empty());
-                ready!(socket.poll_write_vectored(cx, &parts[first..]))?
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut count = 0;
+                let pieces = self.queue.iter().map(Bytes::as_ref);
+                for (slice, piece) in slices.iter_mut().zip(pieces.chain([&self.output[..]])) {
+                    *slice = IoSlice::new(piece);
+                    count += 1;
+                }
+                ready!(socket.poll_write_vectored(cx, &slices[..count]))?
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -132,7 +145,7 @@ impl Wire {
     }
 
     pub(super) fn is_flushed(&self) -> bool {
-        self.before.is_empty() && self.large.is_empty()
+        self.queue.is_empty() && self.output.is_empty()
     }
 
     /// Ends our direction.
@@ -141,17 +154,18 @@ impl Wire {
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
-    fn advance(&mut self, written: usize) {
-        use bytes::Buf;
-        let of_before = written.min(self.before.len());
-        self.before.advance(of_before);
-        let of_large = (written - of_before).min(self.large.len());
-        self.large.advance(of_large);
-        self.after.advance(written - of_before - of_large);
-        if self.large.is_empty() && !self.after.is_empty() {
-            debug_assert!(self.before.is_empty());
-            std::mem::swap(&mut self.before, &mut self.after);
+    fn advance(&mut self, mut written: usize) {
+        while let Some(first) = self.queue.front_mut() {
+            let part = written.min(first.len());
+            first.advance(part);
+            self.queued -= part;
+            written -= part;
+            if !first.is_empty() {
+                return;
+            }
+            self.queue.pop_front();
         }
+        self.output.advance(written);
     }
 }
 
@@ -159,7 +173,7 @@ impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wire")
             .field("input", &self.input.len())
-            .field("output", &(self.before.len() + self.large.len() + self.after.len()))
+            .field("output", &(self.queued + self.output.len()))
             .finish_non_exhaustive()
     }
 }

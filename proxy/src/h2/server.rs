@@ -1,7 +1,7 @@
 //! A caller's HTTP/2 connection: many requests at once, each a task of its own.
 
 use super::flood::{self, Alarm, Guarded};
-use super::{CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, Sender};
+use super::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::body::{Broken, Piece};
 use crate::config::Config;
 use crate::connection::Turn;
@@ -47,6 +47,7 @@ pub(crate) async fn handshake(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
+        .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(socket)
         .await?;

@@ -12,7 +12,7 @@ use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::{Socket, Wire};
-use crate::h2::{self, CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW, Sender};
+use crate::h2::{self, CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::metrics::{Direction, Metrics};
 use crate::tls::{self, Alpn, LiveIdentity};
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
@@ -406,6 +406,7 @@ async fn lane(socket: Box<dyn Socket>, validity: Option<Validity>) -> Result<Lan
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(socket)
         .await

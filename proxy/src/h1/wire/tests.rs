@@ -75,11 +75,21 @@ async fn what_a_large_message_has_made_grow_is_given_back() {
     tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.unwrap();
     let mut read = 0;
     while read < sent.len() {
-        read += poll_fn(|cx| wire.poll_fill(cx)).await.unwrap();
+        read += poll_fn(|cx| wire.poll_fill(0, cx)).await.unwrap();
         assert!(wire.input.capacity() <= 2 * MOST_READ);
         wire.input.clear();
     }
     assert!(wire.input.capacity() > KEPT, "large reads for large bodies");
     wire.shrink();
     assert_eq!(wire.input.capacity(), 0);
+}
+
+#[tokio::test]
+async fn what_is_known_to_come_is_read_at_once() {
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    let sent = vec![b'x'; 50_000];
+    tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.unwrap();
+    let read = poll_fn(|cx| wire.poll_fill(50_000, cx)).await.unwrap();
+    assert_eq!(read, 50_000);
 }
