@@ -26,6 +26,8 @@ mod drain;
 mod admin;
 // What peers write does not become what the logs say.
 mod logs;
+// Names that clients make up, in metrics and memory.
+mod cardinality;
 // With programs we did not write; needs `tests/run`, which installs them.
 #[cfg(feature = "real-programs")]
 mod real;
