@@ -6,11 +6,12 @@ use super::line::{LineError, find_end};
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 
-/// Longest line with a chunk's size, without its CRLF: sixteen digits, and extensions that nobody uses.
+/// Longest line with a chunk's size, without its CRLF: eight digits, and extensions that nobody uses.
 const MAX_SIZE_LINE_BYTES: usize = 256;
 
-/// Digits of a size: as many as a `u64` has. More would be zeros or an overflow.
-const MAX_SIZE_DIGITS: usize = 16;
+/// Digits of a size: as many as a `u32` has, since some readers cut off what is above them and would end the chunk in
+/// another place. Nobody sends 4 GiB in one chunk.
+const MAX_SIZE_DIGITS: usize = 8;
 
 /// Bytes that chunking may cost beyond its fair share, as in Go's net/http: 16 and twice the data are fair for a chunk.
 const MAX_EXCESS_BYTES: u64 = 16 * 1024;
