@@ -64,7 +64,7 @@ fn whatever_peers_write_every_log_line_is_one_object_of_ours() {
             .count();
         (last == 2).then_some(text)
     });
-    let lines = text.lines().map(|line| checked(line)).collect::<Vec<_>>();
+    let lines = text.lines().map(checked).collect::<Vec<_>>();
     let outbound = lines
         .iter()
         .filter(|line| line["direction"] == "outbound")

@@ -97,14 +97,10 @@ impl Mesh {
         let frontend = authority.svid(FRONTEND, Life::Hour);
         let rules = grant("allow: [{methods: [\"*\"], path: \"/**\"}]")
             + &document("Guard", "no-admin", "deny: [{path: \"/admin/**\"}]");
-        let patience = |config: &mut proxy::Config| {
-            config.timeouts.idle = Duration::from_millis(400);
-        };
         let orders = authority.svid(ORDERS, Life::Hour);
-        let inbound = sidecar(&authority, orders, recorder.address, &rules, patience);
+        let inbound = sidecar(&authority, orders, recorder.address, &rules, |_| ());
         let own = authority.svid(FRONTEND, Life::Hour);
         let outbound = sidecar(&authority, own, recorder.address, &rules, |config| {
-            patience(config);
             config.outbound = outbound(vec![service("svc.test", inbound.inbound, ORDERS)]);
         });
         Self {
@@ -187,6 +183,10 @@ impl Mesh {
             }
             yield_now().await;
         }
+        // Well-formed messages have an end; the others have to be refused without one.
+        if row["expect"]["front"] != "reject" {
+            writing.shutdown().await.ok();
+        }
         let (answer, is_closed) = answer.await.unwrap();
         let evidence = self.fenced().await;
         let mut faults = evidence.faults;
@@ -232,11 +232,8 @@ fn missed(verdict: &Verdict, expect: &Value) -> Vec<String> {
         let statuses: Vec<_> = list.as_array().into_iter().flatten().collect();
         statuses.is_empty() || statuses.iter().any(|status| **status == last)
     };
-    let answered = verdict
-        .statuses
-        .iter()
-        .filter(|status| **status < 400)
-        .count() as u64;
+    let good = verdict.statuses.iter().filter(|status| **status < 400);
+    let answered = good.count() as u64;
     let before = expect["answered_before"].as_u64().unwrap_or(0);
     let mut missed = Vec::new();
     let front = expect["front"].as_str().unwrap();
@@ -250,19 +247,9 @@ fn missed(verdict: &Verdict, expect: &Value) -> Vec<String> {
             missed.push("forwarded".to_owned());
         }
         "policy" | "accept" if expect["statuses"].is_array() => {
-            let expected: Vec<u64> = expect["statuses"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .filter_map(Value::as_u64)
-                .collect();
-            if verdict
-                .statuses
-                .iter()
-                .map(|status| u64::from(*status))
-                .ne(expected.iter().copied())
-            {
-                missed.push(format!("statuses {expected:?}"));
+            let found: Value = verdict.statuses.clone().into();
+            if found != expect["statuses"] {
+                missed.push(format!("statuses {}", expect["statuses"]));
             }
         }
         "accept" if last != 200 => missed.push("no 200".to_owned()),
