@@ -5,7 +5,7 @@ use crate::config::{Config, OutboundListen};
 use crate::drain::Drain;
 use crate::overload::Overload;
 use crate::{Address, BuildError};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +21,11 @@ const BACKLOG: i32 = 1024;
 /// How long accepting pauses after an error of the system (no descriptors, no memory): long enough not to spin, short
 /// enough that a caller's connect does not time out.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// What the kernel may hold for a caller beyond what it has sent. Without a bound it takes 4 MiB for each that reads slowly,
+/// and filling that for hundreds at once kept everyone else waiting for seconds. Four times what a TLS record or a turn of a
+/// relay holds, so that one who reads fast does not wait.
+const UNSENT: u32 = 256 * 1024;
 
 /// All listening sockets: one set per worker.
 #[derive(Debug)]
@@ -146,6 +151,7 @@ impl Accept for TcpListener {
         let (stream, _) = self.accept().await?;
         // Heads and small bodies are written in one piece; waiting for more only adds latency.
         stream.set_nodelay(true)?;
+        SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT)?;
         Ok(stream)
     }
 }
