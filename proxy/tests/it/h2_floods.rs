@@ -183,7 +183,7 @@ async fn data_on_a_forgotten_stream_is_refused() {
     raw.write(&frame(DATA, 0, 1, b"x")).await;
     let heard = raw.until_ended(1).await;
     assert_eq!(heard.resets, [(1, STREAM_CLOSED)], "{heard:?}");
-    raw.write(&frame(DATA, 0, 1, b"x").repeat(5000)).await;
+    raw.write(&frame(DATA, 0, 1, b"x").repeat(20_000)).await;
     let heard = raw.until_closed().await;
     assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
     assert_eq!(mesh.app.requests(), 1);
