@@ -3,9 +3,13 @@
 //! The `h2` crate bounds what such frames cost in memory, and some of them in number: resets before we looked, streams
 //! that it had to reset itself, CONTINUATION and empty DATA frames, header lists. It answers any number of PING and
 //! SETTINGS frames, walks every open stream for each change of the window, ignores PRIORITY and unknown frames one by
-//! one, and lets a caller start and abandon requests for ever if only it waits a moment in between. Those are counted
-//! here, where the frames pass: a head of nine octets is read of each (RFC 9113 section 4.1), no payload is looked at.
+//! one, carries out any number of table size updates in a header block, and lets a caller start and abandon requests for
+//! ever if only it waits a moment in between. Those are counted here, where the frames pass: of each its head of nine octets
+//! is read (RFC 9113 section 4.1), and of a header block whether it begins with size updates.
 
+mod frames;
+
+use frames::{Frames, Head};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,8 +21,6 @@ use tokio::time::Instant;
 
 /// What the client sends first (RFC 9113 section 3.4); it is no frame.
 const PREFACE_BYTES: usize = 24;
-const HEAD_BYTES: usize = 9;
-const END_STREAM: u8 = 0x1;
 
 /// Frames without progress that may come at once. nghttp2 and Envoy start at 1000, too.
 const IDLE_AT_ONCE: u32 = 1000;
@@ -56,7 +58,7 @@ pub(crate) fn guard<T>(stream: T) -> (Guarded<T>, Alarm) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Flood {
-    /// Frames that neither open a request nor carry one on.
+    /// Frames that neither open a request nor carry one on, or parts of them that say nothing.
     Frames = 1,
     /// Requests that were abandoned.
     Resets = 2,
@@ -106,6 +108,9 @@ impl<T> Guarded<T> {
             if let Err(flood) = self.budget.received(head) {
                 return self.alarm.raise(flood);
             }
+        }
+        if self.received.has_idle_block() {
+            self.alarm.raise(Flood::Frames);
         }
     }
 
@@ -175,69 +180,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-/// What this module reads of a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
-    length: usize,
-    kind: u8,
-    flags: u8,
-}
-
-impl Head {
-    const DATA: u8 = 0x0;
-    const HEADERS: u8 = 0x1;
-    const RST_STREAM: u8 = 0x3;
-    const SETTINGS: u8 = 0x4;
-    const GOAWAY: u8 = 0x7;
-
-    fn ends_stream(self) -> bool {
-        matches!(self.kind, Self::DATA | Self::HEADERS) && self.flags & END_STREAM != 0
-    }
-}
-
-/// Finds the frame heads in octets that arrive in pieces of any size.
-#[derive(Debug)]
-struct Frames {
-    /// What is left of a payload, or of the preface.
-    skip: usize,
-    head: [u8; HEAD_BYTES],
-    /// How much of `head` is there.
-    length: usize,
-}
-
-impl Frames {
-    fn after(skip: usize) -> Self {
-        Self {
-            skip,
-            head: [0; HEAD_BYTES],
-            length: 0,
-        }
-    }
-
-    /// The next head that is complete within `bytes`, which is left at what follows it.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Head> {
-        let skipped = self.skip.min(bytes.len());
-        self.skip -= skipped;
-        let rest = &bytes[skipped..];
-        let taken = (HEAD_BYTES - self.length).min(rest.len());
-        self.head[self.length..self.length + taken].copy_from_slice(&rest[..taken]);
-        self.length += taken;
-        *bytes = &rest[taken..];
-        if self.length < HEAD_BYTES {
-            return None;
-        }
-        let [high, middle, low, kind, flags, ..] = self.head;
-        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-        self.skip = length;
-        self.length = 0;
-        Some(Head {
-            length,
-            kind,
-            flags,
-        })
     }
 }
 

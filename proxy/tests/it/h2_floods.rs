@@ -83,6 +83,15 @@ async fn a_flood_is_asked_to_calm_down() {
             "PRIORITY",
             again(b"", &frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1])),
         ),
+        (
+            "table size updates",
+            frame(
+                HEADERS,
+                WHOLE,
+                1,
+                &[vec![0x20; 9000], request("GET", "/a", &[])].concat(),
+            ),
+        ),
         ("unknown frames", again(b"", &frame(0xbb, 0, 1, b"x"))),
         ("WINDOW_UPDATE", again(b"", &window_update(0, 1))),
         (

@@ -1,3 +1,4 @@
+use super::frames::HEAD_BYTES;
 use super::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::time::{advance, timeout};
@@ -6,7 +7,6 @@ const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PRIORITY: u8 = 0x2;
 const PING: u8 = 0x6;
 const WINDOW_UPDATE: u8 = 0x8;
-const CONTINUATION: u8 = 0x9;
 const UNKNOWN: u8 = 0xbb;
 
 fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
@@ -79,7 +79,7 @@ async fn frames_that_bring_nothing_are_a_flood() {
         (PING, 1, 8, 1),
         (PRIORITY, 0, 5, 1),
         (WINDOW_UPDATE, 0, 4, 1),
-        (CONTINUATION, 0, 0, 1),
+        (Head::CONTINUATION, 0, 0, 1),
         (UNKNOWN, 0, 300, 1),
         (Head::DATA, 0, 0, 1),
         (Head::SETTINGS, 0, 6, WALK),
@@ -212,4 +212,62 @@ async fn after_the_alarm_nothing_is_read() {
         .write_all(&frame(Head::GOAWAY, 0, 8))
         .await
         .unwrap();
+}
+
+/// A frame with this payload.
+fn block(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    [&frame(kind, flags, payload.len())[..HEAD_BYTES], payload].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_block_may_begin_with_two_size_updates() {
+    // To 0 and back to 4096, then the method; the same octets later on are a string.
+    let good = b"\x20\x3f\xe1\x1f\x82\x00\x01x\x03\x20\x20\x20";
+    let many = b"\x20\x3f\xe1\x1f\x20\x82";
+    let (padded, prioritised) = (*b"\x03", *b"\0\0\0\0\x20");
+    let rows = [
+        (None, block(Head::HEADERS, 4, good)),
+        (None, block(Head::HEADERS, 4, b"\x82").repeat(5)),
+        (None, block(Head::HEADERS, 4, good).repeat(5)),
+        (None, block(Head::DATA, 0, &[0x20; 100])),
+        (
+            None,
+            block(
+                Head::HEADERS,
+                4 | 0x28,
+                &[&padded[..], &prioritised, good].concat(),
+            ),
+        ),
+        (Some(Flood::Frames), block(Head::HEADERS, 4, many)),
+        (
+            Some(Flood::Frames),
+            block(Head::HEADERS, 4 | 0x8, &[&padded[..], many].concat()),
+        ),
+        (
+            Some(Flood::Frames),
+            block(Head::HEADERS, 4 | 0x20, &[&prioritised[..], many].concat()),
+        ),
+        (
+            Some(Flood::Frames),
+            [
+                block(Head::HEADERS, 0, b"\x20\x3f\xe1"),
+                block(Head::CONTINUATION, 4, b"\x1f\x20\x82"),
+            ]
+            .concat(),
+        ),
+        (
+            Some(Flood::Frames),
+            [block(Head::HEADERS, 4, many), block(Head::HEADERS, 4, good)].concat(),
+        ),
+    ];
+    for (expected, octets) in rows {
+        let mut whole = Seen::new().await;
+        whole.receive(&octets).await;
+        assert_eq!(whole.alarm.raised(), expected, "{octets:x?}");
+        let mut single = Seen::new().await;
+        for octet in octets.chunks(1) {
+            single.receive(octet).await;
+        }
+        assert_eq!(single.alarm.raised(), expected, "{octets:x?}, one by one");
+    }
 }
