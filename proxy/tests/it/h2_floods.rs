@@ -8,6 +8,8 @@ use crate::h2_frames::{
 };
 use crate::harness::grant_all;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Each flood is written without pause. The app may see what came before the sidecar had enough.
 #[tokio::test]
@@ -214,4 +216,46 @@ async fn a_workload_that_floods_its_own_sidecar_is_asked_to_calm_down() {
         assert_eq!(heard.goaway, Some(ENHANCE_YOUR_CALM), "{heard:?}");
     }
     assert_eq!(mesh.app.requests(), 0);
+}
+
+#[tokio::test]
+async fn why_a_connection_ended_is_counted() {
+    let mesh = Mesh::new(&grant_all()).await;
+    let rows = [
+        ("frame_flood", frame(PING, 0, 0, &[0; 8]).repeat(20_000)),
+        (
+            "reset_flood",
+            [get(1), frame(RST_STREAM, 0, 1, &[0; 4]).repeat(20_000)].concat(),
+        ),
+        (
+            "enhance_your_calm",
+            [upload(1), frame(DATA, 0, 1, b"").repeat(500)].concat(),
+        ),
+        ("protocol_error", window_update(0, 0)),
+    ];
+    for (reason, frames) in rows {
+        let sample = format!(
+            "tipstaff_ended_connections_total{{direction=\"inbound\",reason=\"{reason}\"}} 1\n"
+        );
+        let mut raw = mesh.connect().await;
+        raw.write(&frames).await;
+        raw.until_closed().await;
+        // It is counted when the last octet has left, and the client may hear that first.
+        let counted = async {
+            while !metrics(&mesh).await.contains(&sample) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), counted).await;
+        assert!(in_time.is_ok(), "{sample}{}", metrics(&mesh).await);
+    }
+}
+
+async fn metrics(mesh: &Mesh) -> String {
+    let mut stream = TcpStream::connect(mesh.sidecar.admin).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
