@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use http::request;
 use std::future::poll_fn;
 use std::io::Cursor;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -65,15 +65,15 @@ pub(crate) async fn serve<A: Answer>(
         Alpn::Http1 => {
             let connection = h1::server::Connection::new(Wire::new(socket, start), config);
             watch
-                .drive(serve_http1(connection, &activity, &*answer))
+                .drive(Box::pin(serve_http1(connection, &activity, &*answer)))
                 .await;
         }
         Alpn::Http2 => {
-            let handshake = h2::server::handshake(replay(start, socket), config);
+            let handshake = Box::pin(h2::server::handshake(replay(start, socket), config));
             match timeout(config.timeouts.request_head, handshake).await {
                 Ok(Ok(connection)) => {
                     watch
-                        .drive(serve_http2(connection, &activity, &answer))
+                        .drive(Box::pin(serve_http2(connection, &activity, &answer)))
                         .await;
                 }
                 Ok(Err(error)) => answer.ended(h2::ended_reason(&error)),
@@ -142,9 +142,10 @@ async fn serve_http2(
             Ok((request, respond)) => {
                 let (head, stream) = h2::server::Stream::new(request, respond, Turn::new(activity));
                 let answer = Arc::clone(answer);
-                tokio::spawn(async move {
+                // Boxed: making a task, running and ending it each copy what it is made from.
+                tokio::spawn(Box::pin(async move {
                     answer.answer(head, Downstream::Http2(stream)).await;
-                });
+                }));
             }
             Err(reason) => {
                 answer.ended(reason);
@@ -164,8 +165,8 @@ struct Watch<'c> {
 }
 
 impl Watch<'_> {
-    async fn drive(self, connection: impl Future<Output = ()>) {
-        let mut connection = pin!(connection);
+    /// Boxed by the caller: an idle connection is as large as what it may become, and there are many.
+    async fn drive(self, mut connection: Pin<Box<impl Future<Output = ()>>>) {
         let closing = &self.activity.closing;
         let mut winding_down = false;
         let mut seen = self.activity.begun.load(Ordering::Relaxed);

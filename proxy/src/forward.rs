@@ -57,6 +57,10 @@ impl App {
     }
 }
 
+#[expect(
+    clippy::wrong_self_convention,
+    reason = "the way goes to the app or to a service; nothing is converted"
+)]
 impl Passage<'_, '_, '_> {
     /// Sends an allowed request to the app, in the protocol that the caller's request is in, and the response back.
     ///
@@ -65,7 +69,7 @@ impl Passage<'_, '_, '_> {
     pub(crate) async fn to_app(
         self,
         _permit: Permit<'_>,
-        mut head: Parts,
+        head: &mut Parts,
         normal: &Normal,
         peer: &Peer,
         app: &App,
@@ -76,31 +80,28 @@ impl Passage<'_, '_, '_> {
         }
         head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
         head.headers.insert(PEER, peer.header());
-        let body = framing(&head, self.caller)?;
+        let body = framing(head, self.caller)?;
         if is_grpc(&head.method, &head.headers) {
-            let ready = app.http2.ready(self.deadlines.connect).await?;
-            let up = app.http2.send(ready, head, body, self.deadlines).await?;
-            let mut relay = Relay::new(self, up, true);
-            let (response, body) = relay.head().await?;
-            return answer(relay, without_ours(response), body).await.map(drop);
+            // Boxed: its state would make every request's future as large.
+            return Box::pin(self.to_grpc_app(head, body, app)).await;
         }
         head.headers.remove(TE);
         let deadlines = self.deadlines;
         let pooled = app.http1.take();
         let is_pooled = pooled.is_some();
         let up = match pooled {
-            Some(connection) => begin(connection, &head, body),
-            // Boxed: rare, and its state would make every request's future as large.
-            None => begin(Box::pin(app.connect(deadlines)).await?, &head, body),
+            Some(connection) => begin(connection, head, body),
+            // Boxed, as it is rare.
+            None => begin(Box::pin(app.connect(deadlines)).await?, head, body),
         };
         let mut relay = Relay::new(self, up, false);
         let (response, body) = match relay.head().await {
             // The connection has closed under the request. Asking twice does no harm (RFC 9110 section 9.2.1).
             Err(Failure::NoResponse(_))
-                if is_pooled && is_harmless(&head, body) && !relay.has_begun() =>
+                if is_pooled && is_harmless(head, body) && !relay.has_begun() =>
             {
                 let connection = Box::pin(app.connect(deadlines)).await?;
-                relay.ask_again(begin(connection, &head, body));
+                relay.ask_again(begin(connection, head, body));
                 relay.head().await?
             }
             answered => answered?,
@@ -111,19 +112,28 @@ impl Passage<'_, '_, '_> {
         Ok(())
     }
 
+    async fn to_grpc_app(self, head: &mut Parts, body: Framing, app: &App) -> Result<(), Failure> {
+        let ready = app.http2.ready(self.deadlines.connect).await?;
+        let up = app.http2.send(ready, head, body, self.deadlines).await?;
+        let mut relay = Relay::new(self, up, true);
+        let (response, body) = relay.head().await?;
+        answer(relay, without_ours(response), body).await?;
+        Ok(())
+    }
+
     /// Sends a request to the sidecar of a service, and the response back.
     ///
     /// # Errors
     /// What the caller is to be answered: no response has begun.
     pub(crate) async fn to_service(
         self,
-        head: Parts,
+        head: &mut Parts,
         lanes: &Arc<Lanes>,
         ready: Ready,
     ) -> Result<(), Failure> {
         self.exchange.forwarded(lanes.name());
         let is_stream = is_grpc(&head.method, &head.headers);
-        let body = framing(&head, self.caller)?;
+        let body = framing(head, self.caller)?;
         let up = lanes.send(ready, head, body, self.deadlines).await?;
         let mut relay = Relay::new(self, up, is_stream);
         let (response, body) = relay.head().await?;

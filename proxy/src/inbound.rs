@@ -126,13 +126,13 @@ impl Caller {
 }
 
 impl Answer for Caller {
-    async fn answer(&self, head: Parts, mut caller: Downstream<'_>) {
+    async fn answer(&self, mut head: Parts, mut caller: Downstream<'_>) {
         let manner = Manner {
             version: caller.version(),
             is_grpc: is_grpc(&head.method, &head.headers),
         };
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        if let Err(failure) = self.handle(head, &mut caller, &mut exchange).await {
+        if let Err(failure) = self.handle(&mut head, &mut caller, &mut exchange).await {
             respond::failure(&failure, manner, &mut caller, &mut exchange).await;
         }
     }
@@ -152,7 +152,7 @@ impl Caller {
     /// ended.
     async fn handle(
         &self,
-        mut head: Parts,
+        head: &mut Parts,
         caller: &mut Downstream<'_>,
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
@@ -162,11 +162,11 @@ impl Caller {
         let rules = self.rulebook.rules(peer);
         exchange.decided_by(Arc::clone(&rules));
 
-        let normal = normalize(&mut head, &rules.profile)?;
-        exchange.normalized(&head);
+        let normal = normalize(head, &rules.profile)?;
+        exchange.normalized(head);
 
-        let permit = authorize(&rules, &head, &normal, exchange.time)?;
-        limit::charge(shared, &permit, &head, peer, self.address)?;
+        let permit = authorize(&rules, head, &normal, exchange.time)?;
+        limit::charge(shared, &permit, head, peer, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 
         let way = Passage {

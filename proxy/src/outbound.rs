@@ -95,13 +95,13 @@ impl Outbound {
 }
 
 impl Answer for Outbound {
-    async fn answer(&self, head: Parts, mut caller: Downstream<'_>) {
+    async fn answer(&self, mut head: Parts, mut caller: Downstream<'_>) {
         let manner = Manner {
             version: caller.version(),
             is_grpc: is_grpc(&head.method, &head.headers),
         };
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        if let Err(failure) = self.handle(head, &mut caller, &mut exchange).await {
+        if let Err(failure) = self.handle(&mut head, &mut caller, &mut exchange).await {
             respond::failure(&failure, manner, &mut caller, &mut exchange).await;
         }
     }
@@ -121,13 +121,13 @@ impl Outbound {
     /// be.
     async fn handle(
         &self,
-        mut head: Parts,
+        head: &mut Parts,
         caller: &mut Downstream<'_>,
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
         self.origin.shared.admission.take_request()?;
-        let normal = normalize(&mut head, &WIDEST)?;
-        exchange.normalized(&head);
+        let normal = normalize(head, &WIDEST)?;
+        exchange.normalized(head);
 
         let routes = self.routes();
         let host = normal.host(&head.headers);

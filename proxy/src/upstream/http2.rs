@@ -223,22 +223,21 @@ impl Lanes {
     pub(crate) async fn send(
         self: &Arc<Self>,
         mut ready: Ready,
-        mut head: request::Parts,
+        head: &mut request::Parts,
         body: Framing,
         deadlines: Deadlines,
     ) -> Result<Upstream, Failure> {
         for _ in 0..MAX_SENDS {
             let (mut sender, place) = match ready {
                 Ready::Http1(mut connection) => {
-                    connection.begin(&head, body);
+                    connection.begin(head, body);
                     return Ok(Upstream::Http1(connection));
                 }
                 Ready::Lane(sender, place) => (sender, place),
             };
             if open(&mut sender, deadlines.connect).await.is_ok() {
-                self.to_http2(&mut head);
                 let ends = matches!(body, Framing::Empty | Framing::Length(0));
-                let sent = sender.send_request(Request::from_parts(head, ()), ends);
+                let sent = sender.send_request(self.request(head), ends);
                 let (response, stream) = sent.map_err(|error| Failure::NoResponse(error.into()))?;
                 return Ok(Upstream::Http2(Stream {
                     response,
@@ -258,9 +257,9 @@ impl Lanes {
         self.http1.put(connection);
     }
 
-    /// HTTP/2 takes scheme and authority from the URI. Host was made canonical, so it can be an authority; if it could not,
-    /// the request would go without and be refused.
-    fn to_http2(&self, head: &mut request::Parts) {
+    /// The request as HTTP/2 has it: scheme and authority from the URI. Host was made canonical, so it can be an authority;
+    /// if it could not, the request would go without and be refused.
+    fn request(&self, head: &mut request::Parts) -> Request<()> {
         let host = head.headers.remove(HOST);
         let mut parts = uri::Parts::default();
         parts.path_and_query = std::mem::take(&mut head.uri).into_parts().path_and_query;
@@ -269,8 +268,12 @@ impl Lanes {
             Remote::App => Scheme::HTTP,
             Remote::Sidecar { .. } => Scheme::HTTPS,
         });
-        head.uri = Uri::from_parts(parts).unwrap_or_default();
-        head.version = Version::HTTP_2;
+        let mut request = Request::new(());
+        *request.method_mut() = std::mem::take(&mut head.method);
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+        *request.version_mut() = Version::HTTP_2;
+        *request.headers_mut() = std::mem::take(&mut head.headers);
+        request
     }
 
     fn pick(&self) -> Option<Ready> {
