@@ -18,7 +18,9 @@ pub(crate) fn stamp(headers: &mut HeaderMap, now: SystemTime) {
 }
 
 fn written(now: SystemTime) -> HeaderValue {
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let second = now
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
     LAST.with_borrow_mut(|(last, value)| {
         if *last != second || value.is_empty() {
             *last = second;

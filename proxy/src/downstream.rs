@@ -1,8 +1,8 @@
 //! The caller's side of one exchange, in either protocol.
 
 use crate::body::{Broken, Piece};
-use crate::progress::Deadline;
 use crate::h1::head::Framing;
+use crate::progress::Deadline;
 use crate::{h1, h2};
 use bytes::Bytes;
 use http::{HeaderMap, Version, response};
@@ -44,7 +44,10 @@ impl Downstream<'_> {
     }
 
     /// The next piece of the request's body; `None` is its end.
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         match self {
             Self::Http1(connection) => connection.poll_body(cx),
             Self::Http2(stream) => stream.poll_body(cx),
@@ -52,10 +55,16 @@ impl Downstream<'_> {
     }
 
     /// Begins the response. `body` is what its source has; `close` ends an HTTP/1.1 connection after it.
-    pub(crate) fn respond(&mut self, head: response::Parts, body: Framing, close: bool) -> Result<(), Broken> {
+    pub(crate) fn respond(
+        &mut self,
+        head: response::Parts,
+        body: Framing,
+        close: bool,
+    ) -> Result<(), Broken> {
         match self {
             Self::Http1(connection) => {
                 connection.respond(&head, body, close);
+                h1::spare::keep(head.headers);
                 Ok(())
             }
             Self::Http2(stream) => stream.respond(head, body),

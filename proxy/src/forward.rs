@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Method, response};
+use smallvec::SmallVec;
 use std::sync::Arc;
 use tokio::time::timeout;
 
@@ -181,19 +182,17 @@ fn framing(head: &Parts, caller: &Downstream<'_>) -> Result<Framing, Failure> {
         Some(length) => Framing::Length(length),
         None if caller.has_body() => Framing::Chunked,
         // Servers expect a length of those methods (RFC 9110 section 8.6).
-        None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => Framing::Length(0),
+        None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
+            Framing::Length(0)
+        }
         None => Framing::Empty,
     })
 }
 
 /// What only a sidecar says is taken out of an app's response.
 fn without_ours(mut response: response::Parts) -> response::Parts {
-    const OURS: [HeaderName; 2] = [DECISION_ID, REJECTED];
-    let headers = &mut response.headers;
-    if headers.keys().any(|name| OURS.contains(name)) {
-        for name in OURS {
-            headers.remove(name);
-        }
+    for name in [DECISION_ID, REJECTED] {
+        response.headers.remove(name);
     }
     response
 }
@@ -209,17 +208,13 @@ const HOP: [HeaderName; 5] = [
 
 /// Removes the fields of the hop that a response came over.
 fn strip(headers: &mut HeaderMap) {
-    // Looking is cheaper than removing in vain, and responses over HTTP/2 have none of them.
-    if !headers.keys().any(|name| HOP.contains(name)) {
-        return;
-    }
-    let listed: Vec<HeaderName> = headers
+    let listed: SmallVec<[HeaderName; 2]> = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
-    for name in listed.into_iter().chain(HOP) {
+    for name in listed.iter().chain(&HOP) {
         headers.remove(name);
     }
 }

@@ -18,6 +18,8 @@ mod line;
 
 mod field;
 
+pub(crate) mod spare;
+
 pub(crate) mod wire;
 
 pub(crate) mod server;
@@ -44,15 +46,17 @@ fn poll_body(
                 return Poll::Ready(Some(Ok(Piece::Trailers(trailers))));
             }
             body::Step::End => return Poll::Ready(None),
-            body::Step::More => match ready!(wire.poll_fill(decoder.remaining().unwrap_or(0), cx)) {
-                Ok(0) => {
-                    if decoder.eof().is_err() {
-                        return Poll::Ready(Some(Err(Broken::Closed)));
+            body::Step::More => {
+                match ready!(wire.poll_fill(decoder.remaining().unwrap_or(0), cx)) {
+                    Ok(0) => {
+                        if decoder.eof().is_err() {
+                            return Poll::Ready(Some(Err(Broken::Closed)));
+                        }
                     }
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(Some(Err(error.into()))),
                 }
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(error.into()))),
-            },
+            }
         }
     }
 }

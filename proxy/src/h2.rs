@@ -22,6 +22,9 @@ pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 /// that HTTP/2 starts with, since each frame is a write of its own.
 pub(crate) const FRAME: u32 = 32 * 1024;
 
+/// The most of a body that is sent before the reader has made room.
+const SHORT: usize = 4 * 1024;
+
 /// The sending half of a stream. What the reader has no window for is held here, one piece at most.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -29,6 +32,7 @@ pub(crate) struct Sender {
     waiting: Bytes,
     /// Whether the stream ends with what waits.
     ends: bool,
+    has_begun: bool,
 }
 
 impl Sender {
@@ -37,6 +41,7 @@ impl Sender {
             stream,
             waiting: Bytes::new(),
             ends: false,
+            has_begun: false,
         }
     }
 
@@ -62,13 +67,15 @@ impl Sender {
     pub(crate) fn send(&mut self, data: Bytes, ends: bool) -> Result<(), Broken> {
         debug_assert!(self.waiting.is_empty());
         self.ends = ends;
-        if data.is_empty() {
-            if ends {
-                self.stream.send_data(data, true)?;
+        // Most bodies are one short piece: it goes without asking for room, and waits in the library if there is none.
+        let is_short = data.len() <= SHORT && !std::mem::replace(&mut self.has_begun, true);
+        if is_short || data.is_empty() {
+            if ends || !data.is_empty() {
+                self.stream.send_data(data, ends)?;
             }
-            return Ok(());
+        } else {
+            self.waiting = data;
         }
-        self.waiting = data;
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::forward::App;
+use crate::h1;
 use crate::h1::head::HeadError;
 use crate::limit;
 use crate::listener::Slot;
@@ -135,6 +136,7 @@ impl Answer for Caller {
         if let Err(failure) = self.handle(&mut head, &mut caller, &mut exchange).await {
             respond::failure(&failure, manner, &mut caller, &mut exchange).await;
         }
+        h1::spare::keep(head.headers);
     }
 
     async fn refuse(&self, error: HeadError, caller: Downstream<'_>) {

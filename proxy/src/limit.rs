@@ -40,8 +40,7 @@ pub(crate) fn charge(
         namespace: peer.id().namespace(),
         route: allow.route(),
         method: head.method.as_str(),
-        grpc_method: is_grpc(&head.method, &head.headers)
-            .then(|| path.trim_start_matches('/')),
+        grpc_method: is_grpc(&head.method, &head.headers).then(|| path.trim_start_matches('/')),
         client_ip: Some(client_ip),
         headers: &Fields(&head.headers),
     };

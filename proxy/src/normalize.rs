@@ -10,8 +10,8 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::uri::PathAndQuery;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri, Version};
 use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
@@ -125,7 +125,10 @@ fn canonical_target(
         None => return Err(Reject::NotAbsolute.into()),
     };
     // HTTP/1.1 has one in absolute-form only; HTTP/2 libraries take any (RFC 9113 section 8.3.1).
-    if !matches!((uri.scheme_str(), is_http2), (None | Some("http"), _) | (Some("https"), true)) {
+    if !matches!(
+        (uri.scheme_str(), is_http2),
+        (None | Some("http"), _) | (Some("https"), true)
+    ) {
         return Err(Reject::BadScheme.into());
     }
     let target = target::canonicalise_path(written.as_bytes(), profile)?;
@@ -154,12 +157,15 @@ fn canonical_target(
         host::DEFAULT_PORT,
     )?;
     let name_length = host.name().len();
-    let is_canonical = field.is_some_and(|field| is_written_as(&host, field.as_bytes()));
-    let host = if is_canonical {
-        None
-    } else {
-        Some(HeaderValue::try_from(host.to_string()).map_err(|_| Reject::BadHost)?)
+    let host = match (field.map(HeaderValue::as_bytes), authority) {
+        (Some(written), _) if is_written_as(&host, written) => None,
+        // The usual case on HTTP/2, and cheaper than to write it anew.
+        (None, Some(written)) if is_written_as(&host, written) => {
+            Some(HeaderValue::from_bytes(written))
+        }
+        _ => Some(HeaderValue::try_from(host.to_string())),
     };
+    let host = host.transpose().map_err(|_| Reject::BadHost)?;
 
     if let Some(host) = host {
         head.headers.insert(HOST, host);

@@ -41,7 +41,9 @@ impl Deadline {
 /// When an exchange last got further, whichever way its bytes went: on a stream either side may rest while the other moves.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    moved: Instant,
+    /// When it last had to wait after a move.
+    waits_since: Instant,
+    has_moved: bool,
     /// Bytes of the upload that count as a move.
     step: u64,
     uploaded: u64,
@@ -49,9 +51,10 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// `is_stream` says that single small messages are to be expected.
-    pub(crate) fn new(now: Instant, is_stream: bool) -> Self {
+    pub(crate) fn new(is_stream: bool) -> Self {
         Self {
-            moved: now,
+            waits_since: Instant::now(),
+            has_moved: false,
             step: if is_stream { 1 } else { LEAST },
             uploaded: 0,
         }
@@ -68,11 +71,15 @@ impl Progress {
 
     /// Something else of the exchange moved: the upload's end, or the response.
     pub(crate) fn touch(&mut self) {
-        self.moved = Instant::now();
+        self.has_moved = true;
     }
 
-    /// When nothing will have moved for `limit`.
-    pub(crate) fn ends(&self, limit: Duration) -> Instant {
-        self.moved + limit
+    /// To be asked when the exchange has to wait: when nothing will have moved for `limit`.
+    pub(crate) fn ends(&mut self, limit: Duration) -> Instant {
+        // The clock is read once for all moves since the last wait.
+        if std::mem::take(&mut self.has_moved) {
+            self.waits_since = Instant::now();
+        }
+        self.waits_since + limit
     }
 }

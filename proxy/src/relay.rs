@@ -13,7 +13,6 @@ use crate::upstream::{Deadlines, Upstream};
 use http::{Version, response};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
-use tokio::time::Instant;
 
 /// The way of one request: from whom, how long each step may take, and what is put on record.
 pub(crate) struct Passage<'p, 'c, 'o> {
@@ -50,8 +49,12 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         Self {
             way,
             up,
-            progress: Progress::new(Instant::now(), is_stream),
-            upload: if has_body { Upload::Open } else { Upload::Leaving },
+            progress: Progress::new(is_stream),
+            upload: if has_body {
+                Upload::Open
+            } else {
+                Upload::Leaving
+            },
             is_answered: false,
         }
     }
@@ -92,7 +95,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Failure>> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(response::Parts, Framing), Failure>> {
         if let Err(broken) = self.poll_upload(cx) {
             return Poll::Ready(Err(match broken {
                 Broken::Body(error) => Failure::Rejected(Rejection::Body(error)),

@@ -3,10 +3,10 @@
 //! Callers learn what they did, never which rule says so. A gRPC call gets the same as a trailers-only response.
 
 use crate::authorize::Denial;
-use crate::error::{ConnectError, Failure};
 use crate::body::Broken;
 use crate::date;
 use crate::downstream::Downstream;
+use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
 use crate::h1::head::{Framing, HeadError};
 use crate::normalize::Rejection;

@@ -65,7 +65,10 @@ impl Upstream {
     }
 
     /// Waits for the response head, and says how its body comes.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(response::Parts, Framing), Broken>> {
         match self {
             Self::Http1(connection) => connection.poll_head(cx),
             Self::Http2(stream) => stream.poll_head(cx),
@@ -73,7 +76,10 @@ impl Upstream {
     }
 
     /// The next piece of the response's body; `None` is its end.
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         match self {
             Self::Http1(connection) => connection.poll_body(cx),
             Self::Http2(stream) => stream.poll_body(cx),

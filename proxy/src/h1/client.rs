@@ -61,8 +61,17 @@ impl Connection {
 
     /// Begins an exchange. `framing` says how the body will come; it is sent with [`Self::send`].
     pub(crate) fn begin(&mut self, head: &request::Parts, framing: Framing) {
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        write::request_head(self.wire.output(), &head.method, target, &head.headers, framing);
+        let target = head
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        write::request_head(
+            self.wire.output(),
+            &head.method,
+            target,
+            &head.headers,
+            framing,
+        );
         self.method.clone_from(&head.method);
         self.upload = match framing {
             Framing::Empty | Framing::Length(0) | Framing::UntilClose => Upload::Ended,
@@ -110,9 +119,14 @@ impl Connection {
     }
 
     /// Waits for the head of the final response.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(response::Parts, Framing), Broken>> {
         loop {
-            let head = self.heads.response(&mut self.wire.input, &self.method, &LIMITS);
+            let head = self
+                .heads
+                .response(&mut self.wire.input, &self.method, &LIMITS);
             match head.map_err(Broken::Head)? {
                 Some(head) if head.parts.status == StatusCode::SWITCHING_PROTOCOLS => {
                     return Poll::Ready(Err(Broken::UnaskedUpgrade));
@@ -139,7 +153,10 @@ impl Connection {
     }
 
     /// The next piece of the response's body; `None` is its end.
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         super::poll_body(&mut self.body, &mut self.wire, cx)
     }
 

@@ -2,6 +2,7 @@
 
 use super::head::{HeadError, Limits};
 use super::line::{LineError, find_end};
+use super::spare;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::{SmallVec, smallvec};
@@ -78,8 +79,7 @@ impl Block {
             // The lines were counted and are complete: what is left is a name that is none.
             Ok(httparse::Status::Partial) | Err(_) => return Err(HeadError::FieldName),
         };
-        let mut fields = HeaderMap::try_with_capacity(lines.len() + ADDED_FIELDS)
-            .map_err(|_| HeadError::TooManyFields)?;
+        let mut fields = spare::take(lines.len() + ADDED_FIELDS).ok_or(HeadError::TooManyFields)?;
         for line in lines {
             let name =
                 HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadError::FieldName)?;

@@ -62,6 +62,10 @@ enum Coding {
 
 /// What comes next on a connection.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and a box would cost each request an allocation"
+)]
 pub(crate) enum Next {
     Request(RequestHead),
     /// A head that is not read; nothing after it is, either.
@@ -158,9 +162,14 @@ impl Connection {
     }
 
     /// The next piece of the request's body; `None` is its end. The first call tells a caller that waits for it to go on.
-    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         if std::mem::take(&mut self.request.waits_for_continue) && self.response == Coding::Open {
-            self.wire.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.wire
+                .output()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         if self.response == Coding::Open {
             // The word is short and the socket's buffer empty; if it has to wait, so does the body.
@@ -182,7 +191,13 @@ impl Connection {
         };
         self.keep_alive &= !close && !self.request.waits_for_continue;
         let is_last = !self.keep_alive;
-        write::response_head(self.wire.output(), head.status, &head.headers, framing, is_last);
+        write::response_head(
+            self.wire.output(),
+            head.status,
+            &head.headers,
+            framing,
+            is_last,
+        );
         self.response = coding;
     }
 
@@ -231,13 +246,20 @@ impl Connection {
             return true;
         }
         let idle = self.idle;
-        timeout(idle, self.discard(MOST_DISCARDED)).await.unwrap_or(false)
+        timeout(idle, self.discard(MOST_DISCARDED))
+            .await
+            .unwrap_or(false)
     }
 
     /// Reads the rest of a body that nobody wants; false if it is longer than `most` or broken.
     async fn discard(&mut self, most: u64) -> bool {
         let mut left = most;
-        if self.request.body.remaining().is_some_and(|remaining| remaining > most) {
+        if self
+            .request
+            .body
+            .remaining()
+            .is_some_and(|remaining| remaining > most)
+        {
             return false;
         }
         poll_fn(|cx| {

@@ -62,7 +62,8 @@ impl Wire {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let expected = usize::try_from(expected).unwrap_or(MOST_READ);
-        self.input.reserve(expected.clamp(self.next_read, MOST_READ));
+        self.input
+            .reserve(expected.clamp(self.next_read, MOST_READ));
         let room = self.input.capacity() - self.input.len();
         let socket = Pin::new(&mut self.socket);
         let read = ready!(poll_read_buf(socket, cx, &mut self.input))?;

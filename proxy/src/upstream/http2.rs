@@ -105,7 +105,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(response::Parts, Framing), Broken>> {
+    pub(super) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(response::Parts, Framing), Broken>> {
         let (head, body) = ready!(Pin::new(&mut self.response).poll(cx))?.into_parts();
         let framing = if body.is_end_stream() {
             Framing::Empty
@@ -118,7 +121,10 @@ impl Stream {
         Poll::Ready(Ok((head, framing)))
     }
 
-    pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Broken>>> {
+    pub(super) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
         match &mut self.body {
             Some(body) => h2::poll_body(body, cx),
             None => Poll::Ready(None),
@@ -133,7 +139,10 @@ impl Stream {
 /// The number in a Content-Length field.
 pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
     let digits = field.to_str().ok()?;
-    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())?
 }
 
 /// When a lane has to be replaced, from the certificates at its two ends.

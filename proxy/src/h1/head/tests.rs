@@ -295,7 +295,10 @@ fn a_request_is_read_as_it_was_written() {
 fn a_request_behind_connect_is_none() {
     let head = request("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n");
     let head = head.unwrap().unwrap();
-    assert_eq!((head.parts.method, head.keep_alive), (Method::CONNECT, false));
+    assert_eq!(
+        (head.parts.method, head.keep_alive),
+        (Method::CONNECT, false)
+    );
 }
 
 #[test]

@@ -63,7 +63,9 @@ async fn a_wire_at_rest_notices_an_end_and_what_nobody_asked_for() {
 
     let (near, mut far) = tokio::io::duplex(64);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
-    tokio::io::AsyncWriteExt::write_all(&mut far, b"x").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut far, b"x")
+        .await
+        .unwrap();
     assert!(!wire.is_at_rest());
 }
 
@@ -72,7 +74,9 @@ async fn what_a_large_message_has_made_grow_is_given_back() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
     let sent = vec![b'x'; 500_000];
-    tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
+        .await
+        .unwrap();
     let mut read = 0;
     while read < sent.len() {
         read += poll_fn(|cx| wire.poll_fill(0, cx)).await.unwrap();
@@ -89,7 +93,9 @@ async fn what_is_known_to_come_is_read_at_once() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
     let sent = vec![b'x'; 50_000];
-    tokio::io::AsyncWriteExt::write_all(&mut far, &sent).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
+        .await
+        .unwrap();
     let read = poll_fn(|cx| wire.poll_fill(50_000, cx)).await.unwrap();
     assert_eq!(read, 50_000);
 }
