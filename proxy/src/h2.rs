@@ -13,8 +13,10 @@ use std::task::{Context, Poll, ready};
 
 /// What one stalled body may hold in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
-/// 64 stalled bodies do not yet block their neighbours on the same connection.
-pub(crate) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// Requests at once on a connection of ours. Below what sidecars admit, so that none waits for a stream.
+pub(crate) const STREAMS: u32 = 200;
+/// Stalled bodies do not block their neighbours on the same connection, however many there are.
+pub(crate) const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// What a stream may have queued for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
@@ -49,16 +51,15 @@ impl Sender {
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         while !self.waiting.is_empty() {
             self.stream.reserve_capacity(self.waiting.len());
-            let mut room = self.stream.capacity();
-            if room == 0 {
-                room = match ready!(self.stream.poll_capacity(cx)) {
-                    Some(room) => room?,
-                    None => return Poll::Ready(Err(Broken::Closed)),
-                };
+            let room = self.stream.capacity().min(self.waiting.len());
+            if room > 0 {
+                let part = self.waiting.split_to(room);
+                let ends = self.ends && self.waiting.is_empty();
+                self.stream.send_data(part, ends)?;
+            } else if ready!(self.stream.poll_capacity(cx)).transpose()?.is_none() {
+                return Poll::Ready(Err(Broken::Closed));
             }
-            let part = self.waiting.split_to(room.min(self.waiting.len()));
-            self.stream
-                .send_data(part, self.ends && self.waiting.is_empty())?;
+            // What `poll_capacity` says may be none at all: sent as an empty frame, it would count as an attack.
         }
         Poll::Ready(Ok(()))
     }

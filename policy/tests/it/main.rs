@@ -10,12 +10,12 @@ mod allocation;
 mod corpus;
 /// Guards, specificity, validity, limits: what decides.
 mod decisions;
-/// Decisions against a dull oracle, and against what servers make of a path.
-mod oracle;
-/// How servers get from a target to a resource.
-mod normalisers;
 /// Metamorphic laws over generated policies and requests.
 mod laws;
+/// How servers get from a target to a resource.
+mod normalisers;
+/// Decisions against a dull oracle, and against what servers make of a path.
+mod oracle;
 /// Documents that must not be accepted, and what their authors are told.
 mod refusals;
 /// explain, lint and test.

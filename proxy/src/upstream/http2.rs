@@ -12,7 +12,7 @@ use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::{Socket, Wire};
-use crate::h2::{self, CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
+use crate::h2::{self, CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS, Sender};
 use crate::metrics::{Direction, Metrics};
 use crate::tls::{self, Alpn, LiveIdentity};
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
@@ -34,8 +34,6 @@ use tokio::time::timeout;
 const PING: Duration = Duration::from_secs(10);
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
 const MAX_LANES: usize = 8;
-/// Requests at once on a lane before another is opened. Below what sidecars admit, so that none waits for a stream.
-const STREAMS_PER_LANE: usize = 200;
 /// For so long a failed attempt answers for those who would try again at once.
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Between attempts to replace a lane that still works.
@@ -404,7 +402,7 @@ impl Lane {
     }
 
     fn has_room(&self) -> bool {
-        self.load() < STREAMS_PER_LANE
+        self.load() < STREAMS as usize
     }
 
     fn reserve(&self) -> Ready {

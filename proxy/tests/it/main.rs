@@ -2,8 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod harness; // A CA, sidecars, an app that echoes, and callers.
 mod h2_frames; // HTTP/2 as octets.
+mod harness; // A CA, sidecars, an app that echoes, and callers.
 mod mutations; // Messages to fool a reader with.
 mod transcript; // What a reader made of a connection.
 
