@@ -30,7 +30,7 @@ pub struct Connection {
 pub struct Rules(Arc<authorize::Rules>);
 
 /// What normalising a head has found out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Normal(normalize::Normal);
 
 /// A request that a grant allows.

@@ -12,7 +12,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Uri, Version};
+use http::{HeaderMap, Version};
 use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
 
@@ -112,7 +112,8 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Replaces target and Host by their canonical forms where they differ. Answers the length of the host name.
+/// Replaces target and Host by their canonical forms where they differ; an authority in the target is not looked at again.
+/// Answers the length of the host name.
 fn canonical_target(
     head: &mut Parts,
     profile: &Profile,
@@ -170,11 +171,8 @@ fn canonical_target(
     if let Some(host) = host {
         head.headers.insert(HOST, host);
     }
-    if canonical.is_some() || head.uri.authority().is_some() {
-        let uri = std::mem::take(&mut head.uri);
-        let mut parts = http::uri::Parts::default();
-        parts.path_and_query = canonical.or(uri.into_parts().path_and_query);
-        head.uri = Uri::from_parts(parts).map_err(|_| Reject::BadCharacter)?;
+    if let Some(canonical) = canonical {
+        head.uri = canonical.into();
     }
     Ok(name_length)
 }
@@ -283,7 +281,7 @@ fn fate(name: &str) -> Fate {
             Fate::Remove
         }
         // CGI and its kin read all punctuation as one; nobody honest spells a field above like that.
-        _ if name.contains(is_other_hyphen) => match fate(&name.replace(is_other_hyphen, "-")) {
+        _ if name.bytes().any(is_other_hyphen) => match fate(&hyphenated(name)) {
             Fate::Keep => Fate::Keep,
             Fate::Remove | Fate::Override => Fate::Remove,
         },
@@ -291,8 +289,12 @@ fn fate(name: &str) -> Fate {
     }
 }
 
-fn is_other_hyphen(c: char) -> bool {
-    c != '-' && !c.is_ascii_alphanumeric()
+fn is_other_hyphen(byte: u8) -> bool {
+    byte != b'-' && !byte.is_ascii_alphanumeric()
+}
+
+fn hyphenated(name: &str) -> String {
+    name.replace(|c: char| c != '-' && !c.is_ascii_alphanumeric(), "-")
 }
 
 /// Removes from a body's trailers what may not come after the head that was decided on: some apps merge the two.
