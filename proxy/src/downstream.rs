@@ -120,7 +120,7 @@ impl Downstream<'_> {
     /// Ends an exchange whose response cannot be ended as it should. An HTTP/1.1 connection is closed by its owner then.
     pub(crate) fn abort(&mut self) {
         match self {
-            Self::Http1(_) => {}
+            Self::Http1(connection) => connection.abort(),
             Self::Http2(stream) => stream.abort(),
         }
     }

@@ -175,7 +175,12 @@ impl Connection {
             // The word is short and the socket's buffer empty; if it has to wait, so does the body.
             ready!(self.wire.poll_flush(cx)).map_err(Broken::Io)?;
         }
-        super::poll_body(&mut self.request.body, &mut self.wire, cx)
+        let piece = ready!(super::poll_body(&mut self.request.body, &mut self.wire, cx));
+        if matches!(piece, Some(Err(_))) {
+            // Where the next request would begin is not known, whatever the response has said meanwhile.
+            self.keep_alive = false;
+        }
+        Poll::Ready(piece)
     }
 
     /// Begins the response. `body` is what its source has; `close` ends the connection after it.
@@ -230,6 +235,11 @@ impl Connection {
             write::last_chunk(self.wire.output(), trailers);
         }
         self.response = Coding::Ended;
+    }
+
+    /// Gives up the response: one that does not leave in time is as little use as one that broke off.
+    pub(crate) fn abort(&mut self) {
+        self.response = Coding::Open;
     }
 
     /// Writes what waits.

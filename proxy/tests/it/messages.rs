@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -195,6 +196,39 @@ async fn a_response_that_breaks_off_does_not_look_complete() {
             assert!(reply.is_err(), "{reply:?}");
         }
     }
+}
+
+/// Behind a bad chunk the next line used to be taken for the size of a chunk, once the response had begun.
+#[tokio::test]
+async fn nothing_is_read_after_a_body_that_breaks_while_it_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mesh = Mesh::new(listener.local_addr().unwrap(), &grant_all());
+    let go_on = Arc::<Notify>::default();
+    let told = Arc::clone(&go_on);
+    tokio::spawn(async move {
+        while let Ok((mut app, _)) = listener.accept().await {
+            head(&mut app).await;
+            let start = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            app.write_all(start).await.unwrap();
+            told.notified().await;
+            app.write_all(b"0\r\n\r\n").await.unwrap();
+        }
+    });
+    let mut stream = mesh.raw().await;
+    let upload = format!("POST /a HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    stream.write_all(upload.as_bytes()).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 200"));
+    let rest = format!("zz\r\n0\r\n\r\nGET /b HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    stream.write_all(rest.as_bytes()).await.unwrap();
+    // The sidecar has to have seen it before the response ends.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    go_on.notify_one();
+    let mut rest = Vec::new();
+    timeout(SOON, stream.read_to_end(&mut rest))
+        .await
+        .expect("closed")
+        .ok();
+    assert_eq!(String::from_utf8_lossy(&rest), "0\r\n\r\n");
 }
 
 /// An app that answers the first request on each connection and breaks off at the second, a pooled one by then. Answers

@@ -182,6 +182,17 @@ async fn a_reader_that_stops_loses_its_stream_and_not_its_neighbours() {
     assert!(body.expect("ended").is_err(), "must have been reset");
 }
 
+/// The last piece of an answer used to be waited for, and then the next request was taken all the same.
+#[tokio::test]
+async fn a_reader_that_stops_gets_no_further_answers_on_http1() {
+    let app = App::start().await;
+    let mesh = Mesh::new(app.address);
+    let mut stream = mesh.tls(b"http/1.1").await;
+    let requests = b"GET /bytes/2000 HTTP/1.1\r\nHost: orders.example\r\n\r\n".repeat(1000);
+    let flood = async { while stream.write_all(&requests).await.is_ok() {} };
+    timeout(2 * SOON, flood).await.expect("cut off");
+}
+
 /// PING frames used to count as activity.
 #[tokio::test]
 async fn a_connection_without_requests_ends_although_it_pings() {
