@@ -63,7 +63,8 @@ pub(crate) async fn serve<A: Answer>(
     };
     match terms.protocol {
         Alpn::Http1 => {
-            let connection = h1::server::Connection::new(Wire::new(socket, start), config);
+            let wire = Wire::new(socket, start);
+            let connection = h1::server::Connection::new(wire, config, Arc::clone(&activity));
             watch
                 .drive(Box::pin(serve_http1(connection, &activity, &*answer)))
                 .await;
@@ -99,7 +100,7 @@ async fn serve_http1(
     answer: &impl Answer,
 ) {
     loop {
-        match connection.next(&activity.closing).await {
+        match connection.next().await {
             Next::Request(head) => {
                 let _turn = Turn::new(activity);
                 answer
@@ -129,7 +130,7 @@ async fn serve_http2(
     let mut winding_down = false;
     loop {
         let accepted = poll_fn(|cx| {
-            if activity.closing.load(Ordering::Relaxed) && !winding_down {
+            if activity.is_closing() && !winding_down {
                 winding_down = true;
                 connection.wind_down();
             }
@@ -221,8 +222,8 @@ fn leave_at(ends: SystemTime) -> SystemTime {
 /// What happens on a connection, as far as its end depends on it. Frames that carry no request do not count: a caller may
 /// send PING for ever.
 #[derive(Debug, Default)]
-struct Activity {
-    /// No more requests are wanted.
+pub(crate) struct Activity {
+    /// No more requests are wanted. Whoever sets it polls the connection again.
     closing: AtomicBool,
     /// Requests taken in.
     begun: AtomicU32,
@@ -231,6 +232,10 @@ struct Activity {
 }
 
 impl Activity {
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
     /// Whether no request was in work since `begun` was read.
     fn is_unused_since(&self, begun: u32) -> bool {
         self.open.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun

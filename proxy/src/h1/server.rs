@@ -6,13 +6,14 @@ use super::wire::Wire;
 use super::write;
 use crate::body::{Broken, Piece};
 use crate::config::Config;
+use crate::connection::Activity;
 use crate::progress::Deadline;
 use bytes::Bytes;
 use http::header::TE;
 use http::{HeaderMap, HeaderValue, Method, response};
 use std::future::poll_fn;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -29,6 +30,7 @@ pub(crate) struct Connection {
     wire: Wire,
     heads: HeadReader,
     limits: Limits,
+    activity: Arc<Activity>,
     pub(crate) deadline: Deadline,
     head_timeout: Duration,
     idle: Duration,
@@ -74,7 +76,7 @@ pub(crate) enum Next {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire, config: &Config) -> Self {
+    pub(crate) fn new(wire: Wire, config: &Config, activity: Arc<Activity>) -> Self {
         let limits = Limits {
             head_bytes: config.sizes.max_head_bytes,
             fields: config.sizes.max_headers,
@@ -83,6 +85,7 @@ impl Connection {
         Self {
             wire,
             heads: HeadReader::new(),
+            activity,
             deadline: Deadline::default(),
             head_timeout: config.timeouts.request_head,
             idle: config.timeouts.idle,
@@ -99,12 +102,12 @@ impl Connection {
         }
     }
 
-    /// Waits for a request. `closing` says that no more are wanted; whoever sets it polls this again.
-    pub(crate) async fn next(&mut self, closing: &AtomicBool) -> Next {
+    /// Waits for a request.
+    pub(crate) async fn next(&mut self) -> Next {
         let since = Instant::now();
         let mut begun = (!self.wire.input.is_empty() || self.is_first).then_some(since);
         self.is_first = false;
-        let next = poll_fn(|cx| self.poll_next(since, &mut begun, closing, cx)).await;
+        let next = poll_fn(|cx| self.poll_next(since, &mut begun, cx)).await;
         if let Next::Request(head) = &next {
             let headers = &head.parts.headers;
             self.request = Request {
@@ -113,7 +116,7 @@ impl Connection {
                 takes_trailers: headers.get(TE).is_some_and(names_trailers),
                 waits_for_continue: head.expects_continue && head.body != Framing::Empty,
             };
-            self.keep_alive = head.keep_alive && !closing.load(Ordering::Relaxed);
+            self.keep_alive = head.keep_alive;
             self.response = Coding::Open;
         } else {
             self.request.is_head = false;
@@ -128,7 +131,6 @@ impl Connection {
         &mut self,
         since: Instant,
         begun: &mut Option<Instant>,
-        closing: &AtomicBool,
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
         loop {
@@ -138,15 +140,16 @@ impl Connection {
                 Err(error) => return Poll::Ready(Next::Refused(error)),
             }
             if self.wire.input.is_empty() {
-                if closing.load(Ordering::Relaxed) {
-                    return Poll::Ready(Next::End);
-                }
                 self.wire.shrink();
             }
             match self.wire.poll_fill(0, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
                 Poll::Ready(Ok(_)) => {
                     begun.get_or_insert_with(Instant::now);
+                }
+                // What has come by now is still answered.
+                Poll::Pending if self.wire.input.is_empty() && self.activity.is_closing() => {
+                    return Poll::Ready(Next::End);
                 }
                 Poll::Pending => {
                     let ends = begun.map_or(since + self.idle, |begun| begun + self.head_timeout);
@@ -194,7 +197,8 @@ impl Connection {
             Framing::Length(length) => (Coding::Sized, Some(Framing::Length(length))),
             Framing::Chunked | Framing::UntilClose => (Coding::Chunked, Some(Framing::Chunked)),
         };
-        self.keep_alive &= !close && !self.request.waits_for_continue;
+        self.keep_alive &=
+            !close && !self.request.waits_for_continue && !self.activity.is_closing();
         let is_last = !self.keep_alive;
         write::response_head(
             self.wire.output(),

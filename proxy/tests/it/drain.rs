@@ -57,6 +57,24 @@ async fn what_is_in_flight_ends_and_nothing_new_begins() {
     assert!(TcpStream::connect(sidecar.inbound).await.is_err());
 }
 
+/// A caller that is not told sends its next request on a connection that is closed under it.
+#[tokio::test]
+async fn an_answer_on_http1_says_that_no_other_follows() {
+    let (authority, app, sidecar) = orders(SOON).await;
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let mut stream = tls(sidecar.inbound, &authority, Some(&frontend), b"http/1.1")
+        .await
+        .unwrap();
+    let request = format!("GET /slow/300 HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    while app.requests() < 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    sidecar.drain.start();
+    let answer = head(&mut stream).await;
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+}
+
 #[tokio::test]
 async fn what_hangs_is_cut_at_the_limit() {
     let (authority, app, mut sidecar) = orders(Duration::from_millis(200)).await;
