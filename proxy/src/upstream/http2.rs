@@ -34,12 +34,14 @@ use tokio::time::timeout;
 const PING: Duration = Duration::from_secs(10);
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
 const MAX_LANES: usize = 8;
+/// What a server may send as a head or as trailers: as much as over HTTP/1.1, in the octets that HTTP/2 counts.
+const HEAD: u32 = 80 * 1024;
 /// For so long a failed attempt answers for those who would try again at once.
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Between attempts to replace a lane that still works.
 const REPLACE_AGAIN: Duration = Duration::from_secs(1);
-/// Sends of one request: to a lane that closed under it, and once more.
-const MAX_SENDS: usize = 3;
+/// Sends of one request: each lane may have closed under it, as when a server ends, and once more.
+const MAX_SENDS: usize = MAX_LANES + 1;
 
 /// Who is at the other end, and how to know.
 #[derive(Debug)]
@@ -242,7 +244,8 @@ impl Lanes {
                 }
                 Ready::Lane(sender, place) => (sender, place),
             };
-            if open(&mut sender, deadlines.connect).await.is_ok() {
+            // Never waits: what is over the server's limit on streams queues in the library.
+            if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
                 let ends = matches!(body, Framing::Empty | Framing::Length(0));
                 let sent = sender.send_request(self.request(head), ends);
                 let (response, stream) = sent.map_err(|error| Failure::NoResponse(error.into()))?;
@@ -353,20 +356,6 @@ impl Lanes {
     }
 }
 
-/// Waits until `sender` may open a stream; an error means that its lane is closed.
-async fn open(sender: &mut SendRequest<Bytes>, limit: Duration) -> Result<(), ConnectError> {
-    let closed = |_| ConnectError::Unstable;
-    let now = poll_fn(|cx| Poll::Ready(sender.poll_ready(cx))).await;
-    match now {
-        Poll::Ready(ready) => ready.map_err(closed),
-        // Boxed: it takes a server that admits fewer streams than sidecars do.
-        Poll::Pending => Box::pin(timeout(limit, poll_fn(|cx| sender.poll_ready(cx))))
-            .await
-            .map_err(|_| ConnectError::Timeout(limit))?
-            .map_err(closed),
-    }
-}
-
 /// What a handshake led to.
 enum Connected {
     Lane(Lane),
@@ -402,7 +391,7 @@ impl Lane {
     }
 
     fn has_room(&self) -> bool {
-        self.load() < STREAMS as usize
+        self.load() < self.sender.current_max_send_streams().min(STREAMS as usize)
     }
 
     fn reserve(&self) -> Ready {
@@ -417,6 +406,7 @@ async fn lane(socket: Box<dyn Socket>, validity: Option<Validity>) -> Result<Lan
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME)
+        .max_header_list_size(HEAD)
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(socket)
         .await
@@ -486,8 +476,8 @@ pub(crate) async fn keep_fresh(lanes: Weak<Lanes>, live: Arc<LiveIdentity>, limi
         }
         match lanes.connect(limit).await {
             Ok(Connected::Lane(lane)) => *lanes.lock() = vec![lane],
-            // Whatever is there now speaks HTTP/1.1: requests learn of it when the lanes retire.
-            Ok(Connected::Http1(_)) => {}
+            // Whatever is there now speaks HTTP/1.1, as the next request learns. What is in flight goes on.
+            Ok(Connected::Http1(_)) => lanes.lock().clear(),
             Err(error) => {
                 tracing::warn!(%error, endpoint = %lanes.endpoint, "cannot replace a connection whose certificate is renewed or ends");
                 tokio::time::sleep(REPLACE_AGAIN).await;
