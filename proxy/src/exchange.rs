@@ -59,7 +59,8 @@ impl<'o> Exchange<'o> {
             start: Instant::now(),
             shown: None,
             decision: Decision::Reject,
-            reason: None,
+            // Until it ends in another way: an exchange that is dropped was cut off with its connection.
+            reason: Some("cut_off"),
             rule: None,
             rules: None,
             decision_id: None,
@@ -134,6 +135,11 @@ impl<'o> Exchange<'o> {
             | Failure::NoResponse(_)
             | Failure::CallerGone => {}
         }
+    }
+
+    /// The whole response has left.
+    pub(crate) fn ended(&mut self) {
+        self.reason = None;
     }
 
     /// The response broke off, for a reason from a closed set.

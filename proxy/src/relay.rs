@@ -122,9 +122,12 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     /// Passes on the response's body, and what is left of the request's, until the response has ended. One that breaks off
     /// is put on record, and the caller sees that it is not whole. Answers the server's side, for further use.
     pub(crate) async fn body(mut self) -> Upstream {
-        if let Err(reason) = poll_fn(|cx| self.poll_response(cx)).await {
-            self.way.caller.abort();
-            self.way.exchange.broke_off(reason);
+        match poll_fn(|cx| self.poll_response(cx)).await {
+            Ok(()) => self.way.exchange.ended(),
+            Err(reason) => {
+                self.way.caller.abort();
+                self.way.exchange.broke_off(reason);
+            }
         }
         self.up
     }

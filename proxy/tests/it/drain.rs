@@ -142,6 +142,11 @@ async fn uploads_in_flight_are_cut_with_what_carries_them() {
             .await
             .expect("closed")
             .ok();
+        if !ends_by_drain {
+            let cut =
+                "tipstaff_upstream_failures_total{direction=\"inbound\",reason=\"cut_off\"} 1\n";
+            assert!(sidecar.metrics().await.contains(cut), "not on record");
+        }
     }
 }
 

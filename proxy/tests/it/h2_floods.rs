@@ -8,8 +8,6 @@ use crate::h2_frames::{
 };
 use crate::harness::grant_all;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 /// Each flood is written without pause. The app may see what came before the sidecar had enough.
 #[tokio::test]
@@ -242,20 +240,12 @@ async fn why_a_connection_ended_is_counted() {
         raw.until_closed().await;
         // It is counted when the last octet has left, and the client may hear that first.
         let counted = async {
-            while !metrics(&mesh).await.contains(&sample) {
+            while !mesh.sidecar.metrics().await.contains(&sample) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let in_time = tokio::time::timeout(Duration::from_secs(10), counted).await;
-        assert!(in_time.is_ok(), "{sample}{}", metrics(&mesh).await);
+        let all = mesh.sidecar.metrics().await;
+        assert!(in_time.is_ok(), "{sample}{all}");
     }
-}
-
-async fn metrics(mesh: &Mesh) -> String {
-    let mut stream = TcpStream::connect(mesh.sidecar.admin).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }

@@ -21,5 +21,5 @@ mod lanes; // HTTP/2 connections to sidecars and apps: how many, and for how lon
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound; // Where the workload may go, and how identities rotate under it.
 mod spoof; // Fields that claim an identity, in every spelling.
-mod stalled;
-mod strangers; // Certificates that let nobody in. // Bodies that stop moving, in either direction.
+mod stalled; // Bodies that stop moving, in either direction.
+mod strangers; // Certificates that let nobody in.

@@ -272,7 +272,7 @@ async fn every_stranger_is_refused_in_the_handshake_and_counted_with_the_reason(
             }
         };
         let counted = timeout(Duration::from_secs(5), counted).await;
-        let all = metrics(&sidecar).await;
+        let all = sidecar.metrics().await;
         assert!(
             counted.is_ok(),
             "{stranger}: {reason} not counted once: {all}"
@@ -281,7 +281,8 @@ async fn every_stranger_is_refused_in_the_handshake_and_counted_with_the_reason(
     // The good one's: no other has come as far as a request, or as a connection to the app.
     assert_eq!((app.requests(), app.connections()), (1, 1));
     assert!(
-        metrics(&sidecar)
+        sidecar
+            .metrics()
             .await
             .contains("tipstaff_tls_handshakes_total{direction=\"inbound\"} 1\n")
     );
@@ -316,18 +317,9 @@ async fn failures(sidecar: &Sidecar, reason: &str) -> u64 {
     let series = format!(
         "tipstaff_tls_handshake_failures_total{{direction=\"inbound\",reason=\"{reason}\"}} "
     );
-    let text = metrics(sidecar).await;
+    let text = sidecar.metrics().await;
     let count = text
         .lines()
         .find_map(|line| line.strip_prefix(series.as_str()));
     count.map_or(0, |count| count.parse().unwrap())
-}
-
-async fn metrics(sidecar: &Sidecar) -> String {
-    let mut stream = TcpStream::connect(sidecar.admin).await.unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-    stream.write_all(request).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
 }
