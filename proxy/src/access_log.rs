@@ -16,6 +16,11 @@ use crate::metrics::{Caller, Decision, Direction, Metrics};
 
 pub use writer::{AccessLog, Writer};
 
+/// The reason of an exchange whose caller broke off.
+pub(crate) const CALLER_GONE: &str = "caller_gone";
+/// The reason of an exchange that ended with its connection: by a certificate, a drain, or the process.
+pub(crate) const CUT_OFF: &str = "cut_off";
+
 /// Everything the log says about one request, borrowed from the request.
 #[derive(Debug, Clone)]
 pub struct Record<'a> {
@@ -77,6 +82,8 @@ impl Record<'_> {
         }
         match (self.decision, self.reason) {
             (Decision::Allow, None) => {}
+            // A caller that hangs up says nothing about the upstream.
+            (Decision::Allow, Some(CALLER_GONE)) => {}
             (Decision::Allow, Some(reason)) => metrics.upstream_failure(self.direction, reason),
             (refused, reason) => {
                 metrics.refusal(self.direction, refused, reason.unwrap_or("unspecified"));

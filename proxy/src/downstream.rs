@@ -27,6 +27,14 @@ impl Downstream<'_> {
         }
     }
 
+    /// Whether the request asks for the head of a response alone.
+    pub(crate) fn is_head(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.is_head(),
+            Self::Http2(stream) => stream.is_head(),
+        }
+    }
+
     /// The timer for what this exchange waits for.
     pub(crate) fn deadline(&mut self) -> &mut Deadline {
         match self {

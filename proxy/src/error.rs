@@ -1,5 +1,6 @@
 //! What can go wrong with a request, and whose fault it is. No statuses here: `respond.rs` chooses those.
 
+use crate::access_log::CALLER_GONE;
 use crate::authorize::{DecisionId, Denial};
 use crate::body::Broken;
 use crate::limit::Exceeded;
@@ -92,7 +93,7 @@ impl Failure {
             Self::NoResponse(Broken::UnaskedUpgrade) => "unasked_upgrade",
             Self::NoResponse(Broken::Head(_)) => "bad_response",
             Self::NoResponse(_) => "no_response",
-            Self::CallerGone => "caller_gone",
+            Self::CallerGone => CALLER_GONE,
         }
     }
 }

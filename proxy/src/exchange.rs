@@ -60,7 +60,7 @@ impl<'o> Exchange<'o> {
             shown: None,
             decision: Decision::Reject,
             // Until it ends in another way: an exchange that is dropped was cut off with its connection.
-            reason: Some("cut_off"),
+            reason: Some(access_log::CUT_OFF),
             rule: None,
             rules: None,
             decision_id: None,

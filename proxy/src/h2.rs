@@ -13,10 +13,6 @@ use std::task::{Context, Poll, ready};
 
 /// What one stalled body may hold in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
-/// Requests at once on a connection of ours. Below what sidecars admit, so that none waits for a stream.
-pub(crate) const STREAMS: u32 = 200;
-/// Stalled bodies do not block their neighbours on the same connection, however many there are.
-pub(crate) const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// What a stream may have queued for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 

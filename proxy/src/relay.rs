@@ -1,6 +1,7 @@
 //! The bytes of one exchange, both ways at once: the request's body up, the response down. Neither side is read faster than
 //! the other takes it, and an exchange in which nothing moves is ended.
 
+use crate::access_log::CALLER_GONE;
 use crate::body::{Broken, Piece};
 use crate::date;
 use crate::downstream::Downstream;
@@ -13,6 +14,7 @@ use crate::upstream::{Deadlines, Upstream};
 use http::{Version, response};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
+use std::time::SystemTime;
 
 /// The way of one request: from whom, how long each step may take, and what is put on record.
 pub(crate) struct Passage<'p, 'c, 'o> {
@@ -81,7 +83,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         body: Framing,
         close: bool,
     ) -> Result<(), Failure> {
-        date::stamp(&mut head.headers, self.way.exchange.time);
+        date::stamp(&mut head.headers, SystemTime::now());
         self.way.exchange.answered(head.status.as_u16());
         let begun = self.way.caller.respond(head, body, close);
         begun.map_err(|_| Failure::CallerGone)
@@ -247,6 +249,3 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         self.up.end(trailers)
     }
 }
-
-/// The caller was not there any more for the rest of its response.
-const CALLER_GONE: &str = "caller_gone";

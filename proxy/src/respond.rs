@@ -17,7 +17,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode, Version};
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Names the decision in our log that refused the request.
@@ -60,11 +60,13 @@ pub(crate) async fn failure(
         return;
     }
     let mut response = response(failure, manner);
-    date::stamp(response.headers_mut(), exchange.time);
+    date::stamp(response.headers_mut(), SystemTime::now());
     // After a head or a body that cannot be trusted what follows on an HTTP/1.1 connection cannot be, either.
     let close = matches!(failure, Failure::Rejected(_));
     exchange.answered(response.status().as_u16());
-    exchange.sent = response.body().len() as u64;
+    if !caller.is_head() {
+        exchange.sent = response.body().len() as u64;
+    }
     if send(response, close, caller).await.is_err() {
         caller.abort();
     }

@@ -2,7 +2,7 @@
 
 use super::body::Decoder;
 use super::head::{Framing, HeadReader, Limits};
-use super::wire::Wire;
+use super::wire::{MOST_READ, Wire};
 use super::write;
 use crate::body::{Broken, Piece};
 use bytes::Bytes;
@@ -186,6 +186,7 @@ impl Connection {
 
     /// Gives back memory before a rest.
     pub(crate) fn rest(&mut self) {
-        self.wire.shrink();
+        // The next response is likely as long as the last.
+        self.wire.shrink(MOST_READ);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::body::Decoder;
 use super::head::{Framing, HeadError, HeadReader, Limits, RequestHead};
-use super::wire::Wire;
+use super::wire::{FIRST_READ, Wire};
 use super::write;
 use crate::body::{Broken, Piece};
 use crate::config::Config;
@@ -140,7 +140,7 @@ impl Connection {
                 Err(error) => return Poll::Ready(Next::Refused(error)),
             }
             if self.wire.input.is_empty() {
-                self.wire.shrink();
+                self.wire.shrink(FIRST_READ);
             }
             match self.wire.poll_fill(0, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
@@ -157,6 +157,10 @@ impl Connection {
                 }
             }
         }
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        self.request.is_head
     }
 
     /// Whether the request has a body that is not read to its end.

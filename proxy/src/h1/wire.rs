@@ -20,7 +20,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 /// A first read: most heads are smaller.
 pub(crate) const FIRST_READ: usize = 2 * 1024;
 /// The most that one read takes; also what one large body holds in us on this side.
-const MOST_READ: usize = 64 * 1024;
+pub(super) const MOST_READ: usize = 64 * 1024;
 /// Pieces up to this size are copied behind the head.
 const SMALL: usize = 2 * 1024;
 /// No more is taken for sending while this much waits.
@@ -87,8 +87,10 @@ impl Wire {
                 .is_pending()
     }
 
-    /// Gives back what a large message has made grow, before a wait that may be long.
-    pub(super) fn shrink(&mut self) {
+    /// Gives back what a large message has made grow, before a wait that may be long. `next_read` is the most that the first
+    /// read after it takes.
+    pub(super) fn shrink(&mut self, next_read: usize) {
+        self.next_read = self.next_read.min(next_read);
         for buffer in [&mut self.input, &mut self.output] {
             if buffer.is_empty() && buffer.capacity() > KEPT {
                 *buffer = BytesMut::new();

@@ -1,7 +1,7 @@
 //! A caller's HTTP/2 connection: many requests at once, each a task of its own.
 
 use super::flood::{self, Alarm, Guarded};
-use super::{CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
+use super::{FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::body::{Broken, Piece};
 use crate::config::Config;
 use crate::connection::Turn;
@@ -17,6 +17,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::timeout;
 
+/// What one caller's stalled uploads may hold in us together: 64 of them do not yet block their neighbours.
+const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Streams a client may open and reset before we have looked at them: rapid reset (CVE-2023-44487).
 const PENDING_RESETS: usize = 32;
 /// Resets that a client may make us send: MadeYouReset (CVE-2025-8671). Each may have cost the app a request.
@@ -121,6 +123,10 @@ impl Stream {
             _turn: turn,
         };
         (head, stream)
+    }
+
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
     }
 
     pub(crate) fn has_body(&self) -> bool {

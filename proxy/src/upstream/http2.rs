@@ -12,7 +12,7 @@ use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::{Socket, Wire};
-use crate::h2::{self, CONNECTION_WINDOW, FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS, Sender};
+use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::metrics::{Direction, Metrics};
 use crate::tls::{self, Alpn, LiveIdentity};
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
@@ -36,6 +36,10 @@ const PING: Duration = Duration::from_secs(10);
 const MAX_LANES: usize = 8;
 /// What a server may send as a head or as trailers: as much as over HTTP/1.1, in the octets that HTTP/2 counts.
 const HEAD: u32 = 80 * 1024;
+/// Requests at once on a lane before another is opened. Below what sidecars admit, so that none waits for a stream.
+const STREAMS_PER_LANE: u32 = 200;
+/// Responses that nobody reads do not block their neighbours on the same lane, however many there are.
+const CONNECTION_WINDOW: u32 = STREAMS_PER_LANE * STREAM_WINDOW;
 /// For so long a failed attempt answers for those who would try again at once.
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Between attempts to replace a lane that still works.
@@ -391,7 +395,11 @@ impl Lane {
     }
 
     fn has_room(&self) -> bool {
-        self.load() < self.sender.current_max_send_streams().min(STREAMS as usize)
+        self.load()
+            < self
+                .sender
+                .current_max_send_streams()
+                .min(STREAMS_PER_LANE as usize)
     }
 
     fn reserve(&self) -> Ready {
