@@ -22,6 +22,8 @@ pub(crate) mod spare;
 
 pub(crate) mod wire;
 
+mod coding;
+
 pub(crate) mod server;
 
 pub(crate) mod client;

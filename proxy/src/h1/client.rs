@@ -1,13 +1,13 @@
 //! Our side of a connection to a server: the local app, or a sidecar that speaks no HTTP/2.
 
 use super::body::Decoder;
+use super::coding::Coding;
 use super::head::{Framing, HeadReader, Limits};
 use super::wire::{MOST_READ, Wire};
 use super::write;
 use crate::body::{Broken, Piece};
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request, response};
-use std::num::NonZeroUsize;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -26,7 +26,7 @@ pub(crate) struct Connection {
     wire: Wire,
     heads: HeadReader,
     method: Method,
-    upload: Upload,
+    upload: Coding,
     informational: u8,
     body: Decoder,
     keep_alive: bool,
@@ -36,21 +36,13 @@ pub(crate) struct Connection {
     retire_at: Option<SystemTime>,
 }
 
-/// How the request's body is written, and how far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upload {
-    Sized,
-    Chunked,
-    Ended,
-}
-
 impl Connection {
     pub(crate) fn new(wire: Wire, retire_at: Option<SystemTime>) -> Self {
         Self {
             wire,
             heads: HeadReader::new(),
             method: Method::GET,
-            upload: Upload::Ended,
+            upload: Coding::Ended,
             informational: 0,
             body: Decoder::new(Framing::Empty, &LIMITS),
             keep_alive: true,
@@ -73,11 +65,7 @@ impl Connection {
             framing,
         );
         self.method.clone_from(&head.method);
-        self.upload = match framing {
-            Framing::Empty | Framing::Length(0) | Framing::UntilClose => Upload::Ended,
-            Framing::Length(_) => Upload::Sized,
-            Framing::Chunked => Upload::Chunked,
-        };
+        self.upload = Coding::new(framing);
         self.informational = 0;
         self.keep_alive = false;
         self.is_answered = false;
@@ -93,24 +81,12 @@ impl Connection {
 
     /// Sends a piece of the body. There has to be [room](Self::poll_room).
     pub(crate) fn send(&mut self, data: Bytes) {
-        match (self.upload, NonZeroUsize::new(data.len())) {
-            (Upload::Chunked, Some(length)) => {
-                write::chunk_start(self.wire.output(), length);
-                self.wire.send(data);
-                write::chunk_end(self.wire.output());
-            }
-            (Upload::Sized, Some(_)) => self.wire.send(data),
-            // An empty chunk would be the last one.
-            _ => {}
-        }
+        self.upload.send(&mut self.wire, data);
     }
 
-    /// Ends the body. Trailers are left out where the framing has no place for them.
+    /// Ends the body.
     pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
-        if self.upload == Upload::Chunked {
-            write::last_chunk(self.wire.output(), trailers);
-        }
-        self.upload = Upload::Ended;
+        self.upload.end(&mut self.wire, trailers);
     }
 
     /// Writes what waits.
@@ -174,7 +150,7 @@ impl Connection {
     pub(crate) fn is_reusable(&self) -> bool {
         self.keep_alive
             && self.body.is_end()
-            && self.upload == Upload::Ended
+            && self.upload == Coding::Ended
             && self.wire.is_flushed()
             && self.wire.input.is_empty()
     }

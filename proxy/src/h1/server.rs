@@ -1,6 +1,7 @@
 //! A caller's HTTP/1.1 connection: one request after the other, in the order in which they came (RFC 9112 section 9.3.2).
 
 use super::body::Decoder;
+use super::coding::Coding;
 use super::head::{Framing, HeadError, HeadReader, Limits, RequestHead};
 use super::wire::{FIRST_READ, Wire};
 use super::write;
@@ -12,7 +13,6 @@ use bytes::Bytes;
 use http::header::TE;
 use http::{HeaderMap, HeaderValue, Method, response};
 use std::future::poll_fn;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -36,7 +36,8 @@ pub(crate) struct Connection {
     idle: Duration,
     is_first: bool,
     request: Request,
-    response: Coding,
+    /// None before it has begun.
+    response: Option<Coding>,
     keep_alive: bool,
 }
 
@@ -48,18 +49,6 @@ struct Request {
     takes_trailers: bool,
     /// The caller waits for our word before it sends the body (RFC 9110 section 10.1.1).
     waits_for_continue: bool,
-}
-
-/// How the body of the present response is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    /// Not begun.
-    Open,
-    /// It has none, although its source may (HEAD).
-    None,
-    Sized,
-    Chunked,
-    Ended,
 }
 
 /// What comes next on a connection.
@@ -96,7 +85,7 @@ impl Connection {
                 takes_trailers: false,
                 waits_for_continue: false,
             },
-            response: Coding::Ended,
+            response: None,
             keep_alive: true,
             limits,
         }
@@ -117,10 +106,10 @@ impl Connection {
                 waits_for_continue: head.expects_continue && head.body != Framing::Empty,
             };
             self.keep_alive = head.keep_alive;
-            self.response = Coding::Open;
+            self.response = None;
         } else {
             self.request.is_head = false;
-            self.response = Coding::Open;
+            self.response = None;
             self.keep_alive = false;
         }
         next
@@ -173,12 +162,12 @@ impl Connection {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, Broken>>> {
-        if std::mem::take(&mut self.request.waits_for_continue) && self.response == Coding::Open {
+        if std::mem::take(&mut self.request.waits_for_continue) && self.response.is_none() {
             self.wire
                 .output()
                 .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
-        if self.response == Coding::Open {
+        if self.response.is_none() {
             // The word is short and the socket's buffer empty; if it has to wait, so does the body.
             ready!(self.wire.poll_flush(cx)).map_err(Broken::Io)?;
         }
@@ -195,11 +184,11 @@ impl Connection {
         let has_none = self.request.is_head
             || head.status.is_informational()
             || matches!(head.status.as_u16(), 204 | 304);
-        let (coding, framing) = match body {
-            _ if has_none => (Coding::None, None),
-            Framing::Empty | Framing::Length(0) => (Coding::None, Some(Framing::Length(0))),
-            Framing::Length(length) => (Coding::Sized, Some(Framing::Length(length))),
-            Framing::Chunked | Framing::UntilClose => (Coding::Chunked, Some(Framing::Chunked)),
+        let framing = match body {
+            _ if has_none => None,
+            Framing::Empty => Some(Framing::Length(0)),
+            Framing::UntilClose => Some(Framing::Chunked),
+            framing => Some(framing),
         };
         self.keep_alive &=
             !close && !self.request.waits_for_continue && !self.activity.is_closing();
@@ -211,7 +200,7 @@ impl Connection {
             framing,
             is_last,
         );
-        self.response = coding;
+        self.response = Some(framing.map_or(Coding::Ended, Coding::new));
     }
 
     /// Waits until a piece of the response may be sent.
@@ -224,30 +213,22 @@ impl Connection {
 
     /// Sends a piece of the response's body. There has to be [room](Self::poll_room).
     pub(crate) fn send(&mut self, data: Bytes) {
-        match (self.response, NonZeroUsize::new(data.len())) {
-            (Coding::Chunked, Some(length)) => {
-                write::chunk_start(self.wire.output(), length);
-                self.wire.send(data);
-                write::chunk_end(self.wire.output());
-            }
-            (Coding::Sized, Some(_)) => self.wire.send(data),
-            // An empty chunk would be the last one.
-            _ => {}
+        if let Some(response) = &mut self.response {
+            response.send(&mut self.wire, data);
         }
     }
 
-    /// Ends the response. Trailers are for those who take them and where the framing has a place for them.
+    /// Ends the response. Trailers are for those who take them.
     pub(crate) fn end(&mut self, trailers: Option<&HeaderMap>) {
-        if self.response == Coding::Chunked {
-            let trailers = trailers.filter(|_| self.request.takes_trailers);
-            write::last_chunk(self.wire.output(), trailers);
+        let trailers = trailers.filter(|_| self.request.takes_trailers);
+        if let Some(response) = &mut self.response {
+            response.end(&mut self.wire, trailers);
         }
-        self.response = Coding::Ended;
     }
 
     /// Gives up the response: one that does not leave in time is as little use as one that broke off.
     pub(crate) fn abort(&mut self) {
-        self.response = Coding::Open;
+        self.response = None;
     }
 
     /// Writes what waits.
@@ -257,7 +238,10 @@ impl Connection {
 
     /// Brings the connection to where the next request begins; false if there can be none, and it has to be closed.
     pub(crate) async fn finish(&mut self) -> bool {
-        if self.response != Coding::Ended || !self.keep_alive || self.request.waits_for_continue {
+        if self.response != Some(Coding::Ended)
+            || !self.keep_alive
+            || self.request.waits_for_continue
+        {
             return false;
         }
         if self.request.body.is_end() {
@@ -298,7 +282,7 @@ impl Connection {
     /// Closes after a whole response, so that the caller gets to read it. A response that broke off is not made to look
     /// whole: then this only drops the connection.
     pub(crate) async fn close(mut self) {
-        if self.response != Coding::Ended {
+        if self.response != Some(Coding::Ended) {
             return;
         }
         let linger = poll_fn(|cx| {
