@@ -1,0 +1,193 @@
+//! One HTTP/2 connection to a server, and the exchanges on it.
+
+use super::Ready;
+use super::rotation::Validity;
+use crate::body::{Broken, Piece};
+use crate::error::ConnectError;
+use crate::h1::head::Framing;
+use crate::h1::wire::Socket;
+use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
+use ::h2::client::{Connection, ResponseFuture, SendRequest};
+use ::h2::{Ping, RecvStream, SendStream};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, response};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// A sidecar that is gone without a FIN is noticed after two of these, if requests are waiting on it.
+const PING: Duration = Duration::from_secs(10);
+/// What a server may send as a head or as trailers: as much as over HTTP/1.1, in the octets that HTTP/2 counts.
+const HEAD: u32 = 80 * 1024;
+/// Requests at once on a lane before another is opened. Below what sidecars admit, so that none waits for a stream.
+const STREAMS_PER_LANE: u32 = 200;
+/// Responses that nobody reads do not block their neighbours on the same lane, however many there are.
+const CONNECTION_WINDOW: u32 = STREAMS_PER_LANE * STREAM_WINDOW;
+
+/// One connection.
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    pub(super) sender: SendRequest<Bytes>,
+    pub(super) standing: Arc<Standing>,
+    pub(super) validity: Option<Validity>,
+}
+
+impl Lane {
+    /// Speaks HTTP/2 on `socket`.
+    pub(super) async fn open(
+        socket: Box<dyn Socket>,
+        validity: Option<Validity>,
+    ) -> Result<Self, ConnectError> {
+        let (sender, connection) = ::h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
+            .max_header_list_size(HEAD)
+            .max_send_buffer_size(SEND_BUFFER)
+            .handshake(socket)
+            .await
+            .map_err(|error| ConnectError::Http(Arc::new(error)))?;
+        let standing = Arc::<Standing>::default();
+        // Boxed: making a task copies it several times.
+        tokio::spawn(Box::pin(drive(connection, Arc::clone(&standing))));
+        Ok(Self {
+            sender,
+            standing,
+            validity,
+        })
+    }
+
+    pub(super) fn load(&self) -> usize {
+        self.standing.streams.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.load()
+            < self
+                .sender
+                .current_max_send_streams()
+                .min(STREAMS_PER_LANE as usize)
+    }
+
+    pub(super) fn reserve(&self) -> Ready {
+        self.standing.streams.fetch_add(1, Ordering::Relaxed);
+        Ready::Lane(self.sender.clone(), Place(Arc::clone(&self.standing)))
+    }
+}
+
+/// What a lane's users know of it.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    streams: AtomicUsize,
+    pub(super) is_closed: AtomicBool,
+}
+
+/// One request's place on a lane, counted until dropped.
+#[derive(Debug)]
+pub(crate) struct Place(pub(super) Arc<Standing>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One exchange on a lane.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    response: ResponseFuture,
+    pub(in crate::upstream) sender: Sender,
+    /// From the response head on.
+    body: Option<RecvStream>,
+    _place: Place,
+}
+
+impl Stream {
+    pub(super) fn new(response: ResponseFuture, request: SendStream<Bytes>, place: Place) -> Self {
+        Self {
+            response,
+            sender: Sender::new(request),
+            body: None,
+            _place: place,
+        }
+    }
+
+    pub(in crate::upstream) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(response::Parts, Framing), Broken>> {
+        let (head, body) = ready!(Pin::new(&mut self.response).poll(cx))?.into_parts();
+        let framing = if body.is_end_stream() {
+            Framing::Empty
+        } else {
+            // h2 holds the body to the length; one that is no number it has refused.
+            let length = head.headers.get(CONTENT_LENGTH).and_then(length);
+            length.map_or(Framing::Chunked, Framing::Length)
+        };
+        self.body = Some(body);
+        Poll::Ready(Ok((head, framing)))
+    }
+
+    pub(in crate::upstream) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Piece, Broken>>> {
+        match &mut self.body {
+            Some(body) => h2::poll_body(body, cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    pub(in crate::upstream) fn is_end(&self) -> bool {
+        self.body.as_ref().is_none_or(RecvStream::is_end_stream)
+    }
+}
+
+/// The number in a Content-Length field.
+pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
+    let digits = field.to_str().ok()?;
+    digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())?
+}
+
+/// Carries a lane's bytes. Ends when the other side closes or is gone, or when nobody can send on it any more and the last
+/// stream has ended.
+async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc<Standing>) {
+    let mut pings = connection.ping_pong();
+    let mut awaits_pong = false;
+    let mut alarm = pin!(tokio::time::sleep(PING));
+    poll_fn(|cx| {
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
+            if let Err(error) = ended {
+                tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
+            }
+            return Poll::Ready(());
+        }
+        let Some(pings) = &mut pings else {
+            return Poll::Pending;
+        };
+        if awaits_pong && pings.poll_pong(cx).is_ready() {
+            awaits_pong = false;
+        }
+        while alarm.as_mut().poll(cx).is_ready() {
+            if awaits_pong {
+                tracing::debug!("HTTP/2 connection to an upstream answers no PING");
+                return Poll::Ready(());
+            }
+            if standing.streams.load(Ordering::Relaxed) > 0 {
+                awaits_pong = pings.send_ping(Ping::opaque()).is_ok();
+            }
+            alarm.as_mut().reset(tokio::time::Instant::now() + PING);
+        }
+        Poll::Pending
+    })
+    .await;
+    standing.is_closed.store(true, Ordering::Relaxed);
+}
