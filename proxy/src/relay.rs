@@ -36,10 +36,8 @@ pub(crate) struct Relay<'p, 'c, 'o> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Upload {
     Open,
-    /// All of it was read, and is being written.
-    Leaving,
-    /// All of it has left.
-    Ended,
+    /// All of it was read; what waits is being written.
+    Sent,
     /// The server takes no more of it. It may have answered already.
     Unwanted,
 }
@@ -52,11 +50,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             way,
             up,
             progress: Progress::new(is_stream),
-            upload: if has_body {
-                Upload::Open
-            } else {
-                Upload::Leaving
-            },
+            upload: if has_body { Upload::Open } else { Upload::Sent },
             is_answered: false,
         }
     }
@@ -64,7 +58,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     /// The same request, sent to another server. It must have no body.
     pub(crate) fn ask_again(&mut self, up: Upstream) {
         self.up = up;
-        self.upload = Upload::Leaving;
+        self.upload = Upload::Sent;
     }
 
     /// Whether the server has begun to answer. Before that it may not have seen the request.
@@ -215,12 +209,8 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
                 }
             }
         }
-        if self.upload == Upload::Leaving {
-            match self.up.poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.upload = Upload::Ended,
-                Poll::Ready(Err(_)) => self.upload = Upload::Unwanted,
-                Poll::Pending => {}
-            }
+        if self.upload == Upload::Sent && matches!(self.up.poll_flush(cx), Poll::Ready(Err(_))) {
+            self.upload = Upload::Unwanted;
         }
         Ok(())
     }
@@ -245,7 +235,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             None => None,
         };
         self.progress.touch();
-        self.upload = Upload::Leaving;
+        self.upload = Upload::Sent;
         self.up.end(trailers)
     }
 }
