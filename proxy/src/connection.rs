@@ -4,10 +4,13 @@
 use crate::config::Config;
 use crate::downstream::Downstream;
 use crate::drain::Drain;
-use crate::h1::head::HeadError;
+use crate::error::Failure;
+use crate::exchange::{Exchange, Origin};
 use crate::h1::server::Next;
 use crate::h1::wire::{Socket, Wire};
+use crate::respond::{self, Manner};
 use crate::tls::Alpn;
+use crate::upstream::is_grpc;
 use crate::{h1, h2};
 use bytes::BytesMut;
 use http::request;
@@ -22,18 +25,48 @@ use tokio::time::{Instant, timeout};
 
 /// Whoever answers the requests of a connection.
 pub(crate) trait Answer: Send + Sync + 'static {
-    /// Answers one request, whatever comes of it.
+    /// What its requests have in common.
+    fn origin(&self) -> &Origin;
+
+    /// The life of one request. What was decided is in `exchange`.
+    ///
+    /// # Errors
+    /// What the caller is to be answered: no response has begun.
+    fn handle(
+        &self,
+        head: &mut request::Parts,
+        caller: &mut Downstream<'_>,
+        exchange: &mut Exchange<'_>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Answers one request, whatever comes of it, and writes its record.
     fn answer(
         &self,
-        head: request::Parts,
-        caller: Downstream<'_>,
-    ) -> impl Future<Output = ()> + Send;
-
-    /// Answers a head that is not read.
-    fn refuse(&self, error: HeadError, caller: Downstream<'_>) -> impl Future<Output = ()> + Send;
+        mut head: request::Parts,
+        mut caller: Downstream<'_>,
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let manner = Manner {
+                version: caller.version(),
+                is_grpc: is_grpc(&head.method, &head.headers),
+            };
+            let mut exchange = Exchange::begin(self.origin(), Some(&head));
+            let handled = self.handle(&mut head, &mut caller, &mut exchange).await;
+            if let Err(failure) = handled {
+                respond::failure(&failure, manner, &mut caller, &mut exchange).await;
+            }
+            h1::spare::keep(head.headers);
+        }
+    }
 
     /// The connection ended by the caller's fault or ours; `reason` is from a closed set.
-    fn ended(&self, reason: &'static str);
+    fn ended(&self, reason: &'static str) {
+        let origin = self.origin();
+        origin
+            .shared
+            .metrics
+            .connection_ended(origin.direction, reason);
+    }
 }
 
 /// Which protocol to speak and when to stop.
@@ -111,9 +144,7 @@ async fn serve_http1(
                 }
             }
             Next::Refused(error) => {
-                answer
-                    .refuse(error, Downstream::Http1(&mut connection))
-                    .await;
+                respond::refusal(error, Downstream::Http1(&mut connection), answer.origin()).await;
                 break;
             }
             Next::End => return,

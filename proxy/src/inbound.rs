@@ -7,17 +7,14 @@ use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::forward::App;
-use crate::h1;
-use crate::h1::head::HeadError;
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
 use crate::peer::Peer;
 use crate::relay::Passage;
-use crate::respond::{self, Manner};
 use crate::tls::Acceptor;
-use crate::upstream::{Deadlines, is_grpc};
+use crate::upstream::Deadlines;
 use crate::worker::Shared;
 use bytes::BytesMut;
 use http::request::Parts;
@@ -127,29 +124,10 @@ impl Caller {
 }
 
 impl Answer for Caller {
-    async fn answer(&self, mut head: Parts, mut caller: Downstream<'_>) {
-        let manner = Manner {
-            version: caller.version(),
-            is_grpc: is_grpc(&head.method, &head.headers),
-        };
-        let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        if let Err(failure) = self.handle(&mut head, &mut caller, &mut exchange).await {
-            respond::failure(&failure, manner, &mut caller, &mut exchange).await;
-        }
-        h1::spare::keep(head.headers);
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    async fn refuse(&self, error: HeadError, caller: Downstream<'_>) {
-        respond::refusal(error, caller, &self.origin).await;
-    }
-
-    fn ended(&self, reason: &'static str) {
-        let metrics = &self.origin.shared.metrics;
-        metrics.connection_ended(Direction::Inbound, reason);
-    }
-}
-
-impl Caller {
     /// The life of an inbound request. What was decided is in `exchange`, which writes the record when the response has
     /// ended.
     async fn handle(

@@ -6,16 +6,14 @@ use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
-use crate::h1::head::HeadError;
 use crate::h1::wire::{FIRST_READ, Socket};
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
 use crate::relay::Passage;
-use crate::respond::{self, Manner};
 use crate::tls::Alpn;
+use crate::upstream::Deadlines;
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
-use crate::upstream::{Deadlines, is_grpc};
 use crate::worker::Shared;
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -95,28 +93,10 @@ impl Outbound {
 }
 
 impl Answer for Outbound {
-    async fn answer(&self, mut head: Parts, mut caller: Downstream<'_>) {
-        let manner = Manner {
-            version: caller.version(),
-            is_grpc: is_grpc(&head.method, &head.headers),
-        };
-        let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        if let Err(failure) = self.handle(&mut head, &mut caller, &mut exchange).await {
-            respond::failure(&failure, manner, &mut caller, &mut exchange).await;
-        }
+    fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    async fn refuse(&self, error: HeadError, caller: Downstream<'_>) {
-        respond::refusal(error, caller, &self.origin).await;
-    }
-
-    fn ended(&self, reason: &'static str) {
-        let metrics = &self.origin.shared.metrics;
-        metrics.connection_ended(Direction::Outbound, reason);
-    }
-}
-
-impl Outbound {
     /// The life of an outbound request. Whether the workload may do this is decided where it arrives, by who it proves to
     /// be.
     async fn handle(
