@@ -180,7 +180,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
                 }
                 None
             }
-            Some(Piece::Trailers(trailers)) => Some(trailers),
+            Some(Piece::Trailers(mut trailers)) => {
+                strip_trailers(&mut trailers);
+                Some(trailers)
+            }
             None => None,
         };
         self.is_answered = true;
@@ -192,7 +195,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         while self.upload == Upload::Open {
             match self.up.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => self.upload = Upload::Unwanted,
+                Poll::Ready(Err(_)) => {
+                    self.upload = Upload::Unwanted;
+                    return Ok(());
+                }
                 Poll::Pending => return Ok(()),
             }
             match self.way.caller.poll_body(cx) {
