@@ -153,22 +153,20 @@ impl TrustBundle {
     }
 
     /// The authorities that may sign at `now`.
-    pub(crate) fn anchors_at(&self, now: SystemTime) -> Vec<TrustAnchor<'static>> {
+    pub(crate) fn anchors_at(&self, now: SystemTime) -> impl Iterator<Item = &Anchor> {
         self.anchors
             .iter()
-            .filter(|anchor| anchor.not_before <= now && now <= anchor.not_after)
-            .map(|anchor| anchor.trust_anchor.clone())
-            .collect()
+            .filter(move |anchor| anchor.not_before <= now && now <= anchor.not_after)
     }
 }
 
 /// An authority in the form in which path validation wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Anchor {
-    trust_anchor: TrustAnchor<'static>,
+pub(crate) struct Anchor {
+    pub(crate) trust_anchor: TrustAnchor<'static>,
     /// Path validation itself does not look at an anchor's validity; [`TrustBundle::anchors_at`] does.
-    not_before: SystemTime,
-    not_after: SystemTime,
+    pub(crate) not_before: SystemTime,
+    pub(crate) not_after: SystemTime,
 }
 
 impl Anchor {

@@ -33,6 +33,8 @@ pub mod pem;
 
 pub mod verify;
 
+pub mod verified;
+
 pub mod tls;
 
 #[cfg(test)]
@@ -44,4 +46,5 @@ pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};
 pub use id::{ParseIdError, SpiffeId, TrustDomain};
 pub use svid::{Svid, SvidError};
+pub use verified::VerifiedChains;
 pub use verify::{Usage, VerifyError};

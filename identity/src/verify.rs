@@ -3,6 +3,7 @@
 use crate::cert::Signer;
 use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -16,6 +17,9 @@ pub enum Usage {
     /// The holder is connected to.
     Server,
 }
+
+/// First and last moment.
+pub(crate) type Validity = RangeInclusive<SystemTime>;
 
 impl TrustBundle {
     /// Validates `chain` (leaf first) to one of the authorities at `now` (RFC 5280 section 6, X509-SVID section 5).
@@ -32,29 +36,48 @@ impl TrustBundle {
         usage: Usage,
         now: SystemTime,
     ) -> Result<Leaf, VerifyError> {
+        self.verify_for(chain, usage, now).map(|(leaf, _)| leaf)
+    }
+
+    /// As [`TrustBundle::verify`], and when the same chain for the same use would be accepted as well: while all of its
+    /// certificates and all authorities that are valid now stay so, used or not.
+    pub(crate) fn verify_for(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<(Leaf, Validity), VerifyError> {
         let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
         self.check_trust_domain(&leaf.id)?;
-        self.check_path(first, intermediates, usage, now)?;
-        Ok(leaf)
+        let path = self.check_path(first, intermediates, usage, now)?;
+        let validity = overlap(path, leaf.not_before..=leaf.not_after);
+        Ok((leaf, validity))
     }
 
-    /// All of [`TrustBundle::verify`] but the leaf's own profile.
+    /// All but the leaf's own profile: signatures, validity and constraints (RFC 5280 section 6). Answers when all but the
+    /// leaf are valid.
     fn check_path(
         &self,
         first: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<Validity, VerifyError> {
+        let mut validities = Vec::new();
         for (index, intermediate) in (1..).zip(intermediates) {
             let signer = Signer::parse_intermediate(intermediate)
                 .map_err(|source| VerifyError::Intermediate { index, source })?;
             if let Some(id) = &signer.id {
                 self.check_trust_domain(id)?;
             }
+            validities.push(signer.not_before..=signer.not_after);
         }
-        let anchors = self.anchors_at(now);
+        let mut anchors = Vec::new();
+        for anchor in self.anchors_at(now) {
+            validities.push(anchor.not_before..=anchor.not_after);
+            anchors.push(anchor.trust_anchor.clone());
+        }
         if anchors.is_empty() {
             return Err(VerifyError::NoAuthority);
         }
@@ -79,7 +102,11 @@ impl TrustBundle {
                     )
                     .map(|_| ())
             })
-            .map_err(VerifyError::from_path)
+            .map_err(VerifyError::from_path)?;
+        validities
+            .into_iter()
+            .reduce(overlap)
+            .ok_or(VerifyError::NoAuthority)
     }
 
     fn check_trust_domain(&self, id: &SpiffeId) -> Result<(), VerifyError> {
@@ -91,6 +118,10 @@ impl TrustBundle {
             found: id.clone(),
         })
     }
+}
+
+fn overlap(one: Validity, other: Validity) -> Validity {
+    *one.start().max(other.start())..=*one.end().min(other.end())
 }
 
 /// Why a chain was refused.

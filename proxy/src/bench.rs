@@ -6,7 +6,7 @@
 use crate::authorize::{self, Rulebook};
 use crate::exchange::{Exchange, Origin};
 use crate::metrics::Direction;
-use crate::tls::{self, Acceptor, LiveIdentity};
+use crate::tls::{Acceptor, Connector, LiveIdentity};
 use crate::worker::Shared;
 use crate::{Bound, IdentityFeed, drain, limit, normalize};
 use http::request::Parts;
@@ -52,13 +52,12 @@ impl Connection {
         ));
         let own = shared.identity.present().expect("an SVID of the sidecar");
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let caller = LiveIdentity::new(caller);
-        let (connector, _) =
-            tls::connector(&caller, own.id().clone()).expect("an SVID of the caller");
+        let connector = Connector::new(own.id().clone(), LiveIdentity::new(caller));
+        let credentials = connector.credentials().expect("an SVID of the caller");
         let acceptor = Acceptor::new(Arc::clone(&shared.identity));
         let (accepted, connected) = tokio::join!(
             acceptor.accept(ours),
-            connector.connect(identity::tls::server_name(), theirs)
+            connector.connect(credentials, theirs)
         );
         connected.expect("the caller trusts the sidecar");
         let peer = accepted.expect("the sidecar trusts the caller").peer;

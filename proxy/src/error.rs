@@ -5,6 +5,7 @@ use crate::authorize::{DecisionId, Denial};
 use crate::body::Broken;
 use crate::limit::Exceeded;
 use crate::normalize::Rejection;
+use identity::VerifyError;
 use std::io;
 use std::time::Duration;
 
@@ -58,8 +59,8 @@ pub(crate) enum ConnectError {
     Io(#[source] std::sync::Arc<io::Error>),
     #[error("the TLS handshake failed")]
     Handshake(#[source] std::sync::Arc<io::Error>),
-    #[error("expected a certificate of the upstream, found none")]
-    NoCertificate,
+    #[error("the upstream's certificate is no longer good")]
+    Certificate(#[from] VerifyError),
     #[error("the upstream closed each connection before it took the request")]
     Unstable,
     #[error("the HTTP handshake failed")]
@@ -107,7 +108,7 @@ impl ConnectError {
             Self::Io(_) => "connect_failed",
             Self::Handshake(_) => "handshake_failed",
             Self::Unstable => "connection_lost",
-            Self::NoCertificate => "no_certificate",
+            Self::Certificate(error) => error.reason(),
             Self::Http(_) => "protocol_error",
         }
     }

@@ -11,7 +11,7 @@ use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
 use crate::relay::Passage;
-use crate::tls::Alpn;
+use crate::tls::{Alpn, Connector};
 use crate::upstream::Deadlines;
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
 use crate::worker::Shared;
@@ -194,8 +194,10 @@ impl Route {
             let kept = previous.and_then(|routes| routes.lanes(endpoint, &service.identity));
             kept.unwrap_or_else(|| {
                 let remote = Remote::Sidecar {
-                    identity: service.identity.clone(),
-                    live: Arc::clone(&shared.identity),
+                    connector: Connector::new(
+                        service.identity.clone(),
+                        Arc::clone(&shared.identity),
+                    ),
                     metrics: Arc::clone(&shared.metrics),
                 };
                 let lanes = Lanes::new(endpoint.clone(), remote);

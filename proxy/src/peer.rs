@@ -2,6 +2,7 @@
 
 use http::HeaderValue;
 use identity::{Leaf, SpiffeId};
+use std::sync::Arc;
 
 /// An authenticated caller.
 ///
@@ -9,7 +10,7 @@ use identity::{Leaf, SpiffeId};
 /// finished handshake yields.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    leaf: Leaf,
+    leaf: Arc<Leaf>,
     header: HeaderValue,
     forwarded_cert: HeaderValue,
 }
@@ -18,7 +19,7 @@ impl Peer {
     /// `own` is the identity that the caller reached; `hash` the hexadecimal SHA-256 of the caller's certificate.
     pub(crate) fn new(
         _proof: crate::tls::Verified,
-        leaf: Leaf,
+        leaf: Arc<Leaf>,
         own: &SpiffeId,
         hash: &str,
     ) -> Self {

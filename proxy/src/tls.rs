@@ -8,15 +8,17 @@ use crate::error::ConnectError;
 use crate::peer::Peer;
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
-use identity::{Leaf, SpiffeId, Svid, TrustBundle};
+use identity::{Leaf, SpiffeId, Svid, TrustBundle, Usage, VerifiedChains, VerifyError};
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio_rustls::{TlsAcceptor, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -65,15 +67,13 @@ impl Acceptor {
             .await
             .map_err(HandshakeError::Tls)?;
         let (_, session) = tls.get_ref();
-        // The verifier refuses a client without a certificate and a leaf without one SPIFFE ID; both arms are for the
-        // day when it does not.
-        let der = session
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .ok_or(HandshakeError::NoCertificate)?;
-        let leaf = Leaf::parse(der).map_err(|_| HandshakeError::NoCertificate)?;
+        let chain = session.peer_certificates().unwrap_or_default();
+        // The handshake has asked the same: what is new is who it is.
+        let leaf = self
+            .identity
+            .verify(chain, Usage::Client, SystemTime::now())?;
         let ends = leaf.not_after.min(own.leaf().not_after);
-        let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(der));
+        let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(&chain[0]));
         let alpn = alpn(session.alpn_protocol());
         Ok(Accepted {
             tls,
@@ -103,8 +103,8 @@ pub(crate) enum HandshakeError {
     Identity(#[from] ConnectError),
     #[error("TLS failed")]
     Tls(#[source] std::io::Error),
-    #[error("expected a client certificate with one SPIFFE ID, found none")]
-    NoCertificate,
+    #[error("the caller's certificate is no longer good")]
+    Caller(#[from] VerifyError),
 }
 
 impl HandshakeError {
@@ -112,33 +112,86 @@ impl HandshakeError {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Identity(error) => error.reason(),
-            Self::NoCertificate => "no_certificate",
+            Self::Caller(error) => error.reason(),
             Self::Tls(error) => tls_reason(error),
         }
     }
 }
 
-/// The client side towards one expected identity. It keeps the SVID it was made with: a connection belongs to one certificate.
-pub(crate) fn connector(
-    live: &Arc<LiveIdentity>,
+/// The client side towards one expected identity.
+#[derive(Debug)]
+pub(crate) struct Connector {
     expected: SpiffeId,
-) -> Result<(tokio_rustls::TlsConnector, Arc<Svid>), ConnectError> {
-    let svid = live.present()?;
-    let config = identity::tls::client_config(Some(&svid), live.clone(), expected, &[HTTP2, HTTP1]);
-    Ok((Arc::new(config).into(), svid))
+    live: Arc<LiveIdentity>,
+    /// What the last connection was made with.
+    last: Mutex<Option<Credentials>>,
 }
 
-/// What was agreed on with a server, and when its certificate ends, once the handshake is over.
-pub(crate) fn server_terms<S>(
-    tls: &client::TlsStream<S>,
-) -> Result<(Alpn, SystemTime), ConnectError> {
-    let (_, session) = tls.get_ref();
-    let leaf = session
-        .peer_certificates()
-        .and_then(<[_]>::first)
-        .and_then(|der| Leaf::parse(der).ok())
-        .ok_or(ConnectError::NoCertificate)?;
-    Ok((alpn(session.alpn_protocol()), leaf.not_after))
+/// One SVID, and TLS under it: a connection belongs to one certificate.
+#[derive(Debug, Clone)]
+pub(crate) struct Credentials {
+    svid: Arc<Svid>,
+    config: Arc<ClientConfig>,
+}
+
+impl Connector {
+    pub(crate) fn new(expected: SpiffeId, live: Arc<LiveIdentity>) -> Self {
+        Self {
+            expected,
+            live,
+            last: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn expected(&self) -> &SpiffeId {
+        &self.expected
+    }
+
+    /// What to connect with now.
+    pub(crate) fn credentials(&self) -> Result<Credentials, ConnectError> {
+        let svid = self.live.present()?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| Arc::ptr_eq(&last.svid, &svid)) {
+            return Ok(last.clone());
+        }
+        let bundles = Arc::clone(&self.live) as Arc<dyn BundleSource>;
+        let expected = self.expected.clone();
+        let config = identity::tls::client_config(Some(&svid), bundles, expected, &[HTTP2, HTTP1]);
+        let config = Arc::new(config);
+        Ok(last.insert(Credentials { svid, config }).clone())
+    }
+
+    /// Shakes hands with a server. The caller of this sets the deadline.
+    pub(crate) async fn connect<S>(
+        &self,
+        own: Credentials,
+        stream: S,
+    ) -> Result<Connected<S>, ConnectError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let tls = TlsConnector::from(own.config)
+            .connect(identity::tls::server_name(), stream)
+            .await
+            .map_err(|error| ConnectError::Handshake(Arc::new(error)))?;
+        let (_, session) = tls.get_ref();
+        let chain = session.peer_certificates().unwrap_or_default();
+        // The handshake has asked the same: what is new is for how long.
+        let leaf = self.live.verify(chain, Usage::Server, SystemTime::now())?;
+        Ok(Connected {
+            alpn: alpn(session.alpn_protocol()),
+            ends: leaf.not_after.min(own.svid.leaf().not_after),
+            tls,
+        })
+    }
+}
+
+/// A finished handshake with a server.
+pub(crate) struct Connected<S> {
+    pub(crate) tls: client::TlsStream<S>,
+    pub(crate) alpn: Alpn,
+    /// When the first of the two certificates expires.
+    pub(crate) ends: SystemTime,
 }
 
 /// Whoever agrees on nothing speaks what was there before ALPN.
@@ -153,6 +206,8 @@ fn alpn(agreed: Option<&[u8]>) -> Alpn {
 pub(crate) struct LiveIdentity {
     svid: watch::Receiver<Option<Arc<Svid>>>,
     bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Peers come again and again: for new connections, and with each of ours.
+    verified: VerifiedChains,
 }
 
 impl LiveIdentity {
@@ -160,6 +215,7 @@ impl LiveIdentity {
         Arc::new(Self {
             svid: feed.svid.clone(),
             bundle: feed.bundle.clone(),
+            verified: VerifiedChains::default(),
         })
     }
 
@@ -193,6 +249,15 @@ impl std::fmt::Debug for Acceptor {
 impl BundleSource for LiveIdentity {
     fn bundle(&self) -> Arc<TrustBundle> {
         self.bundle.borrow().clone()
+    }
+
+    fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<Arc<Leaf>, VerifyError> {
+        self.verified.verify(&self.bundle(), chain, usage, now)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
 use crate::metrics::{Direction, Metrics};
-use crate::tls::{self, Alpn, LiveIdentity};
+use crate::tls::{Alpn, Connector, tls_reason};
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::header::HOST;
@@ -47,8 +47,7 @@ pub(crate) enum Remote {
     App,
     /// A sidecar that has to prove exactly this identity.
     Sidecar {
-        identity: SpiffeId,
-        live: Arc<LiveIdentity>,
+        connector: Connector,
         metrics: Arc<Metrics>,
     },
 }
@@ -87,7 +86,7 @@ impl Lanes {
 
     /// Whether these are connections to that endpoint and that identity.
     pub(crate) fn leads_to(&self, endpoint: &Endpoint, expected: &SpiffeId) -> bool {
-        matches!(&self.remote, Remote::Sidecar { identity, .. } if identity == expected)
+        matches!(&self.remote, Remote::Sidecar { connector, .. } if connector.expected() == expected)
             && self.endpoint == *endpoint
     }
 
@@ -216,28 +215,26 @@ impl Lanes {
                     let stream = connect_tcp(&self.endpoint).await?;
                     Ok(Connected::Lane(Lane::open(Box::new(stream), None).await?))
                 }
-                Remote::Sidecar {
-                    identity: expected,
-                    live,
-                    metrics,
-                } => {
-                    let (connector, svid) = tls::connector(live, expected.clone())?;
+                Remote::Sidecar { connector, metrics } => {
+                    let credentials = connector.credentials()?;
                     let stream = connect_tcp(&self.endpoint).await?;
-                    let name = identity::tls::server_name();
-                    let tls = connector.connect(name, stream).await.map_err(|error| {
-                        metrics.handshake_failure(Direction::Outbound, tls::tls_reason(&error));
-                        ConnectError::Handshake(Arc::new(error))
+                    let connected = connector.connect(credentials, stream).await;
+                    let connected = connected.inspect_err(|error| {
+                        let reason = match error {
+                            ConnectError::Handshake(error) => tls_reason(error),
+                            other => other.reason(),
+                        };
+                        metrics.handshake_failure(Direction::Outbound, reason);
                     })?;
                     metrics.handshake(Direction::Outbound);
-                    let (alpn, not_after) = tls::server_terms(&tls)?;
-                    let not_after = not_after.min(svid.leaf().not_after);
-                    let validity = Validity::new(SystemTime::now(), not_after);
-                    Ok(match alpn {
-                        Alpn::Http2 => {
-                            Connected::Lane(Lane::open(Box::new(tls), Some(validity)).await?)
-                        }
+                    let (tls, validity) = (
+                        Box::new(connected.tls),
+                        Validity::new(SystemTime::now(), connected.ends),
+                    );
+                    Ok(match connected.alpn {
+                        Alpn::Http2 => Connected::Lane(Lane::open(tls, Some(validity)).await?),
                         Alpn::Http1 => {
-                            let wire = Wire::new(Box::new(tls), BytesMut::new());
+                            let wire = Wire::new(tls, BytesMut::new());
                             let retire_at = Some(validity.retire_at);
                             Connected::Http1(Box::new(Http1Connection::new(wire, retire_at)))
                         }
