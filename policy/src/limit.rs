@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -227,7 +227,7 @@ impl State {
         let find_or_add = |spec: &&LimitSpec| {
             self.known(spec).unwrap_or_else(|| {
                 self.limiters.push(Limiter {
-                    id: spec.id().into(),
+                    id: Arc::clone(spec.shared_id()),
                     quota: spec.quota(),
                     store: Store::new(keys),
                 });
@@ -238,13 +238,16 @@ impl State {
     }
 
     /// Where the limiter is, mostly by looking where it was last.
-    fn known(&self, spec: &LimitSpec) -> Option<usize> {
-        let is_it = |limiter: &Limiter| *limiter.id == *spec.id();
+    fn known(&mut self, spec: &LimitSpec) -> Option<usize> {
         let last = spec.place();
+        // The same allocation, not the same text: that would be two cache lines more.
+        let is_it = |limiter: &Limiter| Arc::ptr_eq(&limiter.id, spec.shared_id());
         if self.limiters.get(last).is_some_and(is_it) {
             return Some(last);
         }
+        let is_it = |limiter: &Limiter| *limiter.id == *spec.id();
         let found = self.limiters.iter().position(is_it)?;
+        self.limiters[found].id = Arc::clone(spec.shared_id());
         spec.set_place(found);
         Some(found)
     }
@@ -253,7 +256,8 @@ impl State {
 /// What was used of one limit.
 #[derive(Debug)]
 struct Limiter {
-    id: Box<str>,
+    /// As the policy that was in force last has it.
+    id: Arc<str>,
     /// The quota in whose terms `store` is written.
     quota: Quota,
     store: Store,

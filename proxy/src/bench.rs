@@ -6,6 +6,7 @@
 use crate::authorize::{self, Rulebook};
 use crate::exchange::{Exchange, Origin};
 use crate::metrics::Direction;
+use crate::normalize::Hosts;
 use crate::tls::{Acceptor, Connector, LiveIdentity};
 use crate::worker::Shared;
 use crate::{Bound, IdentityFeed, drain, limit, normalize};
@@ -69,6 +70,7 @@ impl Connection {
                 shared,
                 direction: Direction::Inbound,
                 peer: Some((peer, counters)),
+                hosts: Hosts::default(),
             },
             rulebook,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -87,7 +89,8 @@ impl Connection {
 
     /// Step 1: one reading of the head.
     pub fn normalize(&self, rules: &Rules, head: &mut Parts) -> Normal {
-        Normal(normalize::normalize(head, &rules.0.profile).expect("a plain request"))
+        let normal = normalize::normalize(head, &rules.0.profile, &self.origin.hosts);
+        Normal(normal.expect("a plain request"))
     }
 
     /// Step 2: the policy's answer.

@@ -5,6 +5,7 @@ use crate::access_log::{self, Path, Record};
 use crate::authorize::Rules;
 use crate::error::Failure;
 use crate::metrics::{self, Decision, Direction};
+use crate::normalize::Hosts;
 use crate::peer::Peer;
 use crate::worker::Shared;
 use http::header::HOST;
@@ -20,6 +21,7 @@ pub(crate) struct Origin {
     pub(crate) direction: Direction,
     /// Inbound: the authenticated caller. Outbound the caller is the workload itself.
     pub(crate) peer: Option<(Peer, metrics::Caller)>,
+    pub(crate) hosts: Hosts,
 }
 
 /// The record of one request, as far as it is known.

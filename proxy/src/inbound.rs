@@ -10,7 +10,7 @@ use crate::forward::App;
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
-use crate::normalize::normalize;
+use crate::normalize::{Hosts, normalize};
 use crate::peer::Peer;
 use crate::relay::Passage;
 use crate::tls::Acceptor;
@@ -88,6 +88,7 @@ impl Inbound {
                 shared: Arc::clone(shared),
                 direction: Direction::Inbound,
                 peer: Some((peer, counters)),
+                hosts: Hosts::default(),
             },
             rulebook,
             address: address.ip(),
@@ -142,7 +143,7 @@ impl Answer for Caller {
         let rules = self.rulebook.rules(peer);
         exchange.decided_by(Arc::clone(&rules));
 
-        let normal = normalize(head, &rules.profile)?;
+        let normal = normalize(head, &rules.profile, &self.origin.hosts)?;
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;

@@ -7,14 +7,15 @@
 use crate::h1;
 use crate::h1::head::HeadError;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, InvalidHeaderValue,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Version};
 use policy::METHOD_OVERRIDES;
 use policy::target::{self, Profile, Reject, host};
+use std::sync::{Mutex, PoisonError};
 
 /// Why a request is not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -81,9 +82,28 @@ impl Normal {
     }
 }
 
+/// The Host of the last request that came without one, as on HTTP/2: the next one mostly shares its octets.
+#[derive(Debug, Default)]
+pub(crate) struct Hosts(Mutex<Option<HeaderValue>>);
+
+impl Hosts {
+    fn value(&self, canonical: &[u8]) -> Result<HeaderValue, InvalidHeaderValue> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last.as_ref().filter(|last| *last == canonical) {
+            return Ok(last.clone());
+        }
+        let value = HeaderValue::from_bytes(canonical)?;
+        Ok(last.insert(value).clone())
+    }
+}
+
 /// Brings a request head into its one form: canonical target in origin-form, one canonical Host, no field that belongs
-/// to the connection, no field that only a proxy may set.
-pub(crate) fn normalize(head: &mut Parts, profile: &Profile) -> Result<Normal, Rejection> {
+/// to the connection, no field that only a proxy may set. `hosts` are those of requests that came the same way.
+pub(crate) fn normalize(
+    head: &mut Parts,
+    profile: &Profile,
+    hosts: &Hosts,
+) -> Result<Normal, Rejection> {
     let is_http2 = match head.version {
         Version::HTTP_11 => false,
         Version::HTTP_2 => true,
@@ -93,7 +113,7 @@ pub(crate) fn normalize(head: &mut Parts, profile: &Profile) -> Result<Normal, R
     if is_http2 {
         check_framing(&head.headers)?;
     }
-    let host_name = canonical_target(head, profile, is_http2)?;
+    let host_name = canonical_target(head, profile, is_http2, hosts)?;
     let has_override = strip(&mut head.headers, is_http2)?;
     Ok(Normal {
         host_name,
@@ -118,6 +138,7 @@ fn canonical_target(
     head: &mut Parts,
     profile: &Profile,
     is_http2: bool,
+    hosts: &Hosts,
 ) -> Result<usize, Rejection> {
     let uri = &head.uri;
     let written = match uri.path_and_query() {
@@ -144,9 +165,9 @@ fn canonical_target(
         .transpose()
         .map_err(|_| Rejection::Target(Reject::BadCharacter))?;
 
-    let mut hosts = head.headers.get_all(HOST).iter();
-    let field = hosts.next();
-    if hosts.next().is_some() {
+    let mut fields = head.headers.get_all(HOST).iter();
+    let field = fields.next();
+    if fields.next().is_some() {
         return Err(Rejection::RepeatedHost);
     }
     let authority = uri
@@ -161,9 +182,7 @@ fn canonical_target(
     let host = match (field.map(HeaderValue::as_bytes), authority) {
         (Some(written), _) if is_written_as(&host, written) => None,
         // The usual case on HTTP/2, and cheaper than to write it anew.
-        (None, Some(written)) if is_written_as(&host, written) => {
-            Some(HeaderValue::from_bytes(written))
-        }
+        (None, Some(written)) if is_written_as(&host, written) => Some(hosts.value(written)),
         _ => Some(HeaderValue::try_from(host.to_string())),
     };
     let host = host.transpose().map_err(|_| Reject::BadHost)?;

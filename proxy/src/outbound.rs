@@ -9,7 +9,7 @@ use crate::exchange::{Exchange, Origin};
 use crate::h1::wire::{FIRST_READ, Socket};
 use crate::listener::Slot;
 use crate::metrics::Direction;
-use crate::normalize::normalize;
+use crate::normalize::{Hosts, normalize};
 use crate::relay::Passage;
 use crate::tls::{Alpn, Connector};
 use crate::upstream::Deadlines;
@@ -54,6 +54,7 @@ impl Outbound {
                 shared: Arc::clone(shared),
                 direction: Direction::Outbound,
                 peer: None,
+                hosts: Hosts::default(),
             },
         })
     }
@@ -106,7 +107,7 @@ impl Answer for Outbound {
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
         self.origin.shared.admission.take_request()?;
-        let normal = normalize(head, &WIDEST)?;
+        let normal = normalize(head, &WIDEST, &self.origin.hosts)?;
         exchange.normalized(head);
 
         let routes = self.routes();

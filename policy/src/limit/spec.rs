@@ -1,6 +1,7 @@
 //! One limit as a document states it.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -144,7 +145,7 @@ impl FromStr for Rate {
 /// into it, and its alias can stand in a header field.
 #[derive(Debug)]
 pub struct LimitSpec {
-    id: Box<str>,
+    id: Arc<str>,
     alias: Box<str>,
     key: Box<[Key]>,
     quota: Quota,
@@ -219,6 +220,11 @@ impl LimitSpec {
 
     /// `namespace/document/limit`.
     pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The same, to be kept.
+    pub(super) fn shared_id(&self) -> &Arc<str> {
         &self.id
     }
 

@@ -34,7 +34,7 @@ impl Store {
     pub(super) fn new(max_keys: usize) -> Self {
         let max_slots = max_keys.next_power_of_two().max(2 * BUCKET);
         Self {
-            slots: vec![Slot::default(); 2 * BUCKET],
+            slots: vec![Slot::default(); BUCKET],
             max_slots,
             sketch: None,
             idle_from: 0,

@@ -21,7 +21,7 @@ fn http2(target: &str, fields: &[(&str, &str)]) -> Result<http::Request<()>, Rej
 
 fn normalized(request: http::Request<()>) -> Result<http::Request<()>, Rejection> {
     let (mut head, ()) = request.into_parts();
-    normalize(&mut head, &Profile::default())?;
+    normalize(&mut head, &Profile::default(), &Hosts::default())?;
     Ok(http::Request::from_parts(head, ()))
 }
 
@@ -62,7 +62,7 @@ fn an_authority_becomes_the_host() {
 fn the_host_that_policy_sees_has_no_port() {
     let request = request(Version::HTTP_11, "/", &[("host", "A.example:8080")]);
     let (mut head, ()) = request.into_parts();
-    let normal = normalize(&mut head, &Profile::default()).unwrap();
+    let normal = normalize(&mut head, &Profile::default(), &Hosts::default()).unwrap();
     assert_eq!(normal.host(&head.headers), "a.example");
 }
 
@@ -164,9 +164,20 @@ fn a_method_override_is_left_for_guards_and_then_removed() {
     let fields = [("host", "a.example"), ("X-HTTP-Method-Override", "DELETE")];
     let request = request(Version::HTTP_11, "/", &fields);
     let (mut head, ()) = request.into_parts();
-    let normal = normalize(&mut head, &Profile::default()).unwrap();
+    let normal = normalize(&mut head, &Profile::default(), &Hosts::default()).unwrap();
     assert!(normal.has_override);
     assert!(head.headers.contains_key(METHOD_OVERRIDES[0]));
     remove_overrides(&mut head.headers);
     assert!(!head.headers.contains_key(METHOD_OVERRIDES[0]));
+}
+
+#[test]
+fn each_request_without_host_field_gets_its_own_authority_whatever_the_last_one_had() {
+    let hosts = Hosts::default();
+    for host in ["orders", "orders", "orders.shop", "orders:8080", "orders"] {
+        let request = http::Request::get(format!("https://{host}/")).version(Version::HTTP_2);
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        normalize(&mut head, &Profile::default(), &hosts).unwrap();
+        assert_eq!(head.headers[HOST], host);
+    }
 }
