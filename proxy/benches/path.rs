@@ -232,7 +232,10 @@ fn config() -> Config {
         port: 8080,
     };
     Config {
-        inbound: vec![Inbound { listen: any, app }],
+        inbound: vec![Inbound {
+            listen: any,
+            app: app.into(),
+        }],
         outbound: None,
         timeouts: Timeouts::default(),
         sizes: Sizes::default(),

@@ -62,7 +62,7 @@ impl Connection {
         );
         connected.expect("the caller trusts the sidecar");
         let peer = accepted.expect("the sidecar trusts the caller").peer;
-        let port = shared.config.load().inbound[0].app.port;
+        let port = shared.config.load().inbound[0].port();
         let rulebook = Rulebook::new(&shared, &peer, own.id().clone(), port);
         let counters = shared.metrics.caller(peer.id());
         Self {

@@ -73,9 +73,19 @@ pub struct Config {
 #[serde(rename_all = "camelCase")]
 pub struct Inbound {
     pub listen: SocketAddr,
-    /// The workload. Its port is the port that policy documents speak of.
+    /// The workload.
     #[serde(serialize_with = "as_text")]
-    pub app: Endpoint,
+    pub app: Destination,
+}
+
+impl Inbound {
+    /// The port that policy documents speak of: the workload's, or where it has none this listener's.
+    pub fn port(&self) -> u16 {
+        match &self.app {
+            Destination::Tcp(endpoint) => endpoint.port,
+            Destination::Unix(_) => self.listen.port(),
+        }
+    }
 }
 
 /// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
@@ -124,6 +134,20 @@ pub struct Endpoint {
     /// Without brackets.
     pub host: String,
     pub port: u16,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    Tcp(Endpoint),
+    /// The path of a socket on this machine.
+    Unix(PathBuf),
+}
+
+impl From<Endpoint> for Destination {
+    fn from(endpoint: Endpoint) -> Self {
+        Self::Tcp(endpoint)
+    }
 }
 
 /// Every wait on a peer. None is zero.
@@ -258,6 +282,15 @@ impl fmt::Display for Endpoint {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(endpoint) => endpoint.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! what nobody allowed does not compile.
 
 use crate::authorize::Permit;
-use crate::config::Endpoint;
+use crate::config::Destination;
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection;
@@ -14,7 +14,7 @@ use crate::relay::{Passage, Relay};
 use crate::respond::{DECISION_ID, REJECTED};
 use crate::upstream::http1::Pool;
 use crate::upstream::http2::{self, Lanes, Ready, Remote};
-use crate::upstream::{Deadlines, Upstream, connect_tcp, is_grpc};
+use crate::upstream::{self, Deadlines, Upstream, is_grpc};
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
@@ -32,28 +32,28 @@ const PEER: HeaderName = HeaderName::from_static("tipstaff-peer");
 #[derive(Debug)]
 pub(crate) struct App {
     name: Arc<str>,
-    endpoint: Endpoint,
+    destination: Destination,
     pub(crate) http1: Pool,
     /// For gRPC, whose trailers HTTP/1.1 does not carry well.
     http2: Arc<Lanes>,
 }
 
 impl App {
-    pub(crate) fn new(endpoint: &Endpoint) -> Arc<Self> {
+    pub(crate) fn new(destination: &Destination) -> Arc<Self> {
         Arc::new(Self {
-            name: endpoint.to_string().into(),
-            endpoint: endpoint.clone(),
+            name: destination.to_string().into(),
+            destination: destination.clone(),
             http1: Pool::new(),
-            http2: Lanes::new(endpoint.clone(), Remote::App),
+            http2: Lanes::new(destination.clone(), Remote::App),
         })
     }
 
     async fn connect(&self, deadlines: Deadlines) -> Result<Box<Connection>, ConnectError> {
         let limit = deadlines.connect;
-        let stream = timeout(limit, connect_tcp(&self.endpoint))
+        let stream = timeout(limit, upstream::connect(&self.destination))
             .await
             .map_err(|_| ConnectError::Timeout(limit))??;
-        let wire = Wire::new(Box::new(stream), BytesMut::new());
+        let wire = Wire::new(stream, BytesMut::new());
         Ok(Box::new(Connection::new(wire, None)))
     }
 }

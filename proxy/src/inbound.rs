@@ -42,7 +42,7 @@ impl Inbound {
             shared: Arc::clone(shared),
             acceptor: acceptor.clone(),
             app: App::new(&config.app),
-            port: config.app.port,
+            port: config.port(),
         })
     }
 

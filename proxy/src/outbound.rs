@@ -1,7 +1,7 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
 use crate::authorize::DecisionId;
-use crate::config::{Config, Endpoint, Service};
+use crate::config::{Config, Destination, Service};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -168,7 +168,7 @@ impl Routes {
             })
     }
 
-    fn lanes(&self, endpoint: &Endpoint, identity: &SpiffeId) -> Option<Arc<Lanes>> {
+    fn lanes(&self, endpoint: &Destination, identity: &SpiffeId) -> Option<Arc<Lanes>> {
         let mut all = self.by_host.values().flat_map(|route| &route.endpoints);
         let same = |lanes: &&Arc<Lanes>| lanes.leads_to(endpoint, identity);
         all.find(same).cloned()
@@ -192,7 +192,8 @@ impl Route {
         config: &Config,
     ) -> Self {
         let endpoints = service.endpoints.iter().map(|endpoint| {
-            let kept = previous.and_then(|routes| routes.lanes(endpoint, &service.identity));
+            let destination = Destination::from(endpoint.clone());
+            let kept = previous.and_then(|routes| routes.lanes(&destination, &service.identity));
             kept.unwrap_or_else(|| {
                 let remote = Remote::Sidecar {
                     connector: Connector::new(
@@ -201,7 +202,7 @@ impl Route {
                     ),
                     metrics: Arc::clone(&shared.metrics),
                 };
-                let lanes = Lanes::new(endpoint.clone(), remote);
+                let lanes = Lanes::new(destination, remote);
                 tokio::spawn(keep_fresh(
                     Arc::downgrade(&lanes),
                     Arc::clone(&shared.identity),

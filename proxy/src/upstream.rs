@@ -5,10 +5,11 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 
 use crate::body::{Broken, Piece};
-use crate::config::Endpoint;
+use crate::config::{Destination, Endpoint};
 use crate::error::ConnectError;
 use crate::h1;
 use crate::h1::head::Framing;
+use crate::h1::wire::Socket;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, response};
@@ -16,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// The server's side of one exchange. Dropping it before both bodies have ended closes an HTTP/1.1 connection and resets an
 /// HTTP/2 stream, since what is left on it belongs to nobody.
@@ -104,8 +105,19 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Duration,
 }
 
-/// Opens a TCP connection. Addresses are tried in the resolver's order; the caller of this sets the deadline.
-pub(crate) async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
+/// Opens a connection in plain text; the caller of this sets the deadline.
+pub(crate) async fn connect(destination: &Destination) -> Result<Box<dyn Socket>, ConnectError> {
+    match destination {
+        Destination::Tcp(endpoint) => Ok(Box::new(connect_tcp(endpoint).await?)),
+        Destination::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(ConnectError::Io(Arc::new(error))),
+        },
+    }
+}
+
+/// Opens a TCP connection. Addresses are tried in the resolver's order.
+async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
     let connected = match endpoint.host.parse::<IpAddr>() {
         Ok(address) => TcpStream::connect((address, endpoint.port)).await,
         Err(_) => TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await,

@@ -11,8 +11,8 @@ use policy::yaml::{self, Map, Node, Problems};
 
 use super::unique::{Hosts, Listens};
 use super::{
-    ADMIN_LISTEN, AccessLog, Admin, Config, Endpoint, Inbound, Outbound, OutboundListen,
-    SOCKET_MODE, Service, Sizes, Timeouts, WORKERS,
+    ADMIN_LISTEN, AccessLog, Admin, Config, Destination, Endpoint, Inbound, Outbound,
+    OutboundListen, SOCKET_MODE, Service, Sizes, Timeouts, WORKERS,
 };
 
 /// A longer wait is a slip of the pen, and timers stay far from overflow.
@@ -67,7 +67,7 @@ fn inbound(node: &Node, problems: &Problems, listens: &Listens) -> Option<Inboun
         let listen = map.required("listen", |node, problems| {
             listens.claim(address(node, problems)?, node, problems)
         });
-        let app = map.required("app", endpoint);
+        let app = map.required("app", app);
         map.optional("protocol", only("http", &["tcp"]));
         map.optional("mtls", only("strict", &["permissive"]));
         Some(Inbound {
@@ -212,12 +212,29 @@ fn access_log(node: &Node, problems: &Problems) -> Option<AccessLog> {
 }
 
 fn outbound_listen(node: &Node, problems: &Problems, listens: &Listens) -> Option<OutboundListen> {
-    let text = yaml::text(node, problems)?;
-    match text.strip_prefix("unix:") {
-        Some(path) if path.starts_with('/') => Some(OutboundListen::Unix {
-            path: path.into(),
+    match unix(node, problems)? {
+        Some(path) => Some(OutboundListen::Unix {
+            path,
             mode: SOCKET_MODE,
         }),
+        None => loopback(node, problems, listens).map(OutboundListen::Tcp),
+    }
+}
+
+/// The workload: `host:port`, or `unix:` and a path.
+fn app(node: &Node, problems: &Problems) -> Option<Destination> {
+    match unix(node, problems)? {
+        Some(path) => Some(Destination::Unix(path)),
+        None => endpoint(node, problems).map(Destination::Tcp),
+    }
+}
+
+/// The path after `unix:`; `Some(None)` for what is written in another way.
+fn unix(node: &Node, problems: &Problems) -> Option<Option<PathBuf>> {
+    let text = yaml::text(node, problems)?;
+    match text.strip_prefix("unix:") {
+        None => Some(None),
+        Some(path) if path.starts_with('/') => Some(Some(path.into())),
         Some(path) => {
             let found = yaml::shown(path);
             problems.push(node.problem(format!(
@@ -225,7 +242,6 @@ fn outbound_listen(node: &Node, problems: &Problems, listens: &Listens) -> Optio
             )));
             None
         }
-        None => loopback(node, problems, listens).map(OutboundListen::Tcp),
     }
 }
 

@@ -32,10 +32,10 @@ fn good_file_is_read_with_defaults_for_what_it_leaves_out() {
     let outbound = config.outbound.unwrap();
     assert_eq!(
         config.inbound[0].app,
-        Endpoint {
+        Destination::Tcp(Endpoint {
             host: "127.0.0.1".to_owned(),
             port: 8080
-        }
+        })
     );
     assert_eq!(outbound.uids, [rustix::process::geteuid().as_raw()]);
     assert_eq!(
@@ -141,6 +141,26 @@ fn outbound_takes_a_unix_socket_with_a_mode() {
     ] {
         assert_eq!(listen(bad).map_err(|found| found.len()), Err(1), "{bad}");
     }
+}
+
+#[test]
+fn an_app_may_be_on_a_unix_socket_and_then_has_the_listeners_port() {
+    let inbound = |app: &str| {
+        read(&format!(
+            "inbound: [{{listen: '0.0.0.0:15006', app: '{app}'}}]"
+        ))
+        .map(|config| config.inbound[0].clone())
+    };
+    let unix = inbound("unix:/run/app.sock").unwrap();
+    assert_eq!(unix.app, Destination::Unix("/run/app.sock".into()));
+    assert_eq!(unix.port(), 15006);
+    assert_eq!(inbound("127.0.0.1:8080").unwrap().port(), 8080);
+    assert_eq!(
+        inbound("unix:app.sock").unwrap_err(),
+        [
+            "sidecar.yaml:1:42: inbound[0].app: expected an absolute path after unix:, found \"app.sock\""
+        ]
+    );
 }
 
 #[test]

@@ -11,8 +11,8 @@ pub(crate) use lane::{Stream, length};
 pub(crate) use rotation::keep_fresh;
 
 use super::http1::Pool;
-use super::{Deadlines, Upstream, connect_tcp};
-use crate::config::Endpoint;
+use super::{Deadlines, Upstream, connect};
+use crate::config::Destination;
 use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
@@ -55,7 +55,7 @@ pub(crate) enum Remote {
 /// The lanes to one endpoint.
 #[derive(Debug)]
 pub(crate) struct Lanes {
-    endpoint: Endpoint,
+    destination: Destination,
     name: Arc<str>,
     remote: Remote,
     open: Mutex<Vec<Lane>>,
@@ -67,10 +67,10 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(endpoint: Endpoint, remote: Remote) -> Arc<Self> {
+    pub(crate) fn new(destination: Destination, remote: Remote) -> Arc<Self> {
         Arc::new(Self {
-            name: endpoint.to_string().into(),
-            endpoint,
+            name: destination.to_string().into(),
+            destination,
             remote,
             open: Mutex::new(Vec::new()),
             http1: Pool::new(),
@@ -85,9 +85,9 @@ impl Lanes {
     }
 
     /// Whether these are connections to that endpoint and that identity.
-    pub(crate) fn leads_to(&self, endpoint: &Endpoint, expected: &SpiffeId) -> bool {
+    pub(crate) fn leads_to(&self, destination: &Destination, expected: &SpiffeId) -> bool {
         matches!(&self.remote, Remote::Sidecar { connector, .. } if connector.expected() == expected)
-            && self.endpoint == *endpoint
+            && self.destination == *destination
     }
 
     /// A place on a lane with room, connecting if there is none.
@@ -116,7 +116,7 @@ impl Lanes {
             }
             Err(error) => {
                 tracing::warn!(
-                    endpoint = %self.endpoint,
+                    endpoint = %self.destination,
                     reason = error.reason(),
                     error = &error as &dyn std::error::Error,
                     "cannot connect"
@@ -212,12 +212,12 @@ impl Lanes {
         let connect = async {
             match &self.remote {
                 Remote::App => {
-                    let stream = connect_tcp(&self.endpoint).await?;
-                    Ok(Connected::Lane(Lane::open(Box::new(stream), None).await?))
+                    let stream = connect(&self.destination).await?;
+                    Ok(Connected::Lane(Lane::open(stream, None).await?))
                 }
                 Remote::Sidecar { connector, metrics } => {
                     let credentials = connector.credentials()?;
-                    let stream = connect_tcp(&self.endpoint).await?;
+                    let stream = connect(&self.destination).await?;
                     let connected = connector.connect(credentials, stream).await;
                     let connected = connected.inspect_err(|error| {
                         let reason = match error {

@@ -5,7 +5,7 @@ mod caller;
 mod certs;
 mod recorder;
 
-pub(crate) use app::{App, raw_app};
+pub(crate) use app::{App, raw_app, unix_app};
 pub(crate) use caller::{Caller, head, tls};
 pub(crate) use certs::{Authority, Life, Minted, leaf};
 pub(crate) use recorder::{Evidence, Recorder};
@@ -128,7 +128,7 @@ fn config(app: SocketAddr) -> Config {
     Config {
         inbound: vec![Inbound {
             listen: any,
-            app: endpoint(app),
+            app: endpoint(app).into(),
         }],
         outbound: None,
         timeouts: Timeouts::default(),

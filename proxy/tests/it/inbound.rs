@@ -1,9 +1,10 @@
 use crate::harness::{
-    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant,
-    grant_all, head, sidecar, tls,
+    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, compile, document, endpoint,
+    grant, grant_all, head, sidecar, tls, unix_app,
 };
 use http::{Request, StatusCode};
 use identity::Svid;
+use proxy::config::Destination;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -270,9 +271,8 @@ async fn an_app_that_is_down_gives_502_and_a_slow_one_504() {
     // Bound and never listening: nobody else can take the port meanwhile.
     let gone = tokio::net::TcpSocket::new_v4().unwrap();
     gone.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let port = gone.local_addr().unwrap().port();
     let mesh = Fixture::with(&grant_all(), |config| {
-        config.inbound[0].app.port = port;
+        config.inbound[0].app = endpoint(gone.local_addr().unwrap()).into();
     })
     .await;
     assert_eq!(
@@ -286,6 +286,33 @@ async fn an_app_that_is_down_gives_502_and_a_slow_one_504() {
     .await;
     let reply = mesh.http1().await.get(HOST, "/slow/60000").await;
     assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT);
+}
+
+#[tokio::test]
+async fn an_app_on_a_unix_socket_is_served_and_its_port_is_the_listeners() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.sock");
+    let mesh = Fixture::with(&grant_all(), |config| {
+        config.inbound[0].app = Destination::Unix(path.clone());
+        assert_eq!(config.inbound[0].port(), config.inbound[0].listen.port());
+    })
+    .await;
+    let mut caller = mesh.http1().await;
+    let absent = caller.get(HOST, "/a").await;
+    assert_eq!(absent.status, StatusCode::BAD_GATEWAY);
+
+    unix_app(&path, mesh.app.address);
+    for mut caller in [mesh.http1().await, mesh.http2().await] {
+        let request = Request::post("/a").header("host", HOST);
+        let reply = caller.send_with(request, "a body").await.unwrap();
+        assert_eq!(reply.status, StatusCode::OK);
+        assert!(reply.body.ends_with("a body"), "{}", reply.body);
+    }
+    let call = Request::post("/pay.v1.Payments/Charge")
+        .header("host", HOST)
+        .header("content-type", "application/grpc");
+    let reply = mesh.http2().await.send_with(call, "a message").await;
+    assert!(reply.unwrap().body.ends_with("a message"));
 }
 
 #[tokio::test]
@@ -315,7 +342,7 @@ async fn an_app_that_closes_an_idle_connection_costs_no_request() {
         }
     });
     let mesh = Fixture::with(&grant_all(), |config| {
-        config.inbound[0].app.port = app.port();
+        config.inbound[0].app = endpoint(app).into();
     })
     .await;
     let mut caller = mesh.http1().await;

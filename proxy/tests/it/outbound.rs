@@ -217,7 +217,7 @@ async fn a_reload_adds_services_and_moves_no_listener() {
 async fn rotation_moves_connections_and_loses_no_request() {
     let pair = Pair::new().await;
     let mut callers = Vec::new();
-    let end = Instant::now() + Duration::from_secs(4);
+    let end = Instant::now() + Duration::from_secs(6);
     for _ in 0..8 {
         let mut workload = pair.workload().await;
         callers.push(tokio::spawn(async move {
@@ -232,14 +232,14 @@ async fn rotation_moves_connections_and_loses_no_request() {
         }));
     }
     while Instant::now() < end {
-        let life = Life::For(Duration::from_secs(2));
+        let life = Life::For(Duration::from_secs(4));
         pair.frontend
             .svid
             .send_replace(Some(Arc::new(pair.authority.svid(FRONTEND, life))));
         pair.orders
             .svid
             .send_replace(Some(Arc::new(pair.authority.svid(ORDERS, life))));
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let mut certificates = std::collections::HashSet::new();
     for caller in callers {

@@ -51,7 +51,7 @@ pub(crate) async fn keep_fresh(lanes: Weak<Lanes>, live: Arc<LiveIdentity>, limi
             // Whatever is there now speaks HTTP/1.1, as the next request learns. What is in flight goes on.
             Ok(Connected::Http1(_)) => lanes.lock().clear(),
             Err(error) => {
-                tracing::warn!(%error, endpoint = %lanes.endpoint, "cannot replace a connection whose certificate is renewed or ends");
+                tracing::warn!(%error, endpoint = %lanes.destination, "cannot replace a connection whose certificate is renewed or ends");
                 tokio::time::sleep(REPLACE_AGAIN).await;
             }
         }

@@ -9,11 +9,26 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+/// A Unix socket at `path` that leads to `app`.
+pub(crate) fn unix_app(path: &Path, app: SocketAddr) {
+    let listener = UnixListener::bind(path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut app = TcpStream::connect(app).await.unwrap();
+                // Ends with whichever side goes first.
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut app).await;
+            });
+        }
+    });
+}
 
 /// An app that answers with the request it saw: the target on the first line, then a field per line (and the
 /// trailers), then the body.
