@@ -13,6 +13,7 @@ use crate::metrics::Direction;
 use crate::normalize::{Hosts, normalize};
 use crate::peer::Peer;
 use crate::relay::Passage;
+use crate::socket::Socket;
 use crate::tls::Acceptor;
 use crate::upstream::Deadlines;
 use crate::worker::Shared;
@@ -53,11 +54,24 @@ impl Inbound {
         let _open = shared.metrics.connection(Direction::Inbound);
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
-        let Ok(address) = stream.peer_addr() else {
-            return; // Gone between accept and here.
+        // Boxed: its memory is free again when it ends, which is long before the connection does.
+        let Some((tls, terms, caller)) = Box::pin(self.admit(stream, &config)).await else {
+            return;
         };
-        let hello = config.timeouts.tls_hello;
-        let accepted = match timeout(hello, Box::pin(self.acceptor.accept(stream))).await {
+        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
+    }
+
+    /// The handshake; `None` if nobody was let in.
+    async fn admit(
+        &self,
+        stream: TcpStream,
+        config: &Config,
+    ) -> Option<(Box<dyn Socket>, Terms, Arc<Caller>)> {
+        let shared = &self.shared;
+        // Fails for those who left between accept and here.
+        let address = stream.peer_addr().ok()?;
+        let accepted = match timeout(config.timeouts.tls_hello, self.acceptor.accept(stream)).await
+        {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 shared
@@ -70,13 +84,13 @@ impl Inbound {
                     error = &error as &dyn std::error::Error,
                     "handshake with a caller failed"
                 );
-                return;
+                return None;
             }
             Err(_) => {
                 shared
                     .metrics
                     .handshake_failure(Direction::Inbound, "hello_timeout");
-                return;
+                return None;
             }
         };
         shared.metrics.handshake(Direction::Inbound);
@@ -99,8 +113,7 @@ impl Inbound {
             ends: Some(accepted.ends),
             drain: shared.drain.clone(),
         };
-        let tls = Box::new(accepted.tls);
-        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
+        Some((Box::new(accepted.tls), terms, caller))
     }
 }
 

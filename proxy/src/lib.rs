@@ -21,6 +21,8 @@ mod listener;
 
 mod workload;
 
+mod socket;
+
 mod tls;
 
 mod peer;

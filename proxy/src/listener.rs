@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What the kernel may hold for a caller beyond what it has sent. Without a bound it takes 4 MiB for each that reads slowly,
 /// and filling that for hundreds at once kept everyone else waiting for seconds. Four times what a TLS record or a turn of a
 /// relay holds, so that one who reads fast does not wait.
-const UNSENT: u32 = 256 * 1024;
+pub(crate) const UNSENT: u32 = 256 * 1024;
 
 /// All listening sockets: one set per worker.
 #[derive(Debug)]

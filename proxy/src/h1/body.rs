@@ -227,7 +227,13 @@ fn take(input: &mut BytesMut, left: u64) -> Step {
     if length == 0 {
         return Step::More;
     }
-    Step::Data(input.split_to(length).freeze())
+    let data = if length == input.len() {
+        // With its memory: an empty rest would keep all of it for as long as nothing more is read.
+        std::mem::take(input)
+    } else {
+        input.split_to(length)
+    };
+    Step::Data(data.freeze())
 }
 
 fn data_bytes(step: &Step) -> u64 {

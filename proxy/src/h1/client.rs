@@ -73,10 +73,7 @@ impl Connection {
 
     /// Waits until a piece may be sent.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if !self.wire.has_room() {
-            ready!(self.wire.poll_flush(cx))?;
-        }
-        Poll::Ready(Ok(()))
+        self.wire.poll_room(cx).map_err(Broken::Io)
     }
 
     /// Sends a piece of the body. There has to be [room](Self::poll_room).

@@ -28,7 +28,7 @@ impl Coding {
         }
     }
 
-    /// Writes a piece. There has to be [room](Wire::has_room). What comes after the end is left out.
+    /// Writes a piece. There has to be [room](Wire::poll_room). What comes after the end is left out.
     pub(super) fn send(&mut self, wire: &mut Wire, data: Bytes) {
         // An empty chunk would be the last one.
         let Some(length) = NonZeroUsize::new(data.len()) else {

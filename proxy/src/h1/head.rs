@@ -8,7 +8,7 @@ mod said;
 
 use super::field::Block;
 use super::line::{LineError, find_end};
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use first_line::{RequestLine, StatusLine, uri};
 use http::header::HeaderMap;
 use http::{Method, StatusCode, Version};
@@ -274,7 +274,10 @@ impl HeadReader {
         };
         let Fields { first_line, block } = *fields;
         *self = Self::new();
-        let head = input.split_to(end).freeze();
+        // Copied: HTTP/2 keeps values in its table for as long as the next hop's connection lasts. A slice would keep all that
+        // was read with the head, too.
+        let head = Bytes::copy_from_slice(&input[..end]);
+        input.advance(end);
         let line = match line {
             Some(line) => line,
             None => read(&head[..first_line])?,

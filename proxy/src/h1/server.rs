@@ -205,10 +205,7 @@ impl Connection {
 
     /// Waits until a piece of the response may be sent.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if !self.wire.has_room() {
-            ready!(self.wire.poll_flush(cx)).map_err(Broken::Io)?;
-        }
-        Poll::Ready(Ok(()))
+        self.wire.poll_room(cx).map_err(Broken::Io)
     }
 
     /// Sends a piece of the response's body. There has to be [room](Self::poll_room).

@@ -4,6 +4,7 @@
 //! a head and a short body. Large pieces are not copied. Nothing here is unbounded: whoever sends asks for room first, and
 //! whoever reads takes what is there before more is read.
 
+use crate::socket::Socket;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,11 +12,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_read_buf;
-
-/// Any kind of connection. Boxed, so that HTTP is compiled once and not once for each kind.
-pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// A first read: most heads are smaller.
 pub(crate) const FIRST_READ: usize = 2 * 1024;
@@ -25,6 +21,10 @@ pub(super) const MOST_READ: usize = 64 * 1024;
 const SMALL: usize = 2 * 1024;
 /// No more is taken for sending while this much waits.
 const ENOUGH: usize = 64 * 1024;
+/// After as much the kernel is asked whether it has room, before more is taken from the other side. What a socket takes while
+/// it says so (`listener::UNSENT`) is more than what is sent between two questions: whoever reads slowly leaves next to nothing
+/// with us.
+const ASK_AFTER: usize = 64 * 1024;
 /// Buffers that have grown beyond this are given back when nothing is in them.
 const KEPT: usize = 4 * 1024;
 /// Pieces that one write takes.
@@ -39,6 +39,8 @@ pub(crate) struct Wire {
     queued: usize,
     /// Sent then.
     output: BytesMut,
+    /// Bytes of bodies since the kernel was asked for room.
+    unasked: usize,
 }
 
 impl Wire {
@@ -51,6 +53,7 @@ impl Wire {
             queue: VecDeque::new(),
             queued: 0,
             output: BytesMut::new(),
+            unasked: 0,
         }
     }
 
@@ -66,7 +69,14 @@ impl Wire {
             .reserve(expected.clamp(self.next_read, MOST_READ));
         let room = self.input.capacity() - self.input.len();
         let socket = Pin::new(&mut self.socket);
-        let read = ready!(poll_read_buf(socket, cx, &mut self.input))?;
+        let Poll::Ready(read) = poll_read_buf(socket, cx, &mut self.input) else {
+            // What a large body might fill is not held while none of it comes.
+            if self.input.is_empty() && self.input.capacity() > KEPT {
+                self.input = BytesMut::new();
+            }
+            return Poll::Pending;
+        };
+        let read = read?;
         // Bodies of unknown length fill what they are given; the next read may take more.
         if read == room {
             self.next_read = (self.next_read * 2).min(MOST_READ);
@@ -103,8 +113,9 @@ impl Wire {
         &mut self.output
     }
 
-    /// Sends a piece of a body. There has to be [room](Self::has_room).
+    /// Sends a piece of a body. There has to be [room](Self::poll_room).
     pub(super) fn send(&mut self, data: Bytes) {
+        self.unasked += data.len();
         if data.len() <= SMALL {
             self.output.extend_from_slice(&data);
             return;
@@ -118,9 +129,17 @@ impl Wire {
         }
     }
 
-    /// Whether more may be sent before what waits has left.
-    pub(super) fn has_room(&self) -> bool {
-        self.queued + self.output.len() < ENOUGH
+    /// Waits until more may be sent: what waits is little, and the other side takes it.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_due = self.unasked >= ASK_AFTER;
+        if is_due || self.queued + self.output.len() >= ENOUGH {
+            ready!(self.poll_flush(cx))?;
+        }
+        if is_due {
+            ready!(self.socket.poll_room(cx))?;
+            self.unasked = 0;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Waits until everything has left.

@@ -6,8 +6,8 @@ use crate::body::{Broken, Piece};
 use crate::config::Config;
 use crate::connection::Turn;
 use crate::h1::head::Framing;
-use crate::h1::wire::Socket;
 use crate::progress::Deadline;
+use crate::socket::Socket;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -85,7 +85,7 @@ impl Connection {
     }
 
     /// Says why to a client that floods us, and waits for a moment until that has left.
-    pub(crate) async fn dismiss(mut self) {
+    pub(crate) async fn dismiss(&mut self) {
         if self.alarm.raised().is_some() {
             self.inner.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             let closed = poll_fn(|cx| self.inner.poll_closed(cx));

@@ -301,13 +301,12 @@ fn a_request_behind_connect_is_none() {
     );
 }
 
+/// Values used to be slices of all that was read at once, and HTTP/2 keeps them for as long as a connection lasts.
 #[test]
-fn values_are_not_copied() {
-    let mut input = BytesMut::from("GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    let bytes = input.as_ptr_range();
-    let head = HeadReader::new().request(&mut input, &LIMITS).unwrap();
-    let value = head.unwrap().parts.headers["host"].clone();
-    assert!(bytes.contains(&value.as_bytes().as_ptr()));
+fn a_head_does_not_keep_what_was_read_with_it() {
+    let mut input = BytesMut::from("GET /a HTTP/1.1\r\nHost: b\r\n\r\nbody");
+    let _head = HeadReader::new().request(&mut input, &LIMITS).unwrap();
+    assert!(input.freeze().is_unique());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use std::future::poll_fn;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn piece(letter: u8, length: usize) -> Bytes {
     Bytes::from(vec![letter; length])
@@ -14,9 +14,7 @@ async fn arrives(sizes: &[usize], pipe: usize) -> (Vec<u8>, Vec<u8>) {
     let sending = async move {
         wire.output().extend_from_slice(b"head");
         for (number, size) in (0..).zip(sizes) {
-            if !wire.has_room() {
-                poll_fn(|cx| wire.poll_flush(cx)).await.unwrap();
-            }
+            poll_fn(|cx| wire.poll_room(cx)).await.unwrap();
             wire.send(piece(b'a' + number, *size));
             wire.output().extend_from_slice(b"\r\n");
         }
@@ -63,9 +61,7 @@ async fn a_wire_at_rest_notices_an_end_and_what_nobody_asked_for() {
 
     let (near, mut far) = tokio::io::duplex(64);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
-    tokio::io::AsyncWriteExt::write_all(&mut far, b"x")
-        .await
-        .unwrap();
+    far.write_all(b"x").await.unwrap();
     assert!(!wire.is_at_rest());
 }
 
@@ -74,9 +70,7 @@ async fn what_a_large_message_has_made_grow_is_given_back() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
     let sent = vec![b'x'; 500_000];
-    tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
-        .await
-        .unwrap();
+    far.write_all(&sent).await.unwrap();
     let mut read = 0;
     while read < sent.len() {
         read += poll_fn(|cx| wire.poll_fill(0, cx)).await.unwrap();
@@ -93,9 +87,21 @@ async fn what_is_known_to_come_is_read_at_once() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
     let sent = vec![b'x'; 50_000];
-    tokio::io::AsyncWriteExt::write_all(&mut far, &sent)
-        .await
-        .unwrap();
+    far.write_all(&sent).await.unwrap();
     let read = poll_fn(|cx| wire.poll_fill(50_000, cx)).await.unwrap();
     assert_eq!(read, 50_000);
+}
+
+#[tokio::test]
+async fn a_wire_that_waits_holds_little_for_what_may_come() {
+    let (near, mut far) = tokio::io::duplex(64);
+    let mut wire = Wire::new(Box::new(near), BytesMut::new());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(wire.poll_fill(MOST_READ as u64, &mut cx).is_pending());
+    assert!(wire.input.capacity() <= KEPT);
+
+    far.write_all(b"start").await.unwrap();
+    assert!(matches!(wire.poll_fill(0, &mut cx), Poll::Ready(Ok(5))));
+    assert!(wire.poll_fill(MOST_READ as u64, &mut cx).is_pending());
+    assert_eq!(wire.input, "start", "what has come is kept");
 }
