@@ -30,7 +30,7 @@ impl Socket for TcpStream {
     }
 }
 
-/// The workload itself: not a stranger who may hold what is ours.
+/// To and from the workload itself, which is no stranger that may hold what is ours.
 impl Socket for UnixStream {}
 
 impl<S: Socket> Socket for server::TlsStream<S> {

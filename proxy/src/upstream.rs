@@ -9,7 +9,7 @@ use crate::config::{Destination, Endpoint};
 use crate::error::ConnectError;
 use crate::h1;
 use crate::h1::head::Framing;
-use crate::h1::wire::Socket;
+use crate::socket::Socket;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, response};
