@@ -10,7 +10,7 @@ mod scope;
 mod test_case;
 mod validity;
 
-pub(crate) use clause::Clause;
+pub(crate) use clause::{Clause, Clauses};
 pub(crate) use scope::Scope;
 pub(crate) use test_case::{Call, TestCase, TestFile};
 pub(crate) use validity::Validity;
@@ -22,6 +22,7 @@ use crate::{
     yaml::{self, Map, Node, Place, Problems, shown},
 };
 use clause::{Role, clauses};
+use limits::Counted;
 use scope::{id_patterns, port, scope};
 use validity::validity;
 
@@ -45,7 +46,8 @@ pub(crate) struct Grant {
     pub(crate) place: Place,
     pub(crate) from: Vec<IdPattern>,
     pub(crate) scope: Scope,
-    pub(crate) allow: Vec<Clause>,
+    /// Either requests or opaque TCP connections.
+    pub(crate) allow: Clauses,
     pub(crate) validity: Validity,
     pub(crate) limits: Vec<LimitSpec>,
     pub(crate) tests: Vec<TestCase>,
@@ -57,7 +59,7 @@ pub(crate) struct Guard {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) scope: Scope,
-    pub(crate) deny: Vec<Clause>,
+    pub(crate) deny: Clauses,
     pub(crate) except: Vec<IdPattern>,
     pub(crate) tests: Vec<TestCase>,
 }
@@ -68,7 +70,7 @@ pub(crate) struct SharedLimit {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) scope: Scope,
-    pub(crate) matching: Vec<Clause>,
+    pub(crate) matching: Clauses,
     pub(crate) limits: Vec<LimitSpec>,
 }
 
@@ -165,8 +167,9 @@ fn grant(map: &mut Map<'_>, meta: Meta) -> Option<Document> {
     });
     purpose(map, Presence::Required);
     let validity = map.required("validity", validity);
+    let counted = allow.as_ref().map_or(Counted::Requests, Clauses::counted);
     let limits = map.optional("limits", |node, problems| {
-        limits::limits(&meta.name, node, problems)
+        limits::limits(&meta.name, counted, node, problems)
     });
     let tests = map.optional("tests", test_case::test_cases);
     Some(Document::Grant(Grant {
@@ -205,13 +208,16 @@ fn shared_limit(map: &mut Map<'_>, meta: Meta) -> Option<Document> {
     let matching = map.optional("match", |node, problems| {
         clauses(Role::Limit, node, problems)
     });
+    let counted = matching
+        .as_ref()
+        .map_or(Counted::Requests, Clauses::counted);
     let limits = map.required("limits", |node, problems| {
-        limits::limits(&meta.name, node, problems)
+        limits::limits(&meta.name, counted, node, problems)
     });
     purpose(map, Presence::Optional);
     Some(Document::Limit(SharedLimit {
         name: meta.name,
-        matching: matching.unwrap_or_else(|| vec![Clause::any(&meta.place)]),
+        matching: matching.unwrap_or_else(|| Clauses::everything(&meta.place)),
         place: meta.place,
         scope: scope?,
         limits: limits?,

@@ -1,9 +1,13 @@
 //! The decision on one request: guards beat grants, the most specific path names the decision, default deny.
 
+mod connection;
 mod fold;
 pub(crate) mod trie;
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use smallvec::SmallVec;
 
@@ -16,6 +20,7 @@ use crate::{
     view::View,
 };
 
+pub(crate) use connection::Connections;
 pub(crate) use fold::{Folded, MAX_FOLDED_BYTES};
 
 /// Fields by which some frameworks replace the method. A guard looks at them as at the method itself; the proxy removes
@@ -61,36 +66,71 @@ pub fn is_same_field(name: &str, other: &str) -> bool {
     name.len() == other.len() && name.bytes().zip(other.bytes()).all(is_same)
 }
 
-/// What is to become of a request.
+/// What is to become of a request or an opaque TCP connection.
 #[derive(Debug)]
 pub enum Decision<'v> {
     /// Forward it, once its limits are charged.
     Allow(Allow<'v>),
-    /// 403, or grpc-status 7.
+    /// 403, or grpc-status 7; a connection is closed.
     Deny(Deny<'v>),
     /// 400, or grpc-status 3: not a well-formed request for the protocol the policy speaks of here.
     Reject(Reason),
 }
 
-/// A request that some grant allows.
+/// A request or an opaque TCP connection that some grant allows.
 #[derive(Debug)]
 pub struct Allow<'v> {
     /// The grant with the most specific path, and its rule that matched.
     grant: &'v Grant,
     rule: u32,
+    /// When the last of the matching grants ends; that instant still belongs to it.
+    not_after: Option<SystemTime>,
     /// Limits to charge, in order: those of every matching grant, then those of shared Limit documents.
     pub limits: LimitList<'v>,
 }
 
+/// What stands for a route where there is none.
+const TCP_ROUTE: &str = "tcp";
+
 impl<'v> Allow<'v> {
+    fn new(grant: &'v Grant, rule: u32, not_after: Option<SystemTime>) -> Self {
+        Self {
+            grant,
+            rule,
+            not_after,
+            limits: LimitList::new(),
+        }
+    }
+
+    /// Another grant allows it too: the later end counts, and never is the latest.
+    fn also_until(&mut self, not_after: Option<SystemTime>) {
+        self.not_after = self
+            .not_after
+            .zip(not_after)
+            .map(|(mine, other)| mine.max(other));
+    }
+
     /// `namespace/name` of the grant with the most specific path.
     pub fn grant(&self) -> &'v str {
         &self.grant.name
     }
 
-    /// The path pattern that matched, as written; for gRPC `/service/method`.
+    /// The path pattern that matched, as written; for gRPC `/service/method`; for an opaque TCP connection `tcp`.
     pub fn route(&self) -> &'v str {
-        self.grant.allow[self.rule as usize].path.as_str()
+        match self.grant.allow.requests.get(self.rule as usize) {
+            Some(clause) => clause.path.as_str(),
+            None => TCP_ROUTE,
+        }
+    }
+
+    /// The first instant at which none of the grants that match now holds any more; `None` if one of them never ends.
+    ///
+    /// A grant that ends also ends the long streams it carried. So whoever lets one go on (a WebSocket, a gRPC stream,
+    /// a TCP connection) asks again at this instant, and whenever the policy was replaced, with what was decided on:
+    /// [`View::decide`] with the same attributes, or [`View::admit`]. Another grant may have begun by then.
+    pub fn until(&self) -> Option<SystemTime> {
+        // An end so far off that nothing comes after it is none.
+        self.not_after?.checked_add(Duration::from_nanos(1))
     }
 }
 
@@ -164,7 +204,7 @@ impl View {
             let permitted = match rule.methods {
                 Some(methods) if methods & method == 0 => Err(Reason::NoMatchingAllow),
                 Some(_) => Ok(()),
-                None => matches(&grant.allow[rule.id.rule as usize], request),
+                None => matches(&grant.allow.requests[rule.id.rule as usize], request),
             };
             let within = rule.validity.contains(now);
             let permitted = permitted.and(within.then_some(()).ok_or(Reason::OutsideValidity));
@@ -172,11 +212,9 @@ impl View {
                 reason = reason.max(refusal);
                 return;
             }
-            let allow = allow.get_or_insert_with(|| Allow {
-                grant,
-                rule: rule.id.rule,
-                limits: LimitList::new(),
-            });
+            let not_after = rule.validity.not_after;
+            let allow = allow.get_or_insert_with(|| Allow::new(grant, rule.id.rule, not_after));
+            allow.also_until(not_after);
             if rule.has_limits && !charged.contains(&rule.id.document) {
                 charged.push(rule.id.document);
                 allow.limits.extend(&grant.limits);
@@ -193,7 +231,7 @@ impl View {
         let mut found = None;
         self.guards.wide(request.path, &mut |id| {
             let guard = &self.rules.guards[id.document as usize];
-            let holds = guard.deny[id.rule as usize].may_match(request);
+            let holds = guard.deny.requests[id.rule as usize].may_match(request);
             if holds {
                 found = Some(guard.name.as_str());
             }
@@ -206,7 +244,7 @@ impl View {
         let mut charged: SmallVec<[u32; 8]> = SmallVec::new();
         self.limits.narrow(request.path, &mut |id| {
             let shared = &self.rules.limits[id.document as usize];
-            if shared.matching[id.rule as usize]
+            if shared.matching.requests[id.rule as usize]
                 .mismatch(request)
                 .is_none()
                 && !charged.contains(&id.document)
@@ -231,7 +269,7 @@ pub(crate) struct GrantRule {
 
 impl GrantRule {
     pub(crate) fn new(grant: &Grant, id: RuleId) -> Self {
-        let clause = &grant.allow[id.rule as usize];
+        let clause = &grant.allow.requests[id.rule as usize];
         let is_plain = !clause.grpc && clause.hosts.is_empty() && clause.headers.is_empty();
         Self {
             id,

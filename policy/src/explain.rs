@@ -145,11 +145,13 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
 /// The rule with the fewest conditions that do not hold; of several, the one whose path agrees longest. Beyond two
 /// there is no telling what its author meant.
 fn nearest(policy: &Policy, question: &Question<'_>, request: &Attributes<'_>) -> Option<Nearest> {
-    let rules = policy
-        .rules()
-        .grants
-        .iter()
-        .flat_map(|grant| grant.allow.iter().map(move |clause| (grant, clause)));
+    let rules = policy.rules().grants.iter().flat_map(|grant| {
+        grant
+            .allow
+            .requests
+            .iter()
+            .map(move |clause| (grant, clause))
+    });
     let misses =
         rules.map(|(grant, clause)| (grant, clause, failures(grant, clause, question, request)));
     let (grant, clause, failed) = misses

@@ -6,7 +6,8 @@
 //!    wrong with them at once. Nothing it does not understand is ever skipped.
 //! 2. A connection asks [`Policy::view`] once for what concerns its caller, callee and port.
 //! 3. For each request the proxy brings the target into canonical form ([`target`]), asks [`View::decide`] and charges
-//!    the limits that the [`Allow`] names ([`limit`]).
+//!    the limits that the [`Allow`] names ([`limit`]). For an opaque TCP connection it asks [`View::admit`].
+//! 4. What lasts is asked about again at [`Allow::until`] and under each new policy.
 //!
 //! [`explain`](mod@explain), [`lint`](mod@lint) and [`testing`] put questions to the same evaluator.
 

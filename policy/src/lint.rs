@@ -29,6 +29,7 @@ pub fn lint(policy: &Policy, now: SystemTime) -> Vec<Problem> {
             found.extend(
                 grant
                     .allow
+                    .requests
                     .iter()
                     .filter_map(|clause| under_guard(grant, clause, guard)),
             );
@@ -42,7 +43,7 @@ fn crowded(grants: &[Grant]) -> Vec<Problem> {
     let mut rules: HashMap<_, Vec<&Clause>> = HashMap::new();
     for grant in grants {
         let callers: Vec<&str> = grant.from.iter().map(IdPattern::as_str).collect();
-        for clause in &grant.allow {
+        for clause in &grant.allow.requests {
             let key = (callers.clone(), clause.path.as_str());
             rules.entry(key).or_default().push(clause);
         }
@@ -84,11 +85,17 @@ fn expiry(grant: &Grant, now: SystemTime) -> Option<Problem> {
 /// A rule that adds nothing to another one of its grant.
 fn shadowed(grant: &Grant) -> Vec<Problem> {
     let mut found = Vec::new();
-    for (index, clause) in grant.allow.iter().enumerate() {
+    for (index, clause) in grant.allow.requests.iter().enumerate() {
         let earlier_or_wider = |(other, wider): &(usize, &Clause)| {
             *other != index && covers(wider, clause) && (*other < index || !covers(clause, wider))
         };
-        if let Some((_, wider)) = grant.allow.iter().enumerate().find(earlier_or_wider) {
+        if let Some((_, wider)) = grant
+            .allow
+            .requests
+            .iter()
+            .enumerate()
+            .find(earlier_or_wider)
+        {
             let (path, line) = (&wider.path, wider.place.line());
             found.push(clause.place.problem(format!(
                 "shadowed by `{path}` on line {line}: this rule adds nothing"
@@ -101,7 +108,7 @@ fn shadowed(grant: &Grant) -> Vec<Problem> {
 /// `/x/**` does not match `/x`.
 fn missing_slash(grant: &Grant) -> Vec<Problem> {
     let mut found = Vec::new();
-    for clause in &grant.allow {
+    for clause in &grant.allow.requests {
         let Some(prefix) = clause
             .path
             .as_str()
@@ -113,6 +120,7 @@ fn missing_slash(grant: &Grant) -> Vec<Problem> {
         let sample = prefix.replace(['{', '}'], "x");
         if !grant
             .allow
+            .requests
             .iter()
             .any(|other| other.path.as_str() == prefix || other.path.matches(&sample))
         {
@@ -129,7 +137,7 @@ fn missing_slash(grant: &Grant) -> Vec<Problem> {
 /// write the path.
 fn under_guard(grant: &Grant, clause: &Clause, guard: &Guard) -> Option<Problem> {
     let (name, path) = (&guard.name, &clause.path);
-    for deny in &guard.deny {
+    for deny in &guard.deny.requests {
         if guard.except.is_empty()
             && covers(deny, clause)
             && all_covered(&guard.scope.to, &grant.scope.to)

@@ -14,8 +14,8 @@ use identity::SpiffeId;
 
 use crate::{
     compile::Rules,
-    engine::GrantRule,
     engine::trie::{RuleId, Trie},
+    engine::{Connections, GrantRule},
     target::Profile,
 };
 
@@ -192,7 +192,8 @@ impl Selection {
     }
 }
 
-/// What of a policy concerns one caller, callee and port: decides requests, see [`View::decide`].
+/// What of a policy concerns one caller, callee and port: decides requests, see [`View::decide`], and opaque TCP
+/// connections, see [`View::admit`].
 #[derive(Debug)]
 pub struct View {
     pub(crate) rules: Arc<Rules>,
@@ -201,6 +202,7 @@ pub struct View {
     /// With folded literals.
     pub(crate) guards: Trie,
     pub(crate) limits: Trie,
+    pub(crate) connections: Connections,
     /// Whether some rule speaks of gRPC: then a gRPC call has to have a gRPC path.
     pub(crate) grpc: bool,
 }
@@ -212,24 +214,25 @@ impl View {
         let mut grpc = false;
         for &document in &selection.grants {
             let grant = &rules.grants[document as usize];
-            for (rule, clause) in (0..).zip(&grant.allow) {
+            for (rule, clause) in (0..).zip(&grant.allow.requests) {
                 grpc |= clause.grpc;
                 let rule = GrantRule::new(grant, RuleId { document, rule });
                 grants.insert(&clause.path, rule);
             }
         }
         for &document in &selection.guards {
-            for (rule, clause) in (0..).zip(&rules.guards[document as usize].deny) {
+            for (rule, clause) in (0..).zip(&rules.guards[document as usize].deny.requests) {
                 grpc |= clause.grpc;
                 guards.insert_folded(&clause.path, RuleId { document, rule });
             }
         }
         for &document in &selection.limits {
-            for (rule, clause) in (0..).zip(&rules.limits[document as usize].matching) {
+            for (rule, clause) in (0..).zip(&rules.limits[document as usize].matching.requests) {
                 limits.insert(&clause.path, RuleId { document, rule });
             }
         }
         Self {
+            connections: Connections::new(&rules, selection),
             rules,
             latest,
             grants,

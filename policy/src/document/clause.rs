@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::{later, non_empty};
+use super::{limits::Counted, non_empty};
 use crate::{
     engine::{Folded, MAX_FOLDED_BYTES},
     pattern::{
@@ -25,7 +25,7 @@ pub(crate) struct Clause {
 }
 
 impl Clause {
-    /// Everything.
+    /// Every request.
     pub(super) fn any(place: &Place) -> Self {
         Self {
             place: place.clone(),
@@ -38,6 +38,32 @@ impl Clause {
     }
 }
 
+/// The items of one list: a request or connection that one of them speaks of is one that the list speaks of.
+#[derive(Debug)]
+pub(crate) struct Clauses {
+    pub(crate) requests: Vec<Clause>,
+    /// Where the list says `tcp: true`: it speaks of opaque TCP connections.
+    pub(crate) tcp: Option<Place>,
+}
+
+impl Clauses {
+    /// What a list that is not there speaks of.
+    pub(super) fn everything(place: &Place) -> Self {
+        Self {
+            requests: vec![Clause::any(place)],
+            tcp: Some(place.clone()),
+        }
+    }
+
+    /// What the limits beside this list count.
+    pub(super) fn counted(&self) -> Counted {
+        match self.tcp {
+            Some(_) if self.requests.is_empty() => Counted::Connections,
+            _ => Counted::Requests,
+        }
+    }
+}
+
 /// What a clause is for: a grant has to say what it opens; a guard or limit that says less reaches further.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -46,17 +72,54 @@ pub(super) enum Role {
     Limit,
 }
 
-pub(super) fn clauses(role: Role, node: &Node, problems: &Problems) -> Option<Vec<Clause>> {
-    let nested = non_empty(node, problems, |node, problems| {
+pub(super) fn clauses(role: Role, node: &Node, problems: &Problems) -> Option<Clauses> {
+    let mut all = Clauses {
+        requests: Vec::new(),
+        tcp: None,
+    };
+    let items = non_empty(node, problems, |node, problems| {
         yaml::map(node, problems, |map| {
-            later::refuse(map, later::CLAUSE);
+            if let Some(value) = map.node_of("tcp") {
+                return tcp(map, value).map(Item::Connections);
+            }
             match map.node_of("grpc") {
-                Some(service) => grpc(role, map, service),
-                None => http(role, map).map(|clause| vec![clause]),
+                Some(service) => grpc(role, map, service).map(Item::Requests),
+                None => http(role, map).map(|clause| Item::Requests(vec![clause])),
             }
         })
     })?;
-    Some(nested.into_iter().flatten().collect())
+    for item in items {
+        match item {
+            Item::Requests(clauses) => all.requests.extend(clauses),
+            Item::Connections(place) => all.tcp = all.tcp.or(Some(place)),
+        }
+    }
+    if role == Role::Grant && all.tcp.is_some() && !all.requests.is_empty() {
+        problems.push(node.problem(
+            "`tcp: true` opens connections with whatever they carry; put the other rules into a grant of their own",
+        ));
+    }
+    Some(all)
+}
+
+enum Item {
+    Requests(Vec<Clause>),
+    Connections(Place),
+}
+
+/// `{tcp: true}`; `ports` of the document restrict it.
+fn tcp(map: &mut Map<'_>, value: &Node) -> Option<Place> {
+    for key in ["grpc", "methods", "path", "hosts", "headers"] {
+        map.refuse(
+            key,
+            "`tcp: true` stands alone, as nobody looks into the connection; use `ports` of the document to restrict it",
+        );
+    }
+    if !yaml::boolean(value, map.problems())? {
+        map.problems()
+            .push(value.problem("expected `true`; leave `tcp` out for rules about requests"));
+    }
+    Some(map.node().place().clone())
 }
 
 fn http(role: Role, map: &mut Map<'_>) -> Option<Clause> {
@@ -79,8 +142,9 @@ fn http(role: Role, map: &mut Map<'_>) -> Option<Clause> {
         && hosts.is_none()
         && headers.is_none()
     {
-        map.problems()
-            .push(node.problem("expected at least one of methods, path, hosts, headers or grpc"));
+        map.problems().push(
+            node.problem("expected at least one of methods, path, hosts, headers, grpc or tcp"),
+        );
     }
     let (methods, path) = match role {
         Role::Grant => (methods?, path?),

@@ -10,8 +10,6 @@ const KINDS: &[&str] = &["Quarantine", "BreakGlass"];
 /// Conditions, and grants that are decided and logged without effect.
 pub(super) const GRANT: &[&str] = &["when", "mode", "replaces"];
 pub(super) const GUARD: &[&str] = &["when"];
-/// Opaque TCP.
-pub(super) const CLAUSE: &[&str] = &["tcp"];
 pub(super) const LIMIT: &[&str] = &[
     "concurrency",
     "mode",

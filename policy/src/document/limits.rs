@@ -9,8 +9,23 @@ use crate::{
     yaml::{self, Node, Problems},
 };
 
-pub(super) fn limits(document: &str, node: &Node, problems: &Problems) -> Option<Vec<LimitSpec>> {
-    let limits = yaml::list(|node, problems| limit(document, node, problems))(node, problems)?;
+/// What the limits of a document count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// Requests; beside them perhaps connections, which then share one budget where a key asks for parts of a request.
+    Requests,
+    /// Opaque TCP connections alone.
+    Connections,
+}
+
+pub(super) fn limits(
+    document: &str,
+    counted: Counted,
+    node: &Node,
+    problems: &Problems,
+) -> Option<Vec<LimitSpec>> {
+    let read = |node: &Node, problems: &Problems| limit(document, counted, node, problems);
+    let limits = yaml::list(read)(node, problems)?;
     let mut seen = HashSet::new();
     if let Some(twice) = limits.iter().find(|limit| !seen.insert(limit.alias())) {
         problems.push(node.problem(format!("two limits have the name `{}`", twice.alias())));
@@ -18,7 +33,7 @@ pub(super) fn limits(document: &str, node: &Node, problems: &Problems) -> Option
     Some(limits)
 }
 
-fn limit(document: &str, node: &Node, problems: &Problems) -> Option<LimitSpec> {
+fn limit(document: &str, counted: Counted, node: &Node, problems: &Problems) -> Option<LimitSpec> {
     yaml::map(node, problems, |map| {
         later::refuse(map, later::LIMIT);
         let name = map.required("name", yaml::text);
@@ -27,6 +42,9 @@ fn limit(document: &str, node: &Node, problems: &Problems) -> Option<LimitSpec> 
         let burst = map.optional("burst", yaml::number);
         let cost = map.optional("cost", costs);
         let ipv6_prefix = map.optional("ipv6Prefix", yaml::number);
+        if counted == Counted::Connections {
+            connections_only(node, key.as_deref(), cost.as_deref(), problems);
+        }
         let alias = name?;
         let definition = Definition {
             id: format!("{document}/{alias}"),
@@ -41,6 +59,23 @@ fn limit(document: &str, node: &Node, problems: &Problems) -> Option<LimitSpec> 
             .map_err(|error| problems.push(node.problem(error.to_string())))
             .ok()
     })
+}
+
+/// A limit that asks for what a connection does not have would say less than it seems to.
+fn connections_only(
+    node: &Node,
+    key: Option<&[Key]>,
+    cost: Option<&[(String, u32)]>,
+    problems: &Problems,
+) {
+    if key.is_some_and(|keys| keys.iter().any(Key::is_of_request)) {
+        problems.push(node.problem(
+            "a limit on TCP connections counts by identity, namespace or clientIp; a connection has no route, method or header",
+        ));
+    }
+    if cost.is_some() {
+        problems.push(node.problem("a limit on TCP connections has no `cost`: each costs 1"));
+    }
 }
 
 fn costs(node: &Node, problems: &Problems) -> Option<Vec<(String, u32)>> {

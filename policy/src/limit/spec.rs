@@ -69,6 +69,16 @@ pub enum Key {
     Header(Box<str>),
 }
 
+impl Key {
+    /// Whether it is a part of requests, which an opaque TCP connection does not have.
+    pub(crate) fn is_of_request(&self) -> bool {
+        match self {
+            Self::Identity | Self::Namespace | Self::ClientIp => false,
+            Self::Route | Self::Method | Self::GrpcMethod | Self::Header(_) => true,
+        }
+    }
+}
+
 /// Why a limit key was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

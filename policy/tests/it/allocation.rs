@@ -43,6 +43,29 @@ fn allocations(policy: &Policy, path: &str) -> u64 {
 }
 
 #[test]
+fn admitting_a_connection_costs_no_allocation() {
+    let limits = "limits: [{name: mine, key: [identity], rate: 5/s}]";
+    let grants: Vec<String> = (0..4)
+        .map(|i| {
+            grant(
+                &format!("g{i}"),
+                &format!("allow: [{{tcp: true}}], {limits}"),
+            )
+        })
+        .collect();
+    let policy = policy(&grants.concat());
+    let view = policy.view(Caller::Identity(&id(FRONTEND)), &id(ORDERS), 5432);
+    let measured = allocation_counter::measure(|| {
+        let decision = view.admit(now());
+        assert!(
+            matches!(&decision, Decision::Allow(allow) if allow.limits.len() == 4),
+            "{decision:?}"
+        );
+    });
+    assert_eq!(measured.count_total, 0);
+}
+
+#[test]
 fn ten_thousand_grants_for_one_caller_cost_no_allocation() {
     let clause =
         |i: usize| format!("allow: [{{methods: [GET], path: \"/service-{i}/items/{{id}}\"}}]");

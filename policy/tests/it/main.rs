@@ -6,6 +6,8 @@
 
 /// Deciding allocates nothing, whatever the number of grants.
 mod allocation;
+/// Opaque TCP: who may open a connection, what cuts it off, when it ends.
+mod connections;
 /// The bypass corpus, as far as policy alone can answer it.
 mod corpus;
 /// Guards, specificity, validity, limits: what decides.

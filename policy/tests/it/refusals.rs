@@ -71,8 +71,20 @@ fn a_grant_that_says_too_little_too_much_or_nonsense_is_refused() {
             "spec.allow[0].grpc: expected a gRPC service such as pay.v1.Payments, or `*`, found \"shop/Orders\"",
         ),
         (
-            "allow: [{tcp: true}]",
-            "spec.allow[0].tcp: `tcp` is not supported yet",
+            "allow: [{tcp: false}]",
+            "spec.allow[0].tcp: expected `true`; leave `tcp` out for rules about requests",
+        ),
+        (
+            "allow: [{tcp: yes}]",
+            "spec.allow[0].tcp: expected true or false, found \"yes\"",
+        ),
+        (
+            "allow: [{tcp: true}, {methods: [GET], path: /a}]",
+            "spec.allow: `tcp: true` opens connections with whatever they carry; put the other rules into a grant of their own",
+        ),
+        (
+            "allow: [{tcp: true, port: 5432}]",
+            "spec.allow[0].port: unknown key; known here: tcp, grpc, methods, path, hosts, headers",
         ),
         (
             "ports: [0]",
@@ -123,6 +135,66 @@ fn a_grant_that_says_too_little_too_much_or_nonsense_is_refused() {
             "{expected}\nnot in {found:#?}"
         );
     }
+}
+
+#[test]
+fn a_rule_about_connections_that_asks_for_parts_of_a_request_is_refused() {
+    for key in [
+        "path: /a",
+        "methods: [GET]",
+        "hosts: [a]",
+        "headers: [{name: x, exact: a}]",
+        "grpc: \"*\"",
+    ] {
+        let (name, _) = key.split_once(':').unwrap();
+        let expected = format!(
+            "0].{name}: `tcp: true` stands alone, as nobody looks into the connection; \
+             use `ports` of the document to restrict it"
+        );
+        let clause = format!("[{{tcp: true, {key}}}]");
+        for (list, text) in [
+            ("allow", grant("g", &format!("allow: {clause}"))),
+            ("deny", guard("g", &format!("deny: {clause}"))),
+            (
+                "match",
+                document(
+                    "Limit",
+                    "l",
+                    &format!("match: {clause}, limits: [{{name: l, rate: 1/s}}]"),
+                ),
+            ),
+        ] {
+            assert_eq!(problems(&text), [format!("spec.{list}[{expected}")]);
+        }
+    }
+}
+
+#[test]
+fn a_limit_on_connections_that_counts_by_parts_of_a_request_is_refused() {
+    let refused = |limit: &str| {
+        let limits = format!("limits: [{{name: a, rate: 9/s, {limit}}}]");
+        let granted = problems(&grant("g", &format!("allow: [{{tcp: true}}], {limits}")));
+        let shared = document("Limit", "l", &format!("match: [{{tcp: true}}], {limits}"));
+        assert_eq!(problems(&shared), granted, "{limit}");
+        granted
+    };
+    for key in ["route", "method", "grpcMethod", "\"header:x-tenant\""] {
+        assert_eq!(
+            refused(&format!("key: [identity, {key}]")),
+            [
+                "spec.limits[0]: a limit on TCP connections counts by identity, namespace or clientIp; \
+                 a connection has no route, method or header"
+            ]
+        );
+    }
+    assert_eq!(
+        refused("cost: {POST: 2}"),
+        ["spec.limits[0]: a limit on TCP connections has no `cost`: each costs 1"]
+    );
+    assert_eq!(
+        refused("key: [identity, namespace, clientIp], burst: 3"),
+        Vec::<String>::new()
+    );
 }
 
 /// Without its literal the guard would speak of another path.
@@ -270,7 +342,7 @@ fn kinds_versions_and_keys_of_later_or_never_are_refused() {
         ),
         (
             guard("g", "deny: [{}]"),
-            "spec.deny[0]: expected at least one of methods, path, hosts, headers or grpc",
+            "spec.deny[0]: expected at least one of methods, path, hosts, headers, grpc or tcp",
         ),
         (
             guard("g", "from: [x], deny: [{path: /a}]"),
