@@ -33,6 +33,12 @@ impl Socket for TcpStream {
 /// To and from the workload itself, which is no stranger that may hold what is ours.
 impl Socket for UnixStream {}
 
+impl Socket for Box<dyn Socket> {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.as_mut().poll_room(cx)
+    }
+}
+
 impl<S: Socket> Socket for server::TlsStream<S> {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.get_mut().0.poll_room(cx)
