@@ -1,8 +1,9 @@
 //! Request and peer -> a [`Permit`], or why not. The only place that makes permits.
 
 use crate::error::Failure;
-use crate::normalize::{Normal, Rejection};
+use crate::normalize::{Hosts, Normal, Reading, Rejection};
 use crate::peer::Peer;
+use crate::upgrade::Upgrades;
 use crate::worker::Shared;
 use http::HeaderMap;
 use http::request::Parts;
@@ -20,12 +21,21 @@ use tokio::sync::watch;
 pub(crate) struct Rules {
     policy: Arc<Policy>,
     view: Arc<View>,
-    pub(crate) profile: Profile,
+    profile: Profile,
 }
 
 impl Rules {
     pub(crate) fn generation(&self) -> &str {
         self.policy.fingerprint()
+    }
+
+    /// How the requests of the connection are to be read.
+    pub(crate) fn reading<'r>(&'r self, hosts: &'r Hosts) -> Reading<'r> {
+        Reading {
+            profile: &self.profile,
+            upgrades: Upgrades::Listed(&[]),
+            hosts,
+        }
     }
 }
 

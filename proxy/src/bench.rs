@@ -89,7 +89,7 @@ impl Connection {
 
     /// Step 1: one reading of the head.
     pub fn normalize(&self, rules: &Rules, head: &mut Parts) -> Normal {
-        let normal = normalize::normalize(head, &rules.0.profile, &self.origin.hosts);
+        let normal = normalize::normalize(head, rules.0.reading(&self.origin.hosts));
         Normal(normal.expect("a plain request"))
     }
 

@@ -24,6 +24,8 @@ pub const TLS_HELLO: Duration = Duration::from_secs(10);
 pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
 /// Kept below the 75 s at which many clients drop idle connections, so that it is mostly we who close.
 pub const IDLE: Duration = Duration::from_secs(60);
+/// What Envoy allows a TCP session, too: pools and WebSockets rest for long and come to no harm.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// Below the 5 s keep-alive of Node.js, the shortest in wide use: a pool that waits longer sends into closing connections.
 pub const APP_IDLE: Duration = Duration::from_secs(4);
 /// One lost SYN (1 s) and one more (2 s), with room for the handshake.
@@ -163,6 +165,9 @@ pub struct Timeouts {
     /// A caller's connection without a request, or a body of either direction between two frames.
     #[serde(serialize_with = "as_duration")]
     pub idle: Duration,
+    /// An upgraded connection, such as a WebSocket, on which no byte moves in either direction.
+    #[serde(serialize_with = "as_duration")]
+    pub tunnel_idle: Duration,
     /// A pooled connection to the app without a request.
     #[serde(serialize_with = "as_duration")]
     pub app_idle: Duration,
@@ -255,6 +260,7 @@ impl Default for Timeouts {
             tls_hello: TLS_HELLO,
             request_head: REQUEST_HEAD,
             idle: IDLE,
+            tunnel_idle: TUNNEL_IDLE,
             app_idle: APP_IDLE,
             upstream_connect: UPSTREAM_CONNECT,
             response: RESPONSE,

@@ -12,6 +12,7 @@ use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::peer::Peer;
 use crate::relay::{Passage, Relay};
 use crate::respond::{DECISION_ID, REJECTED};
+use crate::upgrade::{self, Upgrade};
 use crate::upstream::http1::Pool;
 use crate::upstream::http2::{self, Lanes, Ready, Remote};
 use crate::upstream::{self, Deadlines, Upstream, is_grpc};
@@ -87,6 +88,8 @@ impl Passage<'_, '_, '_> {
             return Box::pin(self.to_grpc_app(head, body, app)).await;
         }
         head.headers.remove(TE);
+        let upgrade = head.extensions.get().map(Upgrade::fields);
+        head.headers.extend(upgrade.into_iter().flatten());
         let deadlines = self.deadlines;
         let pooled = app.http1.take();
         let is_pooled = pooled.is_some();
@@ -152,6 +155,10 @@ async fn answer(
     body: Framing,
 ) -> Result<Upstream, Failure> {
     strip(&mut head.headers);
+    if relay.speaks_http1() {
+        let upgrade = head.extensions.get().map(Upgrade::fields);
+        head.headers.extend(upgrade.into_iter().flatten());
+    }
     // Only of a sidecar, which has proven who it is: what an app says in our name is not passed on. HTTP/2 cannot end a
     // connection for one request, so whoever carried it there for an HTTP/1.1 caller ends that one.
     let is_rejected = head.headers.contains_key(REJECTED);
@@ -168,7 +175,9 @@ fn begin(mut connection: Box<Connection>, head: &Parts, body: Framing) -> Upstre
 }
 
 fn is_harmless(head: &Parts, body: Framing) -> bool {
-    body == Framing::Empty && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    body == Framing::Empty
+        && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+        && head.extensions.get::<Upgrade>().is_none()
 }
 
 /// How the body of a request is told to end on the next hop.
@@ -191,7 +200,7 @@ fn framing(head: &Parts, caller: &Downstream<'_>) -> Result<Framing, Failure> {
 
 /// What only a sidecar says is taken out of an app's response.
 fn without_ours(mut response: response::Parts) -> response::Parts {
-    for name in [DECISION_ID, REJECTED] {
+    for name in [DECISION_ID, REJECTED, upgrade::STATUS] {
         response.headers.remove(name);
     }
     response

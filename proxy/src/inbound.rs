@@ -156,7 +156,7 @@ impl Answer for Caller {
         let rules = self.rulebook.rules(peer);
         exchange.decided_by(Arc::clone(&rules));
 
-        let normal = normalize(head, &rules.profile, &self.origin.hosts)?;
+        let normal = normalize(head, rules.reading(&self.origin.hosts))?;
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;
@@ -177,5 +177,6 @@ fn deadlines(config: &Config) -> Deadlines {
         connect: config.timeouts.upstream_connect,
         response: config.timeouts.response,
         idle: config.timeouts.idle,
+        tunnel_idle: config.timeouts.tunnel_idle,
     }
 }

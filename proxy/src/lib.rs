@@ -41,6 +41,8 @@ mod inbound;
 
 mod normalize;
 
+mod upgrade;
+
 mod authorize;
 
 mod limit;

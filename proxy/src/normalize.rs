@@ -6,6 +6,7 @@
 
 use crate::h1;
 use crate::h1::head::HeadError;
+use crate::upgrade::{self, Upgrades};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, InvalidHeaderValue,
     TE, TRANSFER_ENCODING, UPGRADE,
@@ -97,23 +98,30 @@ impl Hosts {
     }
 }
 
+/// How the requests of one connection are to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reading<'r> {
+    pub(crate) profile: &'r Profile,
+    pub(crate) upgrades: Upgrades<'r>,
+    /// Of requests that came the same way.
+    pub(crate) hosts: &'r Hosts,
+}
+
 /// Brings a request head into its one form: canonical target in origin-form, one canonical Host, no field that belongs
-/// to the connection, no field that only a proxy may set. `hosts` are those of requests that came the same way.
-pub(crate) fn normalize(
-    head: &mut Parts,
-    profile: &Profile,
-    hosts: &Hosts,
-) -> Result<Normal, Rejection> {
+/// to the connection, no field that only a proxy may set. An [`Upgrade`](crate::upgrade::Upgrade) that it asks for is among
+/// its extensions then.
+pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal, Rejection> {
     let is_http2 = match head.version {
         Version::HTTP_11 => false,
         Version::HTTP_2 => true,
         _ => return Err(Rejection::Version),
     };
+    upgrade::normalize(head, is_http2, reading.upgrades)?;
     target::check_method(head.method.as_str())?;
     if is_http2 {
         check_framing(&head.headers)?;
     }
-    let host_name = canonical_target(head, profile, is_http2, hosts)?;
+    let host_name = canonical_target(head, &reading, is_http2)?;
     let has_override = strip(&mut head.headers, is_http2)?;
     Ok(Normal {
         host_name,
@@ -136,9 +144,8 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Rejection> {
 /// Answers the length of the host name.
 fn canonical_target(
     head: &mut Parts,
-    profile: &Profile,
+    reading: &Reading<'_>,
     is_http2: bool,
-    hosts: &Hosts,
 ) -> Result<usize, Rejection> {
     let uri = &head.uri;
     let written = match uri.path_and_query() {
@@ -153,7 +160,7 @@ fn canonical_target(
     ) {
         return Err(Reject::BadScheme.into());
     }
-    let target = target::canonicalise_path(written.as_bytes(), profile)?;
+    let target = target::canonicalise_path(written.as_bytes(), reading.profile)?;
     let canonical = match (&target.path, target.query) {
         (std::borrow::Cow::Borrowed(_), _) => None,
         (std::borrow::Cow::Owned(path), None) => Some(PathAndQuery::try_from(path.as_str())),
@@ -182,7 +189,9 @@ fn canonical_target(
     let host = match (field.map(HeaderValue::as_bytes), authority) {
         (Some(written), _) if is_written_as(&host, written) => None,
         // The usual case on HTTP/2, and cheaper than to write it anew.
-        (None, Some(written)) if is_written_as(&host, written) => Some(hosts.value(written)),
+        (None, Some(written)) if is_written_as(&host, written) => {
+            Some(reading.hosts.value(written))
+        }
         _ => Some(HeaderValue::try_from(host.to_string())),
     };
     let host = host.transpose().map_err(|_| Reject::BadHost)?;
@@ -218,13 +227,8 @@ enum Fate {
 /// Removes the fields of this hop (RFC 9110 section 7.6.1), then those that only a proxy may set. In this order and
 /// before ours are added: otherwise `Connection: tipstaff-peer` would take ours out. Answers whether a method override is left.
 fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
-    for upgrade in headers.get_all(UPGRADE) {
-        if is_http2 {
-            return Err(Rejection::ConnectionHeader);
-        }
-        if !upgrade.as_bytes().eq_ignore_ascii_case(b"h2c") {
-            return Err(Rejection::Upgrade);
-        }
+    if is_http2 && headers.contains_key(UPGRADE) {
+        return Err(Rejection::ConnectionHeader);
     }
     let mut has_override = false;
     // Most requests have nothing to remove; then this allocates nothing.

@@ -9,10 +9,11 @@ use crate::exchange::{Exchange, Origin};
 use crate::h1::wire::FIRST_READ;
 use crate::listener::Slot;
 use crate::metrics::Direction;
-use crate::normalize::{Hosts, normalize};
+use crate::normalize::{Hosts, Reading, normalize};
 use crate::relay::Passage;
 use crate::socket::Socket;
 use crate::tls::{Alpn, Connector};
+use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
 use crate::worker::Shared;
@@ -108,7 +109,14 @@ impl Answer for Outbound {
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
         self.origin.shared.admission.take_request()?;
-        let normal = normalize(head, &WIDEST, &self.origin.hosts)?;
+        let normal = normalize(
+            head,
+            Reading {
+                profile: &WIDEST,
+                upgrades: Upgrades::Any,
+                hosts: &self.origin.hosts,
+            },
+        )?;
         exchange.normalized(head);
 
         let routes = self.routes();
@@ -124,6 +132,7 @@ impl Answer for Outbound {
                 connect,
                 response: route.timeout,
                 idle: routes.config.timeouts.idle,
+                tunnel_idle: routes.config.timeouts.tunnel_idle,
             },
             exchange,
         };

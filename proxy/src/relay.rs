@@ -11,10 +11,13 @@ use crate::h1::head::Framing;
 use crate::normalize::{Rejection, strip_trailers};
 use crate::progress::Progress;
 use crate::upstream::{Deadlines, Upstream};
-use http::{Version, response};
+use http::{StatusCode, Version, response};
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
+
+/// One side of an upgraded connection is gone while the other goes on.
+const TUNNEL_BROKEN: &str = "tunnel_broken";
 
 /// The way of one request: from whom, how long each step may take, and what is put on record.
 pub(crate) struct Passage<'p, 'c, 'o> {
@@ -29,6 +32,8 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     up: Upstream,
     progress: Progress,
     upload: Upload,
+    /// After an upgrade both directions last until each has ended.
+    is_tunnel: bool,
     is_answered: bool,
 }
 
@@ -45,13 +50,24 @@ enum Upload {
 impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     /// `is_stream` says that single small messages are to be expected.
     pub(crate) fn new(way: Passage<'p, 'c, 'o>, up: Upstream, is_stream: bool) -> Self {
-        let has_body = way.caller.has_body();
+        // Before the server has agreed to an upgrade nothing of it flows.
+        let has_body = way.caller.has_body() && !up.asks_for_upgrade();
         Self {
             way,
             up,
             progress: Progress::new(is_stream),
             upload: if has_body { Upload::Open } else { Upload::Sent },
+            is_tunnel: false,
             is_answered: false,
+        }
+    }
+
+    /// Two connections of which nobody but their ends knows what they carry.
+    pub(crate) fn tunnel(way: Passage<'p, 'c, 'o>, up: Upstream) -> Self {
+        Self {
+            upload: Upload::Open,
+            is_tunnel: true,
+            ..Self::new(way, up, true)
         }
     }
 
@@ -77,6 +93,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         body: Framing,
         close: bool,
     ) -> Result<(), Failure> {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            self.is_tunnel = true;
+            self.upload = Upload::Open;
+        }
         date::stamp(&mut head.headers, SystemTime::now());
         self.way.exchange.answered(head.status.as_u16());
         let begun = self.way.caller.respond(head, body, close);
@@ -129,20 +149,31 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     }
 
     fn poll_response(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
-        let done = self.poll_download(cx);
-        if done.is_ready() {
-            return done;
+        let down = self.poll_download(cx)?;
+        if down.is_ready() && !self.is_tunnel {
+            return Poll::Ready(Ok(()));
         }
-        // The response goes on without the rest of the request, whoever is to blame.
+        // A response goes on without the rest of its request, whoever is to blame.
         if self.poll_upload(cx).is_err() {
             self.upload = Upload::Unwanted;
+        }
+        match self.upload {
+            Upload::Sent if self.is_tunnel && down.is_ready() => {
+                return self.up.poll_flush(cx).map_err(|_| TUNNEL_BROKEN);
+            }
+            Upload::Unwanted if self.is_tunnel => return Poll::Ready(Err(TUNNEL_BROKEN)),
+            _ => {}
         }
         if self.way.caller.poll_gone(cx).is_ready() {
             return Poll::Ready(Err(CALLER_GONE));
         }
-        let ends = self.progress.ends(self.way.deadlines.idle);
+        let (idle, reason) = match self.is_tunnel {
+            true => (self.way.deadlines.tunnel_idle, "tunnel_idle"),
+            false => (self.way.deadlines.idle, "response_stalled"),
+        };
+        let ends = self.progress.ends(idle);
         ready!(self.way.caller.deadline().poll(ends, cx));
-        Poll::Ready(Err("response_stalled"))
+        Poll::Ready(Err(reason))
     }
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {

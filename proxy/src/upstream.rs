@@ -28,6 +28,14 @@ pub(crate) enum Upstream {
 }
 
 impl Upstream {
+    /// Whether the request asks for another protocol, and nothing has come of it yet.
+    pub(crate) fn asks_for_upgrade(&self) -> bool {
+        match self {
+            Self::Http1(connection) => connection.asks_for_upgrade(),
+            Self::Http2(stream) => stream.asks_for_upgrade(),
+        }
+    }
+
     /// Waits until a piece of the request's body may be sent.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {
@@ -103,6 +111,8 @@ pub(crate) struct Deadlines {
     pub(crate) response: Duration,
     /// Without any of the two bodies moving.
     pub(crate) idle: Duration,
+    /// The same of a connection that was upgraded.
+    pub(crate) tunnel_idle: Duration,
 }
 
 /// Opens a connection in plain text; the caller of this sets the deadline.

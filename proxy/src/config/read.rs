@@ -160,6 +160,7 @@ impl Timeouts {
                 tls_hello: read("tlsHello", default.tls_hello),
                 request_head: read("requestHead", default.request_head),
                 idle: read("idle", default.idle),
+                tunnel_idle: read("tunnelIdle", default.tunnel_idle),
                 app_idle: read("appIdle", default.app_idle),
                 upstream_connect: read("upstreamConnect", default.upstream_connect),
                 response: read("response", default.response),

@@ -6,6 +6,7 @@ use super::head::{Framing, HeadReader, Limits};
 use super::wire::{MOST_READ, Wire};
 use super::write;
 use crate::body::{Broken, Piece};
+use crate::upgrade::Upgrade;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request, response};
 use std::task::{Context, Poll, ready};
@@ -26,6 +27,8 @@ pub(crate) struct Connection {
     wire: Wire,
     heads: HeadReader,
     method: Method,
+    /// The protocol that was asked for.
+    upgrade: Option<Upgrade>,
     upload: Coding,
     informational: u8,
     body: Decoder,
@@ -42,6 +45,7 @@ impl Connection {
             wire,
             heads: HeadReader::new(),
             method: Method::GET,
+            upgrade: None,
             upload: Coding::Ended,
             informational: 0,
             body: Decoder::new(Framing::Empty, &LIMITS),
@@ -53,6 +57,7 @@ impl Connection {
 
     /// Begins an exchange. `framing` says how the body will come; it is sent with [`Self::send`].
     pub(crate) fn begin(&mut self, head: &request::Parts, framing: Framing) {
+        self.upgrade = head.extensions.get().cloned();
         let target = head
             .uri
             .path_and_query()
@@ -69,6 +74,10 @@ impl Connection {
         self.informational = 0;
         self.keep_alive = false;
         self.is_answered = false;
+    }
+
+    pub(crate) fn asks_for_upgrade(&self) -> bool {
+        self.upgrade.is_some()
     }
 
     /// Waits until a piece may be sent.
@@ -88,7 +97,8 @@ impl Connection {
 
     /// Writes what waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.wire.poll_flush(cx).map_err(Broken::Io)
+        let flushed = self.upload.poll_flush(&mut self.wire, cx);
+        flushed.map_err(Broken::Io)
     }
 
     /// Waits for the head of the final response.
@@ -102,7 +112,7 @@ impl Connection {
                 .response(&mut self.wire.input, &self.method, &LIMITS);
             match head.map_err(Broken::Head)? {
                 Some(head) if head.parts.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Poll::Ready(Err(Broken::UnaskedUpgrade));
+                    return Poll::Ready(self.switch(head.parts));
                 }
                 Some(head) if head.parts.status.is_informational() => {
                     self.informational += 1;
@@ -123,6 +133,24 @@ impl Connection {
                 }
             }
         }
+    }
+
+    /// From here on both directions carry the other protocol.
+    fn switch(&mut self, mut head: response::Parts) -> Result<(response::Parts, Framing), Broken> {
+        let asked = self.upgrade.take();
+        let upgrade = asked
+            .filter(|upgrade| upgrade.is_granted_by(&head.headers))
+            .ok_or(Broken::UnaskedUpgrade)?;
+        head.extensions.insert(upgrade);
+        self.open_tunnel();
+        Ok((head, Framing::UntilClose))
+    }
+
+    /// From here on nothing is a message of HTTP: whatever comes is body, and so is whatever is sent.
+    pub(crate) fn open_tunnel(&mut self) {
+        self.body = Decoder::new(Framing::UntilClose, &LIMITS);
+        self.upload = Coding::Raw;
+        self.keep_alive = false;
     }
 
     /// The next piece of the response's body; `None` is its end.

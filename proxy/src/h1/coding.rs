@@ -6,13 +6,19 @@ use super::wire::Wire;
 use super::write;
 use bytes::Bytes;
 use http::HeaderMap;
+use std::io;
 use std::num::NonZeroUsize;
+use std::task::{Context, Poll, ready};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coding {
     /// Bytes that are still owed.
     Sized(u64),
     Chunked,
+    /// Another protocol's bytes, after an upgrade: they end with our direction of the connection.
+    Raw,
+    /// The same, at its end: our direction is to be shut down.
+    RawEnded,
     /// All of it was written, or there is none.
     Ended,
     /// It is not what its head said, and never will be.
@@ -47,7 +53,8 @@ impl Coding {
                 wire.send(data);
                 write::chunk_end(wire.output());
             }
-            Self::Ended | Self::Broken => {}
+            Self::Raw => wire.send(data),
+            Self::RawEnded | Self::Ended | Self::Broken => {}
         }
     }
 
@@ -56,11 +63,26 @@ impl Coding {
         *self = match *self {
             Self::Sized(1..) | Self::Broken => Self::Broken,
             Self::Sized(0) | Self::Ended => Self::Ended,
+            Self::Raw | Self::RawEnded => Self::RawEnded,
             Self::Chunked => {
                 write::last_chunk(wire.output(), trailers);
                 Self::Ended
             }
         };
+    }
+
+    /// Waits until what was written has left, and with it the end where that is the connection's own.
+    pub(super) fn poll_flush(
+        &mut self,
+        wire: &mut Wire,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if *self != Self::RawEnded {
+            return wire.poll_flush(cx);
+        }
+        ready!(wire.poll_shutdown(cx))?;
+        *self = Self::Ended;
+        Poll::Ready(Ok(()))
     }
 }
 

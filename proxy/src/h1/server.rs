@@ -9,6 +9,7 @@ use crate::body::{Broken, Piece};
 use crate::config::Config;
 use crate::connection::Activity;
 use crate::progress::Deadline;
+use crate::upgrade::Upgrade;
 use bytes::Bytes;
 use http::header::TE;
 use http::{HeaderMap, HeaderValue, Method, response};
@@ -181,6 +182,9 @@ impl Connection {
 
     /// Begins the response. `body` is what its source has; `close` ends the connection after it.
     pub(crate) fn respond(&mut self, head: &response::Parts, body: Framing, close: bool) {
+        if head.extensions.get::<Upgrade>().is_some() {
+            return self.switch(head);
+        }
         let has_none = self.request.is_head
             || head.status.is_informational()
             || matches!(head.status.as_u16(), 204 | 304);
@@ -201,6 +205,19 @@ impl Connection {
             is_last,
         );
         self.response = Some(framing.map_or(Coding::Ended, Coding::new));
+    }
+
+    /// From here on both directions carry the other protocol.
+    fn switch(&mut self, head: &response::Parts) {
+        write::response_head(self.wire.output(), head.status, &head.headers, None, false);
+        self.open_tunnel();
+    }
+
+    /// From here on nothing is a message of HTTP: whatever comes is body, and so is whatever is sent.
+    pub(crate) fn open_tunnel(&mut self) {
+        self.request.body = Decoder::new(Framing::UntilClose, &self.limits);
+        self.response = Some(Coding::Raw);
+        self.keep_alive = false;
     }
 
     /// Waits until a piece of the response may be sent.
@@ -230,7 +247,11 @@ impl Connection {
 
     /// Writes what waits.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        self.wire.poll_flush(cx).map_err(Broken::Io)
+        let flushed = match &mut self.response {
+            Some(response) => response.poll_flush(&mut self.wire, cx),
+            None => self.wire.poll_flush(cx),
+        };
+        flushed.map_err(Broken::Io)
     }
 
     /// Brings the connection to where the next request begins; false if there can be none, and it has to be closed.

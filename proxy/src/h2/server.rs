@@ -8,6 +8,7 @@ use crate::connection::Turn;
 use crate::h1::head::Framing;
 use crate::progress::Deadline;
 use crate::socket::Socket;
+use crate::upgrade;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -51,6 +52,7 @@ pub(crate) async fn handshake(
         .max_local_error_reset_streams(Some(LOCAL_RESETS))
         .max_frame_size(FRAME)
         .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .handshake(socket)
         .await?;
     Ok(Connection { inner, alarm })
@@ -102,6 +104,8 @@ pub(crate) struct Stream {
     body: RecvStream,
     response: Option<Sender>,
     is_head: bool,
+    /// An extended CONNECT (RFC 8441).
+    is_connect: bool,
     pub(crate) deadline: Deadline,
     _turn: Turn,
 }
@@ -119,6 +123,7 @@ impl Stream {
             body,
             response: None,
             is_head: head.method == Method::HEAD,
+            is_connect: head.method == Method::CONNECT,
             deadline: Deadline::default(),
             _turn: turn,
         };
@@ -141,7 +146,14 @@ impl Stream {
     }
 
     /// Begins the response; `body` is what its source has.
-    pub(crate) fn respond(&mut self, head: response::Parts, body: Framing) -> Result<(), Broken> {
+    pub(crate) fn respond(
+        &mut self,
+        mut head: response::Parts,
+        body: Framing,
+    ) -> Result<(), Broken> {
+        if self.is_connect {
+            upgrade::answer_connect(&mut head);
+        }
         let is_whole = self.is_head || matches!(body, Framing::Empty | Framing::Length(0));
         let response = Response::from_parts(head, ());
         let mut sender = Sender::new(self.respond.send_response(response, is_whole)?);

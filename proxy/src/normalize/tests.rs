@@ -1,4 +1,19 @@
 use super::*;
+use policy::target::{EmptySegments, EncodedSlash, PathParams};
+
+const STRICT: Profile = Profile {
+    encoded_slash: EncodedSlash::Reject,
+    path_params: PathParams::Reject,
+    empty_segments: EmptySegments::Reject,
+};
+
+fn reading(hosts: &Hosts) -> Reading<'_> {
+    Reading {
+        profile: &STRICT,
+        upgrades: Upgrades::Listed(&[]),
+        hosts,
+    }
+}
 
 fn request(version: Version, target: &str, fields: &[(&str, &str)]) -> http::Request<()> {
     let mut request = http::Request::builder()
@@ -21,7 +36,7 @@ fn http2(target: &str, fields: &[(&str, &str)]) -> Result<http::Request<()>, Rej
 
 fn normalized(request: http::Request<()>) -> Result<http::Request<()>, Rejection> {
     let (mut head, ()) = request.into_parts();
-    normalize(&mut head, &Profile::default(), &Hosts::default())?;
+    normalize(&mut head, reading(&Hosts::default()))?;
     Ok(http::Request::from_parts(head, ()))
 }
 
@@ -62,7 +77,7 @@ fn an_authority_becomes_the_host() {
 fn the_host_that_policy_sees_has_no_port() {
     let request = request(Version::HTTP_11, "/", &[("host", "A.example:8080")]);
     let (mut head, ()) = request.into_parts();
-    let normal = normalize(&mut head, &Profile::default(), &Hosts::default()).unwrap();
+    let normal = normalize(&mut head, reading(&Hosts::default())).unwrap();
     assert_eq!(normal.host(&head.headers), "a.example");
 }
 
@@ -164,7 +179,7 @@ fn a_method_override_is_left_for_guards_and_then_removed() {
     let fields = [("host", "a.example"), ("X-HTTP-Method-Override", "DELETE")];
     let request = request(Version::HTTP_11, "/", &fields);
     let (mut head, ()) = request.into_parts();
-    let normal = normalize(&mut head, &Profile::default(), &Hosts::default()).unwrap();
+    let normal = normalize(&mut head, reading(&Hosts::default())).unwrap();
     assert!(normal.has_override);
     assert!(head.headers.contains_key(METHOD_OVERRIDES[0]));
     remove_overrides(&mut head.headers);
@@ -177,7 +192,7 @@ fn each_request_without_host_field_gets_its_own_authority_whatever_the_last_one_
     for host in ["orders", "orders", "orders.shop", "orders:8080", "orders"] {
         let request = http::Request::get(format!("https://{host}/")).version(Version::HTTP_2);
         let (mut head, ()) = request.body(()).unwrap().into_parts();
-        normalize(&mut head, &Profile::default(), &hosts).unwrap();
+        normalize(&mut head, reading(&hosts)).unwrap();
         assert_eq!(head.headers[HOST], host);
     }
 }

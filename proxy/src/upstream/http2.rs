@@ -18,7 +18,9 @@ use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
 use crate::metrics::{Direction, Metrics};
+use crate::normalize::Rejection;
 use crate::tls::{Alpn, Connector, tls_reason};
+use crate::upgrade::Upgrade;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use http::header::HOST;
@@ -39,6 +41,10 @@ const MAX_LANES: usize = 8;
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Sends of one request: each lane may have closed under it, as when a server ends, and once more.
 const MAX_SENDS: usize = MAX_LANES + 1;
+
+/// How often, and after how long each, a lane is asked again what it takes: its settings are on the way.
+const SETTLES: u32 = 100;
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// Who is at the other end, and how to know.
 #[derive(Debug)]
@@ -147,10 +153,20 @@ impl Lanes {
             };
             // Never waits: what is over the server's limit on streams queues in the library.
             if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
-                let ends = matches!(body, Framing::Empty | Framing::Length(0));
-                let sent = sender.send_request(self.request(head), ends);
+                let upgrade: Option<Upgrade> = head.extensions.remove();
+                if upgrade.is_some() && !takes_upgrades(&sender).await {
+                    return Err(Rejection::Upgrade.into());
+                }
+                let ends = upgrade.is_none() && matches!(body, Framing::Empty | Framing::Length(0));
+                let mut request = self.request(head);
+                if let Some(upgrade) = &upgrade {
+                    upgrade.connect(&mut request);
+                }
+                let sent = sender.send_request(request, ends);
                 let (response, stream) = sent.map_err(|error| Failure::NoResponse(error.into()))?;
-                return Ok(Upstream::Http2(Stream::new(response, stream, place)));
+                return Ok(Upstream::Http2(Stream::new(
+                    response, stream, upgrade, place,
+                )));
             }
             self.discard(&place);
             ready = self.ready(deadlines.connect).await?;
@@ -250,6 +266,17 @@ impl Lanes {
     fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a lane takes extended CONNECT. One that was just opened has not said so yet.
+async fn takes_upgrades(lane: &SendRequest<Bytes>) -> bool {
+    for _ in 0..SETTLES {
+        if lane.is_extended_connect_protocol_enabled() {
+            return true;
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+    lane.is_extended_connect_protocol_enabled()
 }
 
 /// What a handshake led to.

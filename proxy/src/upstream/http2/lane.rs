@@ -7,6 +7,7 @@ use crate::error::ConnectError;
 use crate::h1::head::Framing;
 use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::socket::Socket;
+use crate::upgrade::Upgrade;
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
 use ::h2::{Ping, RecvStream, SendStream};
 use bytes::Bytes;
@@ -102,26 +103,41 @@ impl Drop for Place {
 pub(crate) struct Stream {
     response: ResponseFuture,
     pub(in crate::upstream) sender: Sender,
+    /// The protocol that was asked for.
+    upgrade: Option<Upgrade>,
     /// From the response head on.
     body: Option<RecvStream>,
     _place: Place,
 }
 
 impl Stream {
-    pub(super) fn new(response: ResponseFuture, request: SendStream<Bytes>, place: Place) -> Self {
+    pub(super) fn new(
+        response: ResponseFuture,
+        request: SendStream<Bytes>,
+        upgrade: Option<Upgrade>,
+        place: Place,
+    ) -> Self {
         Self {
             response,
+            upgrade,
             sender: Sender::new(request),
             body: None,
             _place: place,
         }
     }
 
+    pub(in crate::upstream) fn asks_for_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
     pub(in crate::upstream) fn poll_head(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(response::Parts, Framing), Broken>> {
-        let (head, body) = ready!(Pin::new(&mut self.response).poll(cx))?.into_parts();
+        let (mut head, body) = ready!(Pin::new(&mut self.response).poll(cx))?.into_parts();
+        if let Some(upgrade) = &self.upgrade {
+            upgrade.read_answer(&mut head);
+        }
         let framing = if body.is_end_stream() {
             Framing::Empty
         } else {
