@@ -296,17 +296,20 @@ pub(crate) struct PolicyExplainArgs {
     /// The workload that is called.
     #[arg(long)]
     pub(crate) to: SpiffeId,
-    #[arg(long)]
-    pub(crate) method: String,
+    #[arg(long, required_unless_present = "tcp")]
+    pub(crate) method: Option<String>,
     /// The request target as sent, query included.
-    #[arg(long)]
-    pub(crate) path: String,
+    #[arg(long, required_unless_present = "tcp")]
+    pub(crate) path: Option<String>,
     /// The Host the caller names.
     #[arg(long)]
     pub(crate) host: Option<String>,
     /// A request header, `name: value`; may be repeated.
     #[arg(long = "header", value_name = "NAME: VALUE")]
     pub(crate) headers: Vec<String>,
+    /// Ask about an opaque TCP connection instead of a request.
+    #[arg(long, conflicts_with_all = ["method", "path", "host", "headers"])]
+    pub(crate) tcp: bool,
     /// The app's port.
     #[arg(long, default_value_t = 80)]
     pub(crate) port: u16,

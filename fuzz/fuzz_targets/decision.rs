@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use identity::SpiffeId;
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
-use policy::explain::{Explanation, Question, Verdict, explain};
+use policy::explain::{self, Call, Explanation, Question, Verdict};
 use policy::testing::Fields;
 use policy::{Caller, Options, Policy, Source, compile};
 
@@ -395,12 +395,14 @@ fn ask(policy: &Policy, request: &Request, target: &str) -> Explanation {
         caller: Caller::Identity(&id(CALLER)),
         callee: &id(CALLEE),
         port: 8080,
-        method: request.method,
-        target,
-        host: request.host,
-        headers: &Fields(&request.headers),
+        call: Call::Request(explain::Request {
+            method: request.method,
+            target,
+            host: request.host,
+            headers: &Fields(&request.headers),
+        }),
         // In November 2026.
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000),
     };
-    explain(policy, &question)
+    explain::explain(policy, &question)
 }

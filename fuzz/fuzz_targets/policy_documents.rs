@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use identity::SpiffeId;
-use policy::explain::{Question, Verdict, explain};
+use policy::explain::{Call, Question, Request, Verdict, explain};
 use policy::testing::{self, Fields};
 use policy::yaml::Problem;
 use policy::{Caller, Options, Policy, Source, compile, lint};
@@ -26,8 +26,9 @@ fuzz::target!(|text: &str| {
         (Err(problems), Err(_)) => told(&problems),
         (one, other) => panic!("the order decides: {one:?}, {other:?}"),
     }
+    let nothing = Policy::deny_all();
     assert_eq!(
-        ask(&Policy::deny_all(), "spiffe://demo.test/a"),
+        ask(&nothing, "spiffe://demo.test/a", Call::Tcp),
         Verdict::Deny
     );
 });
@@ -40,10 +41,21 @@ fn source((text, index): (&str, usize)) -> Source {
 }
 
 fn laws(policy: &Policy) {
-    // Grants have a `from`, and patterns name their trust domain, so that a stranger has nothing.
-    assert_eq!(ask(policy, "spiffe://stranger.invalid/a"), Verdict::Deny);
-    if policy.counts().grants == 0 {
-        assert_eq!(ask(policy, "spiffe://demo.test/a"), Verdict::Deny);
+    let request = Call::Request(Request {
+        method: "GET",
+        target: "/a",
+        host: Some("orders"),
+        headers: &Fields(&[]),
+    });
+    for call in [request, Call::Tcp] {
+        // Grants have a `from`, and patterns name their trust domain, so that a stranger has nothing.
+        assert_eq!(
+            ask(policy, "spiffe://stranger.invalid/a", call),
+            Verdict::Deny
+        );
+        if policy.counts().grants == 0 {
+            assert_eq!(ask(policy, "spiffe://demo.test/a", call), Verdict::Deny);
+        }
     }
     // The tools run on whatever compiles.
     told(&lint::lint(policy, now()));
@@ -60,16 +72,13 @@ fn told(problems: &[Problem]) {
     }
 }
 
-fn ask(policy: &Policy, caller: &str) -> Verdict {
+fn ask(policy: &Policy, caller: &str, call: Call<'_>) -> Verdict {
     let id = |text| SpiffeId::parse(text).expect("a SPIFFE ID");
     let question = Question {
         caller: Caller::Identity(&id(caller)),
         callee: &id("spiffe://demo.test/ns/shop/sa/orders"),
         port: 8080,
-        method: "GET",
-        target: "/a",
-        host: Some("orders"),
-        headers: &Fields(&[]),
+        call,
         at: now(),
     };
     explain(policy, &question).decision

@@ -21,11 +21,13 @@ pub fn lint(policy: &Policy, now: SystemTime) -> Vec<Problem> {
         found.extend(expiry(grant, now));
         found.extend(shadowed(grant));
         found.extend(missing_slash(grant));
+        found.extend(every_port(grant));
         for guard in rules
             .guards
             .iter()
             .filter(|guard| guard.scope.overlaps(&grant.scope))
         {
+            found.extend(cut_off(grant, guard));
             found.extend(
                 grant
                     .allow
@@ -133,15 +135,37 @@ fn missing_slash(grant: &Grant) -> Vec<Problem> {
     found
 }
 
+/// Whatever listens on a port that somebody opens later would be reached without a word in any policy.
+fn every_port(grant: &Grant) -> Option<Problem> {
+    let place = grant.allow.tcp.as_ref()?;
+    grant.scope.ports.is_empty().then(|| {
+        place.problem("opens connections to every port of its callees: better to list `ports`")
+    })
+}
+
+/// Guards cut off all connections that they reach.
+fn cut_off(grant: &Grant, guard: &Guard) -> Option<Problem> {
+    let place = grant.allow.tcp.as_ref()?;
+    let name = &guard.name;
+    if IdPattern::all_covered(&grant.from, &guard.except) {
+        return None;
+    }
+    let message = if guard.except.is_empty() && guard.scope.covers(&grant.scope) {
+        format!(
+            "never matches: guard {name} reaches these connections, which may carry what it denies"
+        )
+    } else {
+        format!("guard {name} cuts off some of these connections, which may carry what it denies")
+    };
+    Some(place.problem(message))
+}
+
 /// Allowing much and forbidding a part is the shape of every published bypass: the guard has to foresee each way to
 /// write the path.
 fn under_guard(grant: &Grant, clause: &Clause, guard: &Guard) -> Option<Problem> {
     let (name, path) = (&guard.name, &clause.path);
     for deny in &guard.deny.requests {
-        if guard.except.is_empty()
-            && covers(deny, clause)
-            && all_covered(&guard.scope.to, &grant.scope.to)
-        {
+        if guard.except.is_empty() && covers(deny, clause) && guard.scope.covers(&grant.scope) {
             return Some(clause.place.problem(format!(
                 "never matches: guard {name} denies all of `{path}`"
             )));
@@ -167,10 +191,4 @@ fn covers(wide: &Clause, narrow: &Clause) -> bool {
     let unconditional =
         wide.hosts.is_empty() && wide.headers.is_empty() && wide.grpc == narrow.grpc;
     methods && unconditional && wide.path.sequence().covers(narrow.path.sequence())
-}
-
-fn all_covered(wide: &[IdPattern], narrow: &[IdPattern]) -> bool {
-    narrow
-        .iter()
-        .all(|narrow| wide.iter().any(|wide| wide.covers(narrow)))
 }

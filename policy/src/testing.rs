@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::{
     Caller, Headers, Policy,
-    document::{Call, TestCase, Validity},
-    explain::{Explanation, Question, explain},
+    document::{self, TestCase, Validity},
+    explain::{Call, Explanation, Question, Request, explain},
     is_same_field,
     pattern::IdPattern,
     yaml::{Problem, shown},
@@ -176,24 +176,33 @@ impl Run<'_> {
         } else {
             Some(id(&case.from)?)
         };
+        let rpc;
         let mut headers = case.headers.clone();
-        let (method, target) = match &case.call {
-            Call::Http { method, target } => (*method, target.clone()),
-            Call::Grpc(path) => {
+        let request = match &case.call {
+            document::Call::Http { method, target } => Some((*method, target.as_str())),
+            document::Call::Grpc(path) => {
                 headers.push(("content-type".to_owned(), "application/grpc".to_owned()));
-                ("POST", format!("/{path}"))
+                rpc = format!("/{path}");
+                Some(("POST", rpc.as_str()))
             }
+            document::Call::Tcp => None,
         };
+        let fields = Fields(&headers);
+        let call = request.map_or(Call::Tcp, |(method, target)| {
+            Call::Request(Request {
+                method,
+                target,
+                host: case.host.as_deref(),
+                headers: &fields,
+            })
+        });
         let question = Question {
             caller: from
                 .as_ref()
                 .map_or(Caller::Unauthenticated, Caller::Identity),
             callee: &callee,
             port: case.port.unwrap_or(context.port),
-            method,
-            target: &target,
-            host: case.host.as_deref(),
-            headers: &Fields(&headers),
+            call,
             at: case.at.unwrap_or(context.at),
         };
         Ok(explain(self.policy, &question))

@@ -4,7 +4,7 @@ use super::{answer, print, print_json};
 use crate::cli::{Output, PolicyCommand, PolicyDirArgs, PolicyExplainArgs};
 use crate::policy_dir::{self, LoadError};
 use ::policy::Caller;
-use ::policy::explain::{Question, Verdict, explain};
+use ::policy::explain::{Call, Question, Request, Verdict, explain};
 use ::policy::lint::lint;
 use ::policy::testing::{self, Fields};
 use ::policy::yaml::Problem;
@@ -69,6 +69,17 @@ fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
         .iter()
         .map(|header| read_header(header))
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let fields = Fields(&headers);
+    let call = if arguments.tcp {
+        Call::Tcp
+    } else {
+        Call::Request(Request {
+            method: arguments.method.as_deref().context("expected --method")?,
+            target: arguments.path.as_deref().context("expected --path")?,
+            host: arguments.host.as_deref(),
+            headers: &fields,
+        })
+    };
     let explanation = explain(
         &policy,
         &Question {
@@ -77,10 +88,7 @@ fn explain_one(arguments: &PolicyExplainArgs) -> anyhow::Result<ExitCode> {
                 .map_or(Caller::Unauthenticated, Caller::Identity),
             callee: &arguments.to,
             port: arguments.port,
-            method: &arguments.method,
-            target: &arguments.path,
-            host: arguments.host.as_deref(),
-            headers: &Fields(&headers),
+            call,
             at: arguments.at.unwrap_or_else(SystemTime::now),
         },
     );

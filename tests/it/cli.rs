@@ -1,6 +1,6 @@
 //! The command line: exit codes, texts and JSON that people and programs rely on.
 
-use crate::harness::{ORDERS, POLICY, STOREFRONT, path, tipstaff, tipstaff_ok};
+use crate::harness::{ORDERS, POLICY, STOREFRONT, grant, path, tipstaff, tipstaff_ok};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -61,6 +61,39 @@ fn explain_answers_as_the_proxy_decides_and_the_exit_code_says_yes_or_no() {
         (Some(1), &"reject".into()),
         "{said}"
     );
+}
+
+#[test]
+fn explain_speaks_of_connections_too() {
+    let database = grant("db", "{tcp: true}", "[]");
+    let dir = policy_dir(&database.replace("  allow:", "  ports: [5432]\n  allow:"));
+    let ask = |more: &[&str]| {
+        let common = [
+            "policy",
+            "explain",
+            "--policy",
+            path(dir.path()),
+            "--from",
+            STOREFRONT,
+            "--to",
+            ORDERS,
+        ];
+        let output = tipstaff(&[&common[..], more].concat());
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = ask(&["--tcp", "--port", "5432"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = ask(&["--tcp", "--port", "5433"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("ports: expected 5432, found 5433"), "{said}");
+    for unclear in [
+        &[][..],
+        &["--method", "GET"],
+        &["--tcp", "--method", "GET", "--path", "/"],
+    ] {
+        assert_eq!(ask(unclear).0, Some(2), "{unclear:?}");
+    }
 }
 
 #[test]

@@ -26,6 +26,15 @@ impl Scope {
         self.ports.is_empty() || self.ports.contains(&port)
     }
 
+    /// Whether this reaches everything that `other` reaches.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let ports = match &other.ports[..] {
+            [] => self.ports.is_empty(),
+            theirs => theirs.iter().all(|port| self.has_port(*port)),
+        };
+        ports && IdPattern::all_covered(&other.to, &self.to)
+    }
+
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let ports = match (&self.ports[..], &other.ports[..]) {
             ([], _) | (_, []) => true,

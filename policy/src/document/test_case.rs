@@ -35,6 +35,8 @@ pub(crate) enum Call {
     },
     /// `service/method`.
     Grpc(String),
+    /// An opaque connection.
+    Tcp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,11 @@ fn test_case(node: &Node, problems: &Problems) -> Option<TestCase> {
         let port = map.optional("port", port);
         let at = map.optional("at", yaml::timestamp);
         let call = call(map);
+        if matches!(call, Some(Call::Tcp)) {
+            for key in ["host", "headers"] {
+                map.refuse(key, "a TCP connection is decided on without it");
+            }
+        }
         let host = map.optional("host", yaml::text);
         let headers = map.optional("headers", headers);
         let expect = map.required("expect", yaml::word(&EXPECT));
@@ -108,7 +115,7 @@ fn test_case(node: &Node, problems: &Problems) -> Option<TestCase> {
     })
 }
 
-/// `get: /path` and its like, or `grpc: service/method`.
+/// `get: /path` and its like, `grpc: service/method` or `tcp: true`.
 fn call(map: &mut Map<'_>) -> Option<Call> {
     const METHODS: [(&str, &str); 9] = [
         ("get", "GET"),
@@ -129,8 +136,15 @@ fn call(map: &mut Map<'_>) -> Option<Call> {
         );
     }
     calls.extend(map.optional("grpc", yaml::text).map(Call::Grpc));
+    if let Some(node) = map.node_of("tcp") {
+        if yaml::boolean(node, map.problems()) == Some(false) {
+            map.problems()
+                .push(node.problem("expected `true`; leave `tcp` out for a request"));
+        }
+        calls.push(Call::Tcp);
+    }
     if calls.len() != 1 {
-        let message = "expected exactly one call, such as `get: /path` or `grpc: service/method`";
+        let message = "expected exactly one call, such as `get: /path`, `grpc: service/method` or `tcp: true`";
         map.problems().push(map.node().problem(message));
     }
     calls.pop()

@@ -100,6 +100,12 @@ impl IdPattern {
         }
     }
 
+    /// Whether each of `narrow` is covered by one of `wide`.
+    pub(crate) fn all_covered(narrow: &[Self], wide: &[Self]) -> bool {
+        let is_covered = |narrow: &Self| wide.iter().any(|wide| wide.covers(narrow));
+        narrow.iter().all(is_covered)
+    }
+
     /// Whether the caller matches.
     pub(crate) fn matches(&self, caller: Caller<'_>) -> bool {
         match caller {

@@ -85,10 +85,12 @@ fn load_time_cases_are_refused_or_literal() {
                 caller: Caller::Identity(&caller),
                 callee: &id(ORDERS),
                 port: 80,
-                method: "GET",
-                target: "/x",
-                host: None,
-                headers: &Fields(&[]),
+                call: Call::Request(Request {
+                    method: "GET",
+                    target: "/x",
+                    host: None,
+                    headers: &Fields(&[]),
+                }),
                 at: now(),
             };
             let allowed = explain(&compiled, &question).decision.as_str() == "allow";

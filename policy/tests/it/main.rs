@@ -28,7 +28,7 @@ use std::time::SystemTime;
 use identity::SpiffeId;
 use policy::{
     Caller, Options, Policy, Source,
-    explain::{Explanation, Question, explain},
+    explain::{Call, Explanation, Question, Request, explain},
     testing::Fields,
     yaml,
 };
@@ -108,10 +108,12 @@ pub(crate) fn ask(
             caller: Caller::Identity(&id(FRONTEND)),
             callee: &id(ORDERS),
             port: 8080,
-            method,
-            target,
-            host,
-            headers: &Fields(&headers),
+            call: Call::Request(Request {
+                method,
+                target,
+                host,
+                headers: &Fields(&headers),
+            }),
             at: now(),
         },
     )

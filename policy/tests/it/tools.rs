@@ -60,10 +60,12 @@ fn explain_names_the_nearest_grant_and_the_clause_that_failed() {
             caller: Caller::Identity(&id("spiffe://prod.example/ns/shop/sa/cart")),
             callee: &id(ORDERS),
             port: 80,
-            method: "GET",
-            target: "/orders/1",
-            host: None,
-            headers: &Fields(&[]),
+            call: Call::Request(Request {
+                method: "GET",
+                target: "/orders/1",
+                host: None,
+                headers: &Fields(&[]),
+            }),
             at: now(),
         },
     );
@@ -104,6 +106,87 @@ fn an_explanation_is_text_for_people_and_json_for_programs() {
         "nearest": nearest,
     });
     assert_eq!(json, expected);
+}
+
+fn ask_tcp(policy: &Policy, caller: &str, port: u16) -> Explanation {
+    explain(
+        policy,
+        &Question {
+            caller: Caller::Identity(&id(caller)),
+            callee: &id(ORDERS),
+            port,
+            call: Call::Tcp,
+            at: now(),
+        },
+    )
+}
+
+#[test]
+fn a_connection_is_explained_like_a_request() {
+    let open = grant("db", "ports: [5432], allow: [{tcp: true}]") + &grant("read", READ);
+    let unguarded = policy(&open);
+    let text = |policy: &Policy, port| ask_tcp(policy, FRONTEND, port).to_string();
+    assert_eq!(text(&unguarded, 5432), "allow: allow by shop/db");
+    assert_eq!(
+        text(&unguarded, 5433),
+        "deny: no_matching_allow\n  nearest: shop/db at p.yaml:5\n    ports: expected 5432, found 5433"
+    );
+    let guarded = policy(&(open + &guard("no-admin", "deny: [{path: \"/admin/**\"}]")));
+    assert_eq!(text(&guarded, 5432), "deny: explicit_deny by shop/no-admin");
+    let stranger = "spiffe://prod.example/ns/shop/sa/cart";
+    let failed = serde_json::json!([{"clause": "from", "expected": FRONTEND, "found": stranger}]);
+    let expected = serde_json::json!({
+        "decision": "deny",
+        "rule": null,
+        "reason": "no_matching_allow",
+        "canonical_path": null,
+        "nearest": {"grant": "shop/db", "at": "p.yaml:5", "failed": failed},
+    });
+    let found = serde_json::to_value(ask_tcp(&unguarded, stranger, 5432)).unwrap();
+    assert_eq!(found, expected);
+    // A grant of connections is not what a request is missing.
+    let nearest = ask(&unguarded, "PUT", "/orders/4", &[]).nearest.unwrap();
+    assert_eq!(nearest.grant, "shop/read");
+}
+
+#[test]
+fn tests_may_ask_about_connections() {
+    let tests = "tests: [{from: ns/shop/sa/frontend, tcp: true, expect: allow}, \
+         {from: ns/shop/sa/frontend, port: 80, tcp: true, expect: deny}, \
+         {from: unauthenticated, tcp: true, expect: deny}, \
+         {from: ns/shop/sa/frontend, get: /, expect: deny}]";
+    let text = grant(
+        "db",
+        &format!("ports: [5432], allow: [{{tcp: true}}], {tests}"),
+    );
+    let report = testing::run(&policy(&text), now()).unwrap();
+    assert_eq!((report.passed, report.failures.len()), (4, 0), "{report:?}");
+    assert_eq!(report.unreached, Vec::<String>::new());
+    for (test, expected) in [
+        (
+            "tcp: false",
+            "expected `true`; leave `tcp` out for a request",
+        ),
+        (
+            "tcp: true, headers: {a: b}",
+            "a TCP connection is decided on without it",
+        ),
+        (
+            "tcp: true, host: a",
+            "a TCP connection is decided on without it",
+        ),
+        (
+            "tcp: true, get: /a",
+            "expected exactly one call, such as `get: /path`, `grpc: service/method` or `tcp: true`",
+        ),
+    ] {
+        let text = text.replace(
+            "tcp: true, expect: allow",
+            &format!("{test}, expect: allow"),
+        );
+        let refused = policy::compile(&[source(&text)], &Options::default()).unwrap_err();
+        assert_eq!(refused[0].message, expected, "{test}");
+    }
 }
 
 #[test]
@@ -162,7 +245,7 @@ fn a_test_that_cannot_be_asked_is_a_problem() {
     let refused = policy::compile(&[source(&two)], &Options::default()).unwrap_err();
     assert_eq!(
         refused[0].message,
-        "expected exactly one call, such as `get: /path` or `grpc: service/method`"
+        "expected exactly one call, such as `get: /path`, `grpc: service/method` or `tcp: true`"
     );
 }
 
@@ -214,6 +297,53 @@ fn the_linter_points_at_what_is_probably_not_meant() {
         ["this grant ended at 2026-11-01T00:00:00Z and allows nothing"]
     );
     assert_eq!(ending("2027-11-01T00:00:00Z"), Vec::<String>::new());
+}
+
+#[test]
+fn the_linter_points_at_connections_that_are_cut_off_or_reach_every_port() {
+    let found = |text: String| -> Vec<String> {
+        let warnings = lint(&policy(&text), now()).into_iter();
+        warnings.map(|problem| problem.message).collect()
+    };
+    let open = |ports: &str| grant("db", &format!("{ports} allow: [{{tcp: true}}]"));
+    let under = |spec: &str| {
+        let spec = format!("deny: [{{path: \"/debug/**\"}}], {spec}");
+        found(open("ports: [5432],") + &guard("d", &spec))
+    };
+    let never =
+        ["never matches: guard shop/d reaches these connections, which may carry what it denies"];
+    let some = ["guard shop/d cuts off some of these connections, which may carry what it denies"];
+    assert_eq!(found(open("ports: [5432],")), Vec::<String>::new());
+    assert_eq!(
+        found(open("")),
+        ["opens connections to every port of its callees: better to list `ports`"]
+    );
+    assert_eq!(under(""), never);
+    assert_eq!(under("ports: [80, 5432]"), never);
+    assert_eq!(under("ports: [80]"), Vec::<String>::new());
+    assert_eq!(under(&format!("except: [\"{ORDERS}\"]")), some);
+    assert_eq!(
+        under(&format!("except: [\"{FRONTEND}\"]")),
+        Vec::<String>::new()
+    );
+    let two = found(open("ports: [80, 5432],") + &guard("d", "deny: [{tcp: true}], ports: [80]"));
+    assert_eq!(two, some);
+}
+
+/// On the other ports it does match.
+#[test]
+fn a_rule_never_matches_only_if_the_guard_has_all_of_its_ports() {
+    let found = |ports: &str| -> Vec<String> {
+        let text = grant("g", "allow: [{methods: [GET], path: /a}]")
+            + &guard("d", &format!("deny: [{{path: /a}}] {ports}"));
+        let warnings = lint(&policy(&text), now()).into_iter();
+        warnings.map(|problem| problem.message).collect()
+    };
+    assert_eq!(found(", ports: [80]"), Vec::<String>::new());
+    assert_eq!(
+        found(""),
+        ["never matches: guard shop/d denies all of `/a`"]
+    );
 }
 
 #[test]
