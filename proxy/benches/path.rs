@@ -20,7 +20,7 @@ use http::{HeaderName, HeaderValue, Request};
 use policy::{Options, Source};
 use proxy::admin::PolicyStatus;
 use proxy::bench::{Connection, Normal, Permit};
-use proxy::config::{AccessLog, Admin, Endpoint, Inbound, Sizes, Timeouts};
+use proxy::config::{self, AccessLog, Admin, Endpoint, Inbound, Sizes, Timeouts};
 use proxy::drain::Readiness;
 use proxy::{Config, IdentityFeed, IdentityState, PolicyFeed, Proxy};
 use tokio::sync::{mpsc, watch};
@@ -235,6 +235,7 @@ fn config() -> Config {
         inbound: vec![Inbound {
             listen: any,
             app: app.into(),
+            protocol: config::Protocol::Http,
         }],
         outbound: None,
         timeouts: Timeouts::default(),

@@ -13,7 +13,7 @@ use policy::{Allow, Attributes, Caller, Decision, Policy, View};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 /// What one generation of the policy says about one connection.
@@ -68,6 +68,54 @@ impl Rulebook {
         }
         Arc::clone(rules_now)
     }
+
+    /// Waits until the policy no longer allows what it allowed once: another policy is in force, or the grant has ended.
+    pub(crate) async fn withdrawn(&self, peer: &Peer, asked: Asked<'_>) {
+        let mut policy = {
+            let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+            present.0.clone()
+        };
+        loop {
+            policy.mark_unchanged();
+            let allowed = asked.again(&self.rules(peer), SystemTime::now());
+            let Ok(until) = allowed else { return };
+            tokio::select! {
+                Ok(()) = policy.changed() => {}
+                () = reached(until) => {}
+            }
+        }
+    }
+}
+
+/// What was asked for, to be asked again while it lasts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asked<'r> {
+    Request(&'r Parts, &'r Normal),
+    Connection,
+}
+
+impl Asked<'_> {
+    /// Until when it is allowed; None means that no end is known.
+    fn again(self, rules: &Rules, now: SystemTime) -> Result<Option<SystemTime>, Failure> {
+        let permit = match self {
+            Self::Request(head, normal) => authorize(rules, head, normal, now)?,
+            Self::Connection => admit(rules, now)?,
+        };
+        Ok(permit.allow.until())
+    }
+}
+
+/// Waits for a moment of the wall clock, which may be set meanwhile. None never comes.
+pub(crate) async fn reached(moment: Option<SystemTime>) {
+    /// How late a clock that was set is noticed.
+    const LOOK_AGAIN: Duration = Duration::from_secs(10);
+    let Some(moment) = moment else {
+        return std::future::pending().await;
+    };
+    while let Ok(left) = moment.duration_since(SystemTime::now()) {
+        // At least a moment, so that a clock behind the timer does not make this spin.
+        tokio::time::sleep(left.clamp(Duration::from_millis(10), LOOK_AGAIN)).await;
+    }
 }
 
 fn rules(policy: &Arc<Policy>, peer: &Peer, callee: &SpiffeId, port: u16) -> Arc<Rules> {
@@ -118,7 +166,16 @@ pub(crate) fn authorize<'r>(
         host: normal.host(&head.headers),
         headers: &Fields(&head.headers),
     };
-    match rules.view.decide(&attributes, now) {
+    permit(rules.view.decide(&attributes, now))
+}
+
+/// Asks the policy about an opaque TCP connection.
+pub(crate) fn admit(rules: &Rules, now: SystemTime) -> Result<Permit<'_>, Failure> {
+    permit(rules.view.admit(now))
+}
+
+fn permit(decision: Decision<'_>) -> Result<Permit<'_>, Failure> {
+    match decision {
         Decision::Allow(allow) => Ok(Permit { allow }),
         Decision::Deny(deny) => Err(Failure::Denied(Denial {
             reason: deny.reason,

@@ -4,6 +4,7 @@
 //! The functions are the ones that `inbound` calls, in its order, for a peer that a handshake has proven.
 
 use crate::authorize::{self, Rulebook};
+use crate::config::Protocol;
 use crate::exchange::{Exchange, Origin};
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
@@ -53,9 +54,9 @@ impl Connection {
         ));
         let own = shared.identity.present().expect("an SVID of the sidecar");
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let connector = Connector::new(own.id().clone(), LiveIdentity::new(caller));
+        let connector = Connector::new(own.id().clone(), Protocol::Http, LiveIdentity::new(caller));
         let credentials = connector.credentials().expect("an SVID of the caller");
-        let acceptor = Acceptor::new(Arc::clone(&shared.identity));
+        let acceptor = Acceptor::new(Arc::clone(&shared.identity), Protocol::Http);
         let (accepted, connected) = tokio::join!(
             acceptor.accept(ours),
             connector.connect(credentials, theirs)

@@ -70,7 +70,7 @@ pub struct Config {
     pub workers: NonZeroUsize,
 }
 
-/// One inbound port: mutual TLS, HTTP, strict. (`mtls: permissive` and `protocol: tcp` are refused: not supported yet.)
+/// One inbound port: mutual TLS, strict. (`mtls: permissive` is refused: not supported yet.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inbound {
@@ -78,6 +78,16 @@ pub struct Inbound {
     /// The workload.
     #[serde(serialize_with = "as_text")]
     pub app: Destination,
+    pub protocol: Protocol,
+}
+
+/// What callers speak inside mutual TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Http,
+    /// Bytes that nobody looks into: PostgreSQL, Redis. Granted by identity alone.
+    Tcp,
 }
 
 impl Inbound {
@@ -100,6 +110,7 @@ pub struct Outbound {
     pub uids: Vec<u32>,
     /// In the order of the file. A destination that none of them names is refused.
     pub services: Vec<Service>,
+    pub tcp: Vec<TcpService>,
 }
 
 /// Loopback TCP or a Unix socket; nothing that another machine reaches.
@@ -128,6 +139,20 @@ pub struct Service {
     /// Time to the response head; [`Timeouts::response`] when not given.
     #[serde(serialize_with = "as_duration")]
     pub timeout: Duration,
+}
+
+/// A destination that is not HTTP. It has a listener of its own: nothing in the bytes says where they are to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpService {
+    #[serde(serialize_with = "as_text")]
+    pub listen: OutboundListen,
+    /// Sidecars that serve it. Never empty.
+    #[serde(serialize_with = "as_texts")]
+    pub endpoints: Vec<Endpoint>,
+    /// Who has to answer there.
+    #[serde(serialize_with = "as_text")]
+    pub identity: SpiffeId,
 }
 
 /// `host:port`. The host is an address or a DNS name, resolved at connect; IPv6 is written in brackets.
@@ -232,10 +257,17 @@ impl Config {
                 .as_ref()
                 .map(|outbound| outbound.uids.clone())
         };
+        let tcp = |config: &Self| {
+            config
+                .outbound
+                .as_ref()
+                .map(|outbound| outbound.tcp.clone())
+        };
         [
             ("inbound", self.inbound != new.inbound),
             ("outbound.listen", listen(self) != listen(new)),
             ("outbound.uids", uids(self) != uids(new)),
+            ("outbound.tcp", tcp(self) != tcp(new)),
             (
                 "sizes.maxConnections",
                 self.sizes.max_connections != new.sizes.max_connections,

@@ -103,6 +103,8 @@ pub(crate) async fn serve<A: Answer>(
                 .drive(Box::pin(serve_http1(connection, &activity, &*answer)))
                 .await;
         }
+        // Not HTTP: whoever accepted it carries it.
+        Alpn::Tcp => {}
         Alpn::Http2 => {
             let handshake = Box::pin(h2::server::handshake(replay(start, socket), config));
             match timeout(config.timeouts.request_head, handshake).await {

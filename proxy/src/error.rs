@@ -63,6 +63,8 @@ pub(crate) enum ConnectError {
     Certificate(#[from] VerifyError),
     #[error("the upstream closed each connection before it took the request")]
     Unstable,
+    #[error("the upstream does not carry opaque TCP")]
+    Protocol,
     #[error("the HTTP handshake failed")]
     Http(#[source] std::sync::Arc<h2::Error>),
 }
@@ -109,6 +111,7 @@ impl ConnectError {
             Self::Handshake(_) => "handshake_failed",
             Self::Unstable => "connection_lost",
             Self::Certificate(error) => error.reason(),
+            Self::Protocol => "no_common_protocol",
             Self::Http(_) => "protocol_error",
         }
     }

@@ -5,6 +5,7 @@ use crate::authorize::Permit;
 use crate::config::Destination;
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
+use crate::exchange::Exchange;
 use crate::h1::client::Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
@@ -12,6 +13,7 @@ use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::peer::Peer;
 use crate::relay::{Passage, Relay};
 use crate::respond::{DECISION_ID, REJECTED};
+use crate::socket::Socket;
 use crate::upgrade::{self, Upgrade};
 use crate::upstream::http1::Pool;
 use crate::upstream::http2::{self, Lanes, Ready, Remote};
@@ -22,6 +24,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, response};
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The caller's certificate, in Envoy's format.
@@ -47,6 +50,18 @@ impl App {
             http1: Pool::new(),
             http2: Lanes::new(destination.clone(), Remote::App),
         })
+    }
+
+    /// A connection for what is not HTTP.
+    pub(crate) async fn open(
+        &self,
+        _permit: Permit<'_>,
+        limit: Duration,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Box<dyn Socket>, Failure> {
+        exchange.forwarded(&self.name);
+        let connected = timeout(limit, upstream::connect(&self.destination)).await;
+        Ok(connected.unwrap_or(Err(ConnectError::Timeout(limit)))?)
     }
 
     async fn connect(&self, deadlines: Deadlines) -> Result<Box<Connection>, ConnectError> {

@@ -1,7 +1,7 @@
 //! Callers to the workload: handshake, then one function per request.
 
-use crate::authorize::{Rulebook, authorize};
-use crate::config::{self, Config};
+use crate::authorize::{Asked, Rulebook, admit, authorize, reached};
+use crate::config::{self, Config, Protocol};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::Failure;
@@ -14,13 +14,17 @@ use crate::normalize::{Hosts, normalize};
 use crate::peer::Peer;
 use crate::relay::Passage;
 use crate::socket::Socket;
-use crate::tls::Acceptor;
-use crate::upstream::Deadlines;
+use crate::tcp;
+use crate::tls::{Acceptor, Acceptors, Alpn};
+use crate::upgrade::Upgrade;
+use crate::upstream::{Deadlines, is_grpc};
 use crate::worker::Shared;
 use bytes::BytesMut;
+use http::header::ACCEPT;
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -31,19 +35,21 @@ pub(crate) struct Inbound {
     acceptor: Acceptor,
     pub(crate) app: Arc<App>,
     port: u16,
+    protocol: Protocol,
 }
 
 impl Inbound {
     pub(crate) fn new(
         shared: &Arc<Shared>,
-        acceptor: &Acceptor,
+        acceptors: &Acceptors,
         config: &config::Inbound,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
-            acceptor: acceptor.clone(),
+            acceptor: acceptors.of(config.protocol).clone(),
             app: App::new(&config.app),
             port: config.port(),
+            protocol: config.protocol,
         })
     }
 
@@ -58,7 +64,12 @@ impl Inbound {
         let Some((tls, terms, caller)) = Box::pin(self.admit(stream, &config)).await else {
             return;
         };
-        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
+        match terms.protocol {
+            Alpn::Tcp => caller.carry(tls, terms.ends, &config).await,
+            Alpn::Http1 | Alpn::Http2 => {
+                connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
+            }
+        }
     }
 
     /// The handshake; `None` if nobody was let in.
@@ -93,6 +104,13 @@ impl Inbound {
                 return None;
             }
         };
+        // Only who has asked for bytes that nobody looks into gets them, and never where HTTP is expected.
+        if (accepted.alpn == Alpn::Tcp) != (self.protocol == Protocol::Tcp) {
+            shared
+                .metrics
+                .handshake_failure(Direction::Inbound, "no_common_protocol");
+            return None;
+        }
         shared.metrics.handshake(Direction::Inbound);
         let peer = accepted.peer;
         let rulebook = Rulebook::new(shared, &peer, accepted.own, self.port);
@@ -135,6 +153,44 @@ impl Caller {
             .expect("inbound connections are made with a peer");
         peer
     }
+
+    /// The life of an opaque TCP connection.
+    async fn carry(&self, socket: Box<dyn Socket>, ends: Option<SystemTime>, config: &Config) {
+        let head = tcp::head();
+        let mut exchange = Exchange::begin(&self.origin, Some(&head));
+        let app = match self.open(&head, &mut exchange, config).await {
+            Ok(app) => app,
+            // There is no way to say so but to close.
+            Err(failure) => return exchange.failed(&failure),
+        };
+        let cut = async {
+            tokio::select! {
+                () = reached(ends) => tcp::CERTIFICATE_ENDED,
+                () = self.rulebook.withdrawn(self.peer(), Asked::Connection) => tcp::WITHDRAWN,
+            }
+        };
+        tcp::carry(socket, app, config, &mut exchange, cut).await;
+    }
+
+    /// The app's side of an opaque TCP connection, if it is allowed.
+    async fn open(
+        &self,
+        head: &Parts,
+        exchange: &mut Exchange<'_>,
+        config: &Config,
+    ) -> Result<Box<dyn Socket>, Failure> {
+        let shared = &self.origin.shared;
+        shared.admission.take_request()?;
+        let peer = self.peer();
+        let rules = self.rulebook.rules(peer);
+        exchange.decided_by(Arc::clone(&rules));
+        let permit = admit(&rules, exchange.time)?;
+        limit::charge(shared, &permit, head, peer, self.address)?;
+        exchange.allowed(Some(permit.allow().grant()));
+        self.app
+            .open(permit, config.timeouts.upstream_connect, exchange)
+            .await
+    }
 }
 
 impl Answer for Caller {
@@ -163,20 +219,34 @@ impl Answer for Caller {
         limit::charge(shared, &permit, head, peer, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 
+        let asked = is_long(head).then(|| Box::new(head.clone()));
         let way = Passage {
             caller,
-            deadlines: deadlines(&shared.config.load()),
+            deadlines: Deadlines::of(&shared.config.load()),
             exchange,
         };
-        way.to_app(permit, head, &normal, peer, &self.app).await
+        let passed = way.to_app(permit, head, &normal, peer, &self.app);
+        let Some(asked) = asked else {
+            return passed.await;
+        };
+        // What may last for hours ends with what allowed it.
+        tokio::select! {
+            biased;
+            passed = passed => return passed,
+            () = self.rulebook.withdrawn(peer, Asked::Request(&asked, &normal)) => {}
+        }
+        caller.abort();
+        exchange.broke_off(tcp::WITHDRAWN);
+        Ok(())
     }
 }
 
-fn deadlines(config: &Config) -> Deadlines {
-    Deadlines {
-        connect: config.timeouts.upstream_connect,
-        response: config.timeouts.response,
-        idle: config.timeouts.idle,
-        tunnel_idle: config.timeouts.tunnel_idle,
-    }
+/// Whether an exchange may go on for as long as its two ends please.
+fn is_long(head: &Parts) -> bool {
+    head.extensions.get::<Upgrade>().is_some()
+        || is_grpc(&head.method, &head.headers)
+        || head
+            .headers
+            .get(ACCEPT)
+            .is_some_and(|types| types.as_bytes().starts_with(b"text/event-stream"))
 }

@@ -57,6 +57,8 @@ mod upstream;
 
 mod outbound;
 
+mod tcp;
+
 mod error;
 
 mod respond;
@@ -135,6 +137,8 @@ pub enum Address {
 pub struct Addresses {
     pub inbound: Vec<SocketAddr>,
     pub outbound: Option<Address>,
+    /// Of the TCP services, in the order of the configuration.
+    pub tcp: Vec<Address>,
     pub admin: SocketAddr,
 }
 
@@ -180,6 +184,7 @@ impl Proxy {
             addresses: Addresses {
                 inbound: sockets.inbound.clone(),
                 outbound: sockets.outbound.clone(),
+                tcp: sockets.tcp.clone(),
                 admin: admin.address(),
             },
             config: Arc::new(ArcSwap::from_pointee(config)),

@@ -32,6 +32,7 @@ pub(crate) const UNSENT: u32 = 256 * 1024;
 pub(crate) struct Sockets {
     pub(crate) inbound: Vec<SocketAddr>,
     pub(crate) outbound: Option<Address>,
+    pub(crate) tcp: Vec<Address>,
     pub(crate) per_worker: Vec<WorkerSockets>,
 }
 
@@ -41,6 +42,8 @@ pub(crate) struct WorkerSockets {
     /// In the order of the configuration.
     pub(crate) inbound: Vec<std::net::TcpListener>,
     pub(crate) outbound: Option<OutboundSocket>,
+    /// In the order of the configuration.
+    pub(crate) tcp: Vec<OutboundSocket>,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,7 @@ pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
     let mut sockets = Sockets {
         inbound: Vec::new(),
         outbound: None,
+        tcp: Vec::new(),
         per_worker: std::iter::repeat_with(WorkerSockets::default)
             .take(workers)
             .collect(),
@@ -66,28 +70,45 @@ pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
             worker.inbound.push(listener);
         }
     }
-    match config.outbound.as_ref().map(|outbound| &outbound.listen) {
-        None => {}
-        Some(OutboundListen::Tcp(address)) => {
-            let (address, listeners) = bind_tcp(*address, workers)?;
-            sockets.outbound = Some(Address::Tcp(address));
+    if let Some(outbound) = &config.outbound {
+        let (address, listeners) = bind_outbound(&outbound.listen, workers)?;
+        sockets.outbound = Some(address);
+        for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
+            worker.outbound = Some(listener);
+        }
+        for service in &outbound.tcp {
+            let (address, listeners) = bind_outbound(&service.listen, workers)?;
+            sockets.tcp.push(address);
             for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
-                worker.outbound = Some(OutboundSocket::Tcp(listener));
+                worker.tcp.push(listener);
             }
         }
-        Some(OutboundListen::Unix { path, mode }) => {
+    }
+    Ok(sockets)
+}
+
+/// One listener for each worker.
+fn bind_outbound(
+    listen: &OutboundListen,
+    workers: usize,
+) -> Result<(Address, Vec<OutboundSocket>), BuildError> {
+    match listen {
+        OutboundListen::Tcp(address) => {
+            let (address, listeners) = bind_tcp(*address, workers)?;
+            let listeners = listeners.into_iter().map(OutboundSocket::Tcp);
+            Ok((Address::Tcp(address), listeners.collect()))
+        }
+        OutboundListen::Unix { path, mode } => {
             let at = |source| BuildError::Bind {
                 address: path.display().to_string(),
                 source,
             };
             let listener = bind_unix(path, *mode).map_err(at)?;
-            sockets.outbound = Some(Address::Unix(path.clone()));
-            for worker in &mut sockets.per_worker {
-                worker.outbound = Some(OutboundSocket::Unix(listener.try_clone().map_err(at)?));
-            }
+            let clones = (0..workers).map(|_| listener.try_clone().map(OutboundSocket::Unix));
+            let listeners = clones.collect::<io::Result<_>>().map_err(at)?;
+            Ok((Address::Unix(path.clone()), listeners))
         }
     }
-    Ok(sockets)
 }
 
 fn bind_tcp(

@@ -1,7 +1,7 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
 use crate::authorize::DecisionId;
-use crate::config::{Config, Destination, Service};
+use crate::config::{Config, Destination, Protocol, Service};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -129,10 +129,8 @@ impl Answer for Outbound {
         let way = Passage {
             caller,
             deadlines: Deadlines {
-                connect,
                 response: route.timeout,
-                idle: routes.config.timeouts.idle,
-                tunnel_idle: routes.config.timeouts.tunnel_idle,
+                ..Deadlines::of(&routes.config)
             },
             exchange,
         };
@@ -208,6 +206,7 @@ impl Route {
                 let remote = Remote::Sidecar {
                     connector: Connector::new(
                         service.identity.clone(),
+                        Protocol::Http,
                         Arc::clone(&shared.identity),
                     ),
                     metrics: Arc::clone(&shared.metrics),

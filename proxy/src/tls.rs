@@ -4,6 +4,7 @@
 //! without asking the verifier), and an expired SVID of our own is never presented.
 
 use crate::IdentityFeed;
+use crate::config::Protocol;
 use crate::error::ConnectError;
 use crate::peer::Peer;
 use aws_lc_rs::digest;
@@ -22,6 +23,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+/// Bytes that nobody looks into.
+const TCP: &[u8] = b"tipstaff-tcp";
 
 /// Proof that a handshake with a verified client certificate has ended. Made only in this module.
 #[derive(Debug)]
@@ -32,6 +35,7 @@ pub(crate) struct Verified(());
 pub(crate) enum Alpn {
     Http1,
     Http2,
+    Tcp,
 }
 
 /// The server side: one per process, shared by all listeners.
@@ -41,13 +45,37 @@ pub(crate) struct Acceptor {
     identity: Arc<LiveIdentity>,
 }
 
+/// One for each protocol: what is offered depends on it.
+#[derive(Debug)]
+pub(crate) struct Acceptors {
+    http: Acceptor,
+    tcp: Acceptor,
+}
+
+impl Acceptors {
+    pub(crate) fn new(identity: &Arc<LiveIdentity>) -> Self {
+        let of = |protocol| Acceptor::new(Arc::clone(identity), protocol);
+        Self {
+            http: of(Protocol::Http),
+            tcp: of(Protocol::Tcp),
+        }
+    }
+
+    pub(crate) fn of(&self, protocol: Protocol) -> &Acceptor {
+        match protocol {
+            Protocol::Http => &self.http,
+            Protocol::Tcp => &self.tcp,
+        }
+    }
+}
+
 impl Acceptor {
-    pub(crate) fn new(identity: Arc<LiveIdentity>) -> Self {
+    pub(crate) fn new(identity: Arc<LiveIdentity>, protocol: Protocol) -> Self {
         let config = identity::tls::server_config_resolving(
             identity.clone(),
             identity.clone(),
             ClientAuth::Required,
-            &[HTTP2, HTTP1],
+            spoken(protocol),
         );
         Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -122,6 +150,7 @@ impl HandshakeError {
 #[derive(Debug)]
 pub(crate) struct Connector {
     expected: SpiffeId,
+    protocol: Protocol,
     live: Arc<LiveIdentity>,
     /// What the last connection was made with.
     last: Mutex<Option<Credentials>>,
@@ -135,9 +164,10 @@ pub(crate) struct Credentials {
 }
 
 impl Connector {
-    pub(crate) fn new(expected: SpiffeId, live: Arc<LiveIdentity>) -> Self {
+    pub(crate) fn new(expected: SpiffeId, protocol: Protocol, live: Arc<LiveIdentity>) -> Self {
         Self {
             expected,
+            protocol,
             live,
             last: Mutex::new(None),
         }
@@ -156,7 +186,8 @@ impl Connector {
         }
         let bundles = Arc::clone(&self.live) as Arc<dyn BundleSource>;
         let expected = self.expected.clone();
-        let config = identity::tls::client_config(Some(&svid), bundles, expected, &[HTTP2, HTTP1]);
+        let alpn = spoken(self.protocol);
+        let config = identity::tls::client_config(Some(&svid), bundles, expected, alpn);
         let config = Arc::new(config);
         Ok(last.insert(Credentials { svid, config }).clone())
     }
@@ -194,10 +225,18 @@ pub(crate) struct Connected<S> {
     pub(crate) ends: SystemTime,
 }
 
+fn spoken(protocol: Protocol) -> &'static [&'static [u8]] {
+    match protocol {
+        Protocol::Http => &[HTTP2, HTTP1],
+        Protocol::Tcp => &[TCP],
+    }
+}
+
 /// Whoever agrees on nothing speaks what was there before ALPN.
 fn alpn(agreed: Option<&[u8]>) -> Alpn {
     match agreed {
         Some(HTTP2) => Alpn::Http2,
+        Some(TCP) => Alpn::Tcp,
         _ => Alpn::Http1,
     }
 }

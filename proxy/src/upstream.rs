@@ -5,11 +5,13 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 
 use crate::body::{Broken, Piece};
-use crate::config::{Destination, Endpoint};
+use crate::config::{Config, Destination, Endpoint};
 use crate::error::ConnectError;
 use crate::h1;
 use crate::h1::head::Framing;
+use crate::metrics::{Direction, Metrics};
 use crate::socket::Socket;
+use crate::tls::{Connected, Connector, tls_reason};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, response};
@@ -113,6 +115,38 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Duration,
     /// The same of a connection that was upgraded.
     pub(crate) tunnel_idle: Duration,
+}
+
+impl Deadlines {
+    pub(crate) fn of(config: &Config) -> Self {
+        let timeouts = &config.timeouts;
+        Self {
+            connect: timeouts.upstream_connect,
+            response: timeouts.response,
+            idle: timeouts.idle,
+            tunnel_idle: timeouts.tunnel_idle,
+        }
+    }
+}
+
+/// Connects and shakes hands with a sidecar; the caller of this sets the deadline.
+pub(crate) async fn connect_sidecar(
+    destination: &Destination,
+    connector: &Connector,
+    metrics: &Metrics,
+) -> Result<Connected<Box<dyn Socket>>, ConnectError> {
+    let credentials = connector.credentials()?;
+    let stream = connect(destination).await?;
+    let connected = connector.connect(credentials, stream).await;
+    let connected = connected.inspect_err(|error| {
+        let reason = match error {
+            ConnectError::Handshake(error) => tls_reason(error),
+            other => other.reason(),
+        };
+        metrics.handshake_failure(Direction::Outbound, reason);
+    })?;
+    metrics.handshake(Direction::Outbound);
+    Ok(connected)
 }
 
 /// Opens a connection in plain text; the caller of this sets the deadline.

@@ -7,21 +7,21 @@ use crate::drain::Drain;
 use crate::error::Failure;
 use crate::forward::App;
 use crate::inbound::Inbound;
-use crate::listener::{Accept, OutboundSocket, Sockets, WorkerSockets, accept};
+use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::overload::Overload;
 use crate::socket::Socket;
-use crate::tls::{Acceptor, LiveIdentity};
+use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
-use crate::{IdentityFeed, PolicyFeed, RunError, descriptors};
+use crate::{IdentityFeed, PolicyFeed, RunError, descriptors, tcp};
 use arc_swap::ArcSwap;
 use policy::Policy;
 use policy::limit::Limits;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -161,11 +161,11 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// One worker's life: accept until the drain starts, then wait until it cuts. Connections end with the runtime.
 async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
     let config = shared.config.load_full();
-    let acceptor = Acceptor::new(Arc::clone(&shared.identity));
+    let acceptors = Acceptors::new(&shared.identity);
     let mut apps = Vec::new();
     for (listener, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
         let listener = TcpListener::from_std(listener)?;
-        let inbound = Inbound::new(shared, &acceptor, inbound);
+        let inbound = Inbound::new(shared, &acceptors, inbound);
         apps.push(Arc::clone(&inbound.app));
         let accepting = Arc::clone(shared);
         tokio::spawn(async move {
@@ -182,7 +182,17 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
         });
     }
     if let (Some(socket), Some(config)) = (sockets.outbound, &config.outbound) {
-        serve_outbound(shared, socket, Workload::new(config.uids.clone()))?;
+        let workload = Workload::new(config.uids.clone());
+        let outbound = Outbound::new(shared);
+        lend(shared, socket, workload.clone(), move |stream, slot| {
+            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
+        })?;
+        for (socket, service) in sockets.tcp.into_iter().zip(&config.tcp) {
+            let service = tcp::Outbound::new(shared, service);
+            lend(shared, socket, workload.clone(), move |stream, slot| {
+                tokio::spawn(Arc::clone(&service).serve(stream, slot));
+            })?;
+        }
     }
     tokio::select! {
         () = sweep(shared, &apps) => {}
@@ -191,45 +201,43 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
     Ok(())
 }
 
-fn serve_outbound(
+/// Lends this sidecar's identity to whoever is the workload. Ends with the drain.
+fn lend(
     shared: &Arc<Shared>,
     socket: OutboundSocket,
     workload: Workload,
+    serve: impl Fn(Box<dyn Socket>, Slot) + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let outbound = Outbound::new(shared);
     let shared = Arc::clone(shared);
     match socket {
         OutboundSocket::Tcp(listener) => {
+            let admit = move |stream: &TcpStream| admit_tcp(&workload, stream);
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(lend(shared, listener, outbound, move |stream| {
-                admit_tcp(&workload, stream)
-            }));
+            tokio::spawn(lend_to(shared, listener, admit, serve));
         }
         OutboundSocket::Unix(listener) => {
+            let admit = move |stream: &UnixStream| workload.admit_unix(stream);
             let listener = UnixListener::from_std(listener)?;
-            tokio::spawn(lend(shared, listener, outbound, move |stream| {
-                workload.admit_unix(stream)
-            }));
+            tokio::spawn(lend_to(shared, listener, admit, serve));
         }
     }
     Ok(())
 }
 
-/// Lends this sidecar's identity to whoever is admitted; all others get not even an answer. Ends with the drain.
-async fn lend<L>(
+/// Serves whoever is admitted; all others get not even an answer.
+async fn lend_to<L>(
     shared: Arc<Shared>,
     listener: L,
-    outbound: Arc<Outbound>,
     admit: impl Fn(&L::Stream) -> Result<(), Stranger>,
+    serve: impl Fn(Box<dyn Socket>, Slot),
 ) where
     L: Accept,
     L::Stream: Socket,
 {
     let mut told: Option<Instant> = None;
-    let serve = |stream, slot| {
+    let serve = |stream: L::Stream, slot| {
         let Err(stranger) = admit(&stream) else {
-            tokio::spawn(Arc::clone(&outbound).serve(Box::new(stream), slot));
-            return;
+            return serve(Box::new(stream), slot);
         };
         let metrics = &shared.metrics;
         metrics.connection_refused(Direction::Outbound, "not_the_workload");

@@ -13,7 +13,7 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     match arguments.output.output {
         Output::Json => {
             let inbound = config.proxy.inbound.iter().map(|inbound| {
-                serde_json::json!({"listen": inbound.listen.to_string(), "app": inbound.app.to_string()})
+                serde_json::json!({"listen": inbound.listen.to_string(), "app": inbound.app.to_string(), "protocol": inbound.protocol})
             });
             let services = config
                 .proxy
@@ -23,10 +23,19 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
             let outbound = services.map(|service| {
                 serde_json::json!({"hosts": service.hosts, "identity": service.identity.as_str()})
             });
+            let tcp = config
+                .proxy
+                .outbound
+                .iter()
+                .flat_map(|outbound| &outbound.tcp);
+            let tcp = tcp.map(|service| {
+                serde_json::json!({"listen": service.listen.to_string(), "identity": service.identity.as_str()})
+            });
             let report = serde_json::json!({
                 "id": config.identity.id.as_str(),
                 "inbound": inbound.collect::<Vec<_>>(),
                 "outbound": outbound.collect::<Vec<_>>(),
+                "tcp": tcp.collect::<Vec<_>>(),
                 "policy": {"generation": policy.fingerprint(), "grants": counts.grants, "guards": counts.guards, "limits": counts.limits},
             });
             print_json(&report)?;
@@ -49,6 +58,17 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
                     "outbound  {} -> {}\n",
                     service.hosts.join(", "),
                     service.identity
+                ))?;
+            }
+            for service in config
+                .proxy
+                .outbound
+                .iter()
+                .flat_map(|outbound| &outbound.tcp)
+            {
+                print(format_args!(
+                    "tcp       {} -> {}\n",
+                    service.listen, service.identity
                 ))?;
             }
             print(format_args!(

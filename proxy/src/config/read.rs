@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use identity::SpiffeId;
 use policy::target::host::Host;
 use policy::yaml::{self, Map, Node, Problems};
 
 use super::unique::{Hosts, Listens};
 use super::{
     ADMIN_LISTEN, AccessLog, Admin, Config, Destination, Endpoint, Inbound, Outbound,
-    OutboundListen, SOCKET_MODE, Service, Sizes, Timeouts, WORKERS,
+    OutboundListen, Protocol, SOCKET_MODE, Service, Sizes, TcpService, Timeouts, WORKERS,
 };
 
 /// A longer wait is a slip of the pen, and timers stay far from overflow.
@@ -68,11 +69,12 @@ fn inbound(node: &Node, problems: &Problems, listens: &Listens) -> Option<Inboun
             listens.claim(address(node, problems)?, node, problems)
         });
         let app = map.required("app", app);
-        map.optional("protocol", only("http", &["tcp"]));
+        let protocol = map.optional("protocol", protocol);
         map.optional("mtls", only("strict", &["permissive"]));
         Some(Inbound {
             listen: listen?,
             app: app?,
+            protocol: protocol.unwrap_or(Protocol::Http),
         })
     })
 }
@@ -85,22 +87,7 @@ fn outbound(
 ) -> Option<Outbound> {
     yaml::map(node, problems, |map| {
         let hosts = Hosts::default();
-        let listen = map.required("listen", |node, problems| {
-            outbound_listen(node, problems, listens)
-        });
-        let mode = map
-            .node_of("mode")
-            .map(|node| (node, octal_mode(node, problems)));
-        let listen = match (listen, mode) {
-            (Some(OutboundListen::Unix { path, .. }), Some((_, mode))) => {
-                mode.map(|mode| OutboundListen::Unix { path, mode })
-            }
-            (Some(OutboundListen::Tcp(_)), Some((node, _))) => {
-                problems.push(node.problem("expected no mode: only a Unix socket has one"));
-                None
-            }
-            (listen, _) => listen,
-        };
+        let listen = listen_and_mode(map, listens);
         let uids = map
             .optional("uids", uids)
             .unwrap_or_else(|| vec![rustix::process::geteuid().as_raw()]);
@@ -108,10 +95,49 @@ fn outbound(
             "services",
             yaml::list(|node, problems| service(node, problems, &hosts, response)),
         );
+        let tcp = map.optional(
+            "tcp",
+            yaml::list(|node, problems| tcp_service(node, problems, listens)),
+        );
         Some(Outbound {
             listen: listen?,
             uids,
             services: services?,
+            tcp: tcp.unwrap_or_default(),
+        })
+    })
+}
+
+/// `listen`, and `mode` for a Unix socket.
+fn listen_and_mode(map: &mut Map<'_>, listens: &Listens) -> Option<OutboundListen> {
+    let listen = map.required("listen", |node, problems| {
+        outbound_listen(node, problems, listens)
+    });
+    let problems = map.problems();
+    let mode = map
+        .node_of("mode")
+        .map(|node| (node, octal_mode(node, problems)));
+    match (listen, mode) {
+        (Some(OutboundListen::Unix { path, .. }), Some((_, mode))) => {
+            mode.map(|mode| OutboundListen::Unix { path, mode })
+        }
+        (Some(OutboundListen::Tcp(_)), Some((node, _))) => {
+            problems.push(node.problem("expected no mode: only a Unix socket has one"));
+            None
+        }
+        (listen, _) => listen,
+    }
+}
+
+fn tcp_service(node: &Node, problems: &Problems, listens: &Listens) -> Option<TcpService> {
+    yaml::map(node, problems, |map| {
+        let listen = listen_and_mode(map, listens);
+        let endpoints = map.required("endpoints", some("endpoint", endpoint));
+        let identity = map.required("identity", spiffe_id);
+        Some(TcpService {
+            listen: listen?,
+            endpoints: endpoints?,
+            identity: identity?,
         })
     })
 }
@@ -123,10 +149,7 @@ fn service(node: &Node, problems: &Problems, hosts: &Hosts, response: Duration) 
             some("host", |node, problems| hosts.claim(node, problems)),
         );
         let endpoints = map.required("endpoints", some("endpoint", endpoint));
-        let identity = map.required(
-            "identity",
-            yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
-        );
+        let identity = map.required("identity", spiffe_id);
         let timeout = map.optional("timeout", timeout).unwrap_or(response);
         Some(Service {
             hosts: hosts?,
@@ -260,6 +283,22 @@ fn loopback(node: &Node, problems: &Problems, listens: &Listens) -> Option<Socke
 
 fn address(node: &Node, problems: &Problems) -> Option<SocketAddr> {
     yaml::parsed("an address such as 127.0.0.1:15006")(node, problems)
+}
+
+fn protocol(node: &Node, problems: &Problems) -> Option<Protocol> {
+    match yaml::text(node, problems)?.as_str() {
+        "http" => Some(Protocol::Http),
+        "tcp" => Some(Protocol::Tcp),
+        found => {
+            let found = yaml::shown(found);
+            problems.push(node.problem(format!("expected http or tcp, found {found}")));
+            None
+        }
+    }
+}
+
+fn spiffe_id(node: &Node, problems: &Problems) -> Option<SpiffeId> {
+    yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders")(node, problems)
 }
 
 fn endpoint(node: &Node, problems: &Problems) -> Option<Endpoint> {

@@ -77,7 +77,7 @@ fn all_problems_are_reported_in_one_run_with_their_lines() {
     let found = read(
         r#"inbound:
   - {listen: "0.0.0.0:15006", app: "127.0.0.1", mtls: permissive}
-  - {listen: "127.0.0.1:15006", app: "127.0.0.1:8080", protocol: tcp}
+  - {listen: "127.0.0.1:15006", app: "127.0.0.1:8080", protocol: udp}
 outbound:
   listen: 10.0.0.1:15001
   services:
@@ -94,7 +94,7 @@ listener: here
         "sidecar.yaml:2:36: inbound[0].app: expected host:port such as 10.0.0.7:15006, found \"127.0.0.1\": the port is missing",
         "sidecar.yaml:2:55: inbound[0].mtls: expected strict, found \"permissive\", which is not supported yet",
         "sidecar.yaml:3:14: inbound[1].listen: expected an address of its own, found 127.0.0.1:15006, taken in line 2",
-        "sidecar.yaml:3:66: inbound[1].protocol: expected http, found \"tcp\", which is not supported yet",
+        "sidecar.yaml:3:66: inbound[1].protocol: expected http or tcp, found \"udp\"",
         "sidecar.yaml:5:11: outbound.listen: expected a loopback address such as 127.0.0.1:15000, found 10.0.0.1:15001",
         "sidecar.yaml:7:24: outbound.services[0].hosts[1]: expected each host once, found orders again, first in line 7",
         "sidecar.yaml:7:45: outbound.services[0].endpoints: expected at least one endpoint, found none",
@@ -161,6 +161,39 @@ fn an_app_may_be_on_a_unix_socket_and_then_has_the_listeners_port() {
             "sidecar.yaml:1:42: inbound[0].app: expected an absolute path after unix:, found \"app.sock\""
         ]
     );
+}
+
+#[test]
+fn a_tcp_service_has_a_listener_of_its_own() {
+    let tcp = |service: &str| {
+        read(&format!(
+            "outbound: {{listen: '127.0.0.1:15001', services: [], tcp: [{service}]}}\n"
+        ))
+        .map(|config| config.outbound.unwrap().tcp)
+    };
+    let ends = "endpoints: ['10.0.0.9:15006'], identity: spiffe://demo.test/ns/shop/sa/db";
+    let [service] = &tcp(&format!("{{listen: '127.0.0.1:5432', {ends}}}")).unwrap()[..] else {
+        panic!("expected one service");
+    };
+    assert_eq!(
+        service.listen,
+        OutboundListen::Tcp("127.0.0.1:5432".parse().unwrap())
+    );
+    assert_eq!(service.endpoints[0].port, 15006);
+    assert!(
+        tcp(&format!(
+            "{{listen: 'unix:/run/db.sock', mode: '0660', {ends}}}"
+        ))
+        .is_ok()
+    );
+    for bad in [
+        format!("{{listen: '0.0.0.0:5432', {ends}}}"),
+        format!("{{listen: '127.0.0.1:15001', {ends}}}"),
+        format!("{{listen: '127.0.0.1:5432', hosts: [db], {ends}}}"),
+        "{listen: '127.0.0.1:5432', endpoints: [], identity: spiffe://demo.test/db}".to_owned(),
+    ] {
+        assert_eq!(tcp(&bad).map_err(|found| found.len()), Err(1), "{bad}");
+    }
 }
 
 #[test]

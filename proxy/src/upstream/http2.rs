@@ -11,15 +11,15 @@ pub(crate) use lane::{Stream, length};
 pub(crate) use rotation::keep_fresh;
 
 use super::http1::Pool;
-use super::{Deadlines, Upstream, connect};
+use super::{Deadlines, Upstream, connect, connect_sidecar};
 use crate::config::Destination;
 use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
-use crate::metrics::{Direction, Metrics};
+use crate::metrics::Metrics;
 use crate::normalize::Rejection;
-use crate::tls::{Alpn, Connector, tls_reason};
+use crate::tls::{Alpn, Connector};
 use crate::upgrade::Upgrade;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -232,24 +232,15 @@ impl Lanes {
                     Ok(Connected::Lane(Lane::open(stream, None).await?))
                 }
                 Remote::Sidecar { connector, metrics } => {
-                    let credentials = connector.credentials()?;
-                    let stream = connect(&self.destination).await?;
-                    let connected = connector.connect(credentials, stream).await;
-                    let connected = connected.inspect_err(|error| {
-                        let reason = match error {
-                            ConnectError::Handshake(error) => tls_reason(error),
-                            other => other.reason(),
-                        };
-                        metrics.handshake_failure(Direction::Outbound, reason);
-                    })?;
-                    metrics.handshake(Direction::Outbound);
+                    let connected = connect_sidecar(&self.destination, connector, metrics).await?;
                     let (tls, validity) = (
                         Box::new(connected.tls),
                         Validity::new(SystemTime::now(), connected.ends),
                     );
                     Ok(match connected.alpn {
                         Alpn::Http2 => Connected::Lane(Lane::open(tls, Some(validity)).await?),
-                        Alpn::Http1 => {
+                        // What was not offered is not agreed to.
+                        Alpn::Http1 | Alpn::Tcp => {
                             let wire = Wire::new(tls, BytesMut::new());
                             let retire_at = Some(validity.retire_at);
                             Connected::Http1(Box::new(Http1Connection::new(wire, retire_at)))

@@ -14,7 +14,8 @@ use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
 use proxy::admin::PolicyStatus;
 use proxy::config::{
-    AccessLog, Admin, Endpoint, Inbound, Outbound, OutboundListen, Service, Sizes, Timeouts,
+    AccessLog, Admin, Endpoint, Inbound, Outbound, OutboundListen, Protocol, Service, Sizes,
+    Timeouts,
 };
 use proxy::drain::{Drain, Readiness};
 use proxy::{Address, Config, IdentityFeed, IdentityState, PolicyFeed, Proxy, ReloadHandle};
@@ -37,6 +38,7 @@ pub(crate) struct Sidecar {
     pub(crate) inbound: SocketAddr,
     pub(crate) admin: SocketAddr,
     outbound: Option<Address>,
+    pub(crate) tcp: Vec<Address>,
     pub(crate) svid: watch::Sender<Option<Arc<Svid>>>,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) reload: ReloadHandle,
@@ -113,6 +115,7 @@ pub(crate) fn sidecar(
         inbound: addresses.inbound[0],
         admin: addresses.admin,
         outbound: addresses.outbound,
+        tcp: addresses.tcp,
         svid,
         policy,
         reload,
@@ -129,6 +132,7 @@ fn config(app: SocketAddr) -> Config {
         inbound: vec![Inbound {
             listen: any,
             app: endpoint(app).into(),
+            protocol: Protocol::Http,
         }],
         outbound: None,
         timeouts: Timeouts::default(),
@@ -156,6 +160,7 @@ pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
         listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
         uids: vec![uid],
         services,
+        tcp: Vec::new(),
     })
 }
 

@@ -23,3 +23,4 @@ mod outbound; // Where the workload may go, and how identities rotate under it.
 mod spoof; // Fields that claim an identity, in every spelling.
 mod stalled; // Bodies that stop moving, in either direction.
 mod strangers; // Certificates that let nobody in.
+mod tcp; // Bytes that nobody looks into: who may send them, and for how long.

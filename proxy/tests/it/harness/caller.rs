@@ -160,7 +160,10 @@ pub(crate) async fn tls(
 ) -> io::Result<TlsStream<TcpStream>> {
     let orders = SpiffeId::parse(super::ORDERS).unwrap();
     let bundle = Arc::new(Arc::new(authority.bundle()));
-    let config = identity::tls::client_config(svid, bundle, orders, &[alpn]);
+    let names = [alpn];
+    // Without a name nothing is asked for.
+    let names = &names[usize::from(alpn.is_empty())..];
+    let config = identity::tls::client_config(svid, bundle, orders, names);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let stream = TcpStream::connect(to).await?;
     connector
