@@ -8,8 +8,9 @@ use std::{
 use identity::SpiffeId;
 
 use crate::{
-    document::{self, Document, Grant, Guard, HttpProfile, Scope, SharedLimit, TestFile},
+    document::{self, Document, Grant, Guard, Scope, ScopedProfile, SharedLimit, TestFile},
     pattern::IdPattern,
+    profile::HttpProfile,
     view::{Caller, Latest, Policy, Selection},
     yaml::{self, Place, Problem, Problems},
 };
@@ -90,7 +91,9 @@ pub(crate) struct Rules {
     pub(crate) grants: Vec<Grant>,
     pub(crate) guards: Vec<Guard>,
     pub(crate) limits: Vec<SharedLimit>,
-    pub(crate) profiles: Vec<HttpProfile>,
+    pub(crate) profiles: Vec<ScopedProfile>,
+    /// What holds without a document.
+    pub(crate) strict: HttpProfile,
     pub(crate) tests: Vec<TestFile>,
 }
 
@@ -118,7 +121,19 @@ impl Rules {
                 reaches(&guard.scope) && !is_one_of(&guard.except)
             }),
             limits: indices(&self.limits, |limit| reaches(&limit.scope)),
+            profile: self.profile_of(callee, port),
         }
+    }
+
+    /// Of several documents any will do: compiling has seen to it that they say the same.
+    pub(crate) fn profile_of(&self, callee: &SpiffeId, port: u16) -> Option<u32> {
+        let mut numbered = (0..).zip(&self.profiles);
+        let found = numbered.find(|(_, profile)| profile.scope.reaches(callee, port));
+        found.map(|(index, _)| index)
+    }
+
+    pub(crate) fn profile(&self, index: Option<u32>) -> &HttpProfile {
+        index.map_or(&self.strict, |index| &self.profiles[index as usize].profile)
     }
 }
 
@@ -184,15 +199,15 @@ fn no_limit_twice(rules: &Rules, problems: &Problems) {
 }
 
 /// Two readings of one request are what request smuggling is made of.
-fn one_reading(profiles: &[HttpProfile], problems: &Problems) {
+fn one_reading(profiles: &[ScopedProfile], problems: &Problems) {
     for (index, profile) in profiles.iter().enumerate() {
-        let differs = |other: &&HttpProfile| {
+        let differs = |other: &&ScopedProfile| {
             other.profile != profile.profile && other.scope.overlaps(&profile.scope)
         };
         if let Some(other) = profiles[..index].iter().find(differs) {
-            let name = &other.name;
+            let (name, other) = (&profile.name, &other.name);
             problems.push(profile.place.problem(format!(
-                "HttpProfile {name} says otherwise for the same callees"
+                "HttpProfiles {other} and {name} differ and reach the same callee and port; one document says it all"
             )));
         }
     }

@@ -4,6 +4,7 @@
 //! that the format reserves and this version does not do yet is listed in [`later`] and refused, never skipped.
 
 mod clause;
+mod http_profile;
 mod later;
 mod limits;
 mod scope;
@@ -18,10 +19,11 @@ pub(crate) use validity::Validity;
 use crate::{
     limit::LimitSpec,
     pattern::IdPattern,
-    target::{EmptySegments, EncodedSlash, PathParams, Profile},
+    profile::HttpProfile,
     yaml::{self, Map, Node, Place, Problems, shown},
 };
 use clause::{Role, clauses};
+use http_profile::http_profile;
 use limits::Counted;
 use scope::{id_patterns, port, scope};
 use validity::validity;
@@ -34,7 +36,7 @@ pub(crate) enum Document {
     Grant(Grant),
     Guard(Guard),
     Limit(SharedLimit),
-    HttpProfile(HttpProfile),
+    HttpProfile(ScopedProfile),
     Test(TestFile),
 }
 
@@ -76,11 +78,11 @@ pub(crate) struct SharedLimit {
 
 /// How requests to a port are read.
 #[derive(Debug)]
-pub(crate) struct HttpProfile {
+pub(crate) struct ScopedProfile {
     pub(crate) name: String,
     pub(crate) place: Place,
     pub(crate) scope: Scope,
-    pub(crate) profile: Profile,
+    pub(crate) profile: HttpProfile,
 }
 
 /// Reads one document; reports what is wrong with it and gives `None` then, at the latest when the caller looks at
@@ -221,43 +223,6 @@ fn shared_limit(map: &mut Map<'_>, meta: Meta) -> Option<Document> {
         place: meta.place,
         scope: scope?,
         limits: limits?,
-    }))
-}
-
-fn http_profile(map: &mut Map<'_>, meta: Meta) -> Option<Document> {
-    later::refuse(map, later::HTTP_PROFILE);
-    let scope = scope(map, &meta);
-    let encoded_slash = map.optional(
-        "encodedSlash",
-        yaml::word(&[
-            ("opaque", EncodedSlash::Opaque),
-            ("reject", EncodedSlash::Reject),
-        ]),
-    );
-    let path_params = map.optional(
-        "pathParams",
-        yaml::word(&[
-            ("literal", PathParams::Literal),
-            ("reject", PathParams::Reject),
-        ]),
-    );
-    let empty_segments = map.optional(
-        "emptySegments",
-        yaml::word(&[
-            ("literal", EmptySegments::Literal),
-            ("reject", EmptySegments::Reject),
-        ]),
-    );
-    purpose(map, Presence::Optional);
-    Some(Document::HttpProfile(HttpProfile {
-        name: meta.name,
-        place: meta.place,
-        scope: scope?,
-        profile: Profile {
-            encoded_slash: encoded_slash.unwrap_or_default(),
-            path_params: path_params.unwrap_or_default(),
-            empty_segments: empty_segments.unwrap_or_default(),
-        },
     }))
 }
 

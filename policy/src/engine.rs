@@ -2,6 +2,7 @@
 
 mod connection;
 mod fold;
+mod preflight;
 pub(crate) mod trie;
 
 use std::{
@@ -75,6 +76,15 @@ pub enum Decision<'v> {
     Deny(Deny<'v>),
     /// 400, or grpc-status 3: not a well-formed request for the protocol the policy speaks of here.
     Reject(Reason),
+}
+
+impl<'v> Decision<'v> {
+    fn denied_by(guard: &'v str) -> Self {
+        Self::Deny(Deny {
+            reason: Reason::ExplicitDeny,
+            rule: Some(guard),
+        })
+    }
 }
 
 /// A request or an opaque TCP connection that some grant allows.
@@ -189,25 +199,39 @@ impl View {
             return Decision::Reject(Reason::GrpcBadPath);
         }
         if let Some(guard) = self.guard_against(request) {
-            return Decision::Deny(Deny {
-                reason: Reason::ExplicitDeny,
-                rule: Some(guard),
-            });
+            return Decision::denied_by(guard);
         }
+        let method = Methods::bit(request.method);
+        let granted = self.granted(request.path, now, |rule, grant| match rule.methods {
+            Some(methods) if methods & method == 0 => Err(Reason::NoMatchingAllow),
+            Some(_) => Ok(()),
+            None => matches(&grant.allow.requests[rule.id.rule as usize], request),
+        });
+        match granted {
+            Ok(mut allow) => {
+                self.add_shared_limits(request, &mut allow.limits);
+                Decision::Allow(allow)
+            }
+            Err(reason) => Decision::Deny(Deny { reason, rule: None }),
+        }
+    }
+
+    /// The grants that hold at `now` and have a rule whose path matches and that `permits`.
+    fn granted(
+        &self,
+        path: &str,
+        now: SystemTime,
+        permits: impl Fn(&GrantRule, &Grant) -> Result<(), Reason>,
+    ) -> Result<Allow<'_>, Reason> {
         let mut allow: Option<Allow<'_>> = None;
         let mut reason = Reason::NoMatchingAllow;
-        let method = Methods::bit(request.method);
         // Grants that had their limits listed: two rules of one grant charge it once.
         let mut charged: SmallVec<[u32; 8]> = SmallVec::new();
-        self.grants.narrow(request.path, &mut |rule| {
+        self.grants.narrow(path, &mut |rule| {
             let grant = &self.rules.grants[rule.id.document as usize];
-            let permitted = match rule.methods {
-                Some(methods) if methods & method == 0 => Err(Reason::NoMatchingAllow),
-                Some(_) => Ok(()),
-                None => matches(&grant.allow.requests[rule.id.rule as usize], request),
-            };
             let within = rule.validity.contains(now);
-            let permitted = permitted.and(within.then_some(()).ok_or(Reason::OutsideValidity));
+            let permitted =
+                permits(&rule, grant).and(within.then_some(()).ok_or(Reason::OutsideValidity));
             if let Err(refusal) = permitted {
                 reason = reason.max(refusal);
                 return;
@@ -220,11 +244,7 @@ impl View {
                 allow.limits.extend(&grant.limits);
             }
         });
-        let Some(mut allow) = allow else {
-            return Decision::Deny(Deny { reason, rule: None });
-        };
-        self.add_shared_limits(request, &mut allow.limits);
-        Decision::Allow(allow)
+        allow.ok_or(reason)
     }
 
     fn guard_against(&self, request: &Attributes<'_>) -> Option<&str> {

@@ -9,8 +9,8 @@ use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    Attributes, Caller, Decision, Headers, Policy, View,
-    target::{self, Profile, Reject, host},
+    Attributes, Caller, Decision, Headers, HttpProfile, Policy, View,
+    target::{self, Reject, host},
 };
 
 /// What somebody would do, as they would describe it.
@@ -108,8 +108,10 @@ pub fn explain(policy: &Policy, question: &Question<'_>) -> Explanation {
             nearest::to_connection(policy, question)
         }),
         Call::Request(request) => {
-            let profile = policy.profile(question.callee, question.port);
-            explain_request(policy, question, request, &view, &profile)
+            if !takes_upgrade(view.profile(), request.headers) {
+                return Explanation::rejected("upgrade_not_enabled");
+            }
+            explain_request(policy, question, request, &view)
                 .unwrap_or_else(|reject| Explanation::rejected(reject.reason()))
         }
     }
@@ -120,10 +122,9 @@ fn explain_request(
     question: &Question<'_>,
     request: &Request<'_>,
     view: &View,
-    profile: &Profile,
 ) -> Result<Explanation, Reject> {
     target::check_method(request.method)?;
-    let target = target::canonicalise(request.target.as_bytes(), profile)?;
+    let target = target::canonicalise(request.target.as_bytes(), &view.profile().target)?;
     let host = match (request.host, target.authority) {
         (None, None) => None,
         (host, authority) => {
@@ -137,10 +138,37 @@ fn explain_request(
         host: host.as_ref().map_or("", |host| host.name()),
         headers: request.headers,
     };
-    let decision = view.decide_at(&attributes, question.at);
+    let is_bare = BEYOND_THE_HEAD
+        .iter()
+        .all(|name| occurrences(request.headers, name) == 0);
+    let decision = if is_bare {
+        view.decide_or_preflight_at(&attributes, question.at)
+    } else {
+        view.decide_at(&attributes, question.at)
+    };
     Ok(Explanation::new(decision, Some(attributes.path), || {
         nearest::to_request(policy, question, &attributes)
     }))
+}
+
+/// Fields by which a request is more than its head, and hence no CORS preflight.
+const BEYOND_THE_HEAD: [&str; 3] = ["content-length", "transfer-encoding", "upgrade"];
+
+/// Whether a callee takes the upgrade that a request asks for, if it does. An offer of h2c alone is none: it is removed.
+fn takes_upgrade(profile: &HttpProfile, headers: &dyn Headers) -> bool {
+    let mut taken = true;
+    headers.values("upgrade", &mut |value| {
+        let mut listed = profile.upgrades().iter();
+        taken &= value.eq_ignore_ascii_case(b"h2c")
+            || listed.any(|token| value.eq_ignore_ascii_case(token.as_bytes()));
+    });
+    taken && occurrences(headers, "upgrade") <= 1
+}
+
+fn occurrences(headers: &dyn Headers, name: &str) -> usize {
+    let mut count = 0;
+    headers.values(name, &mut |_| count += 1);
+    count
 }
 
 impl Explanation {

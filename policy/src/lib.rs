@@ -18,6 +18,8 @@ pub mod target;
 
 mod pattern;
 
+mod profile;
+
 mod document;
 
 mod compile;
@@ -38,4 +40,5 @@ pub use compile::{Options, ROOT_NAMESPACE, Source, compile};
 pub use engine::{
     Allow, Attributes, Decision, Deny, Headers, LimitList, METHOD_OVERRIDES, Reason, is_same_field,
 };
+pub use profile::HttpProfile;
 pub use view::{Caller, Counts, Latest, Policy, View};

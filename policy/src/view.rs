@@ -16,7 +16,7 @@ use crate::{
     compile::Rules,
     engine::trie::{RuleId, Trie},
     engine::{Connections, GrantRule},
-    target::Profile,
+    profile::HttpProfile,
 };
 
 /// Most (caller, callee, port) triples whose views are remembered; the ones used least recently go first. Callers are
@@ -91,16 +91,6 @@ impl Policy {
             limits: self.rules.limits.len(),
             profiles: self.rules.profiles.len(),
         }
-    }
-
-    /// How requests to this callee and port are read; strict unless an HttpProfile document says otherwise.
-    pub fn profile(&self, callee: &SpiffeId, port: u16) -> Profile {
-        let mut matching = self
-            .rules
-            .profiles
-            .iter()
-            .filter(|p| p.scope.reaches(callee, port));
-        matching.next().map(|p| p.profile).unwrap_or_default()
     }
 
     /// What concerns this caller, callee and port. Resolving patterns costs time in the number of documents, so a
@@ -184,6 +174,7 @@ pub(crate) struct Selection {
     pub(crate) grants: Vec<u32>,
     pub(crate) guards: Vec<u32>,
     pub(crate) limits: Vec<u32>,
+    pub(crate) profile: Option<u32>,
 }
 
 impl Selection {
@@ -203,6 +194,7 @@ pub struct View {
     pub(crate) guards: Trie,
     pub(crate) limits: Trie,
     pub(crate) connections: Connections,
+    profile: Option<u32>,
     /// Whether some rule speaks of gRPC: then a gRPC call has to have a gRPC path.
     pub(crate) grpc: bool,
 }
@@ -233,6 +225,7 @@ impl View {
         }
         Self {
             connections: Connections::new(&rules, selection),
+            profile: selection.profile,
             rules,
             latest,
             grants,
@@ -240,6 +233,11 @@ impl View {
             limits,
             grpc,
         }
+    }
+
+    /// What this callee and port take of HTTP; strict unless an HttpProfile document says otherwise.
+    pub fn profile(&self) -> &HttpProfile {
+        self.rules.profile(self.profile)
     }
 }
 

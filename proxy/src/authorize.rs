@@ -8,7 +8,6 @@ use crate::worker::Shared;
 use http::HeaderMap;
 use http::request::Parts;
 use identity::SpiffeId;
-use policy::target::Profile;
 use policy::{Allow, Attributes, Caller, Decision, Policy, View};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +20,6 @@ use tokio::sync::watch;
 pub(crate) struct Rules {
     policy: Arc<Policy>,
     view: Arc<View>,
-    profile: Profile,
 }
 
 impl Rules {
@@ -31,9 +29,10 @@ impl Rules {
 
     /// How the requests of the connection are to be read.
     pub(crate) fn reading<'r>(&'r self, hosts: &'r Hosts) -> Reading<'r> {
+        let profile = self.view.profile();
         Reading {
-            profile: &self.profile,
-            upgrades: Upgrades::Listed(&[]),
+            profile: &profile.target,
+            upgrades: Upgrades::Listed(profile.upgrades()),
             hosts,
         }
     }
@@ -121,7 +120,6 @@ pub(crate) async fn reached(moment: Option<SystemTime>) {
 fn rules(policy: &Arc<Policy>, peer: &Peer, callee: &SpiffeId, port: u16) -> Arc<Rules> {
     Arc::new(Rules {
         view: policy.view(Caller::Identity(peer.id()), callee, port),
-        profile: policy.profile(callee, port),
         policy: Arc::clone(policy),
     })
 }

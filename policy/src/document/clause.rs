@@ -191,6 +191,16 @@ fn methods(node: &Node, problems: &Problems) -> Option<Methods> {
     Some(listed.map_or(Methods::Any, Methods::Listed))
 }
 
+/// Fields that are taken out of a request before it is decided on (RFC 9110, section 7.6.1): a guard that asks for one
+/// would never hold.
+const OF_THE_CONNECTION: [&str; 5] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "transfer-encoding",
+    "upgrade",
+];
+
 fn headers(role: Role, node: &Node, problems: &Problems) -> Option<Vec<HeaderRule>> {
     non_empty(node, problems, |node, problems| {
         yaml::map(node, problems, |map| {
@@ -202,7 +212,13 @@ fn headers(role: Role, node: &Node, problems: &Problems) -> Option<Vec<HeaderRul
                         shown(&name)
                     )));
                 }
-                Some(name.to_ascii_lowercase())
+                let name = name.to_ascii_lowercase();
+                if OF_THE_CONNECTION.contains(&name.as_str()) {
+                    problems.push(node.problem(format!(
+                        "no rule sees `{name}`: it belongs to the connection, not to the request"
+                    )));
+                }
+                Some(name)
             });
             let value = |node: &Node, problems: &Problems| {
                 let value = yaml::text(node, problems)?;

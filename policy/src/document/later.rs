@@ -18,7 +18,6 @@ pub(super) const LIMIT: &[&str] = &[
     "scope",
     "whenDown",
 ];
-pub(super) const HTTP_PROFILE: &[&str] = &["upgrade", "http10", "cors"];
 
 pub(super) fn refuse(map: &mut Map<'_>, keys: &'static [&'static str]) {
     for key in keys {

@@ -52,10 +52,7 @@ impl View {
     pub(crate) fn admit_at(&self, now: SystemTime) -> Decision<'_> {
         let concern = &self.connections;
         if let Some(guard) = concern.guard {
-            return Decision::Deny(Deny {
-                reason: Reason::ExplicitDeny,
-                rule: Some(&self.rules.guards[guard as usize].name),
-            });
+            return Decision::denied_by(&self.rules.guards[guard as usize].name);
         }
         let mut allow: Option<Allow<'_>> = None;
         let mut reason = Reason::NoMatchingAllow;

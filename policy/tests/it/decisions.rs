@@ -308,19 +308,6 @@ fn callers_for_whom_the_same_holds_share_a_view() {
 }
 
 #[test]
-fn a_profile_holds_for_its_callee_and_port_only() {
-    let policy = policy(&document(
-        "HttpProfile",
-        "p",
-        "ports: [8080], encodedSlash: opaque",
-    ));
-    let strict = policy::target::Profile::default();
-    assert_ne!(policy.profile(&id(ORDERS), 8080), strict);
-    assert_eq!(policy.profile(&id(ORDERS), 80), strict);
-    assert_eq!(policy.profile(&id(FRONTEND), 8080), strict);
-}
-
-#[test]
 fn a_generation_is_a_matter_of_content() {
     let a = source(&guard("a", "deny: [{path: /a}]"));
     let b = Source {

@@ -18,6 +18,8 @@ mod laws;
 mod normalisers;
 /// Decisions against a dull oracle, and against what servers make of a path.
 mod oracle;
+/// What a callee's port takes beyond the strict profile: upgrades, HTTP/1.0, CORS preflights.
+mod profiles;
 /// Documents that must not be accepted, and what their authors are told.
 mod refusals;
 /// explain, lint and test.

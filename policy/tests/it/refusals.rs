@@ -349,16 +349,40 @@ fn kinds_versions_and_keys_of_later_or_never_are_refused() {
             "spec.from: unknown key; known here: when, to, ports, deny, except, purpose, tests",
         ),
         (
-            document("HttpProfile", "p", "upgrade: [websocket]"),
-            "spec.upgrade: `upgrade` is not supported yet",
+            document("HttpProfile", "p", "upgrade: []"),
+            "spec.upgrade: expected at least one item, found none",
         ),
         (
-            document("HttpProfile", "p", "http10: true"),
-            "spec.http10: `http10` is not supported yet",
+            document("HttpProfile", "p", "upgrade: websocket"),
+            "spec.upgrade: expected a list, found \"websocket\"",
         ),
         (
-            document("HttpProfile", "p", "cors: preflight"),
-            "spec.cors: `cors` is not supported yet",
+            document("HttpProfile", "p", "upgrade: [\"web socket\"]"),
+            "spec.upgrade[0]: expected the name of a protocol such as websocket, found \"web socket\"",
+        ),
+        (
+            document("HttpProfile", "p", "upgrade: [\"a/b/c\"]"),
+            "spec.upgrade[0]: expected the name of a protocol such as websocket, found \"a/b/c\"",
+        ),
+        (
+            document("HttpProfile", "p", "upgrade: [websocket, H2C]"),
+            "spec.upgrade[1]: an upgrade to `h2c` would carry requests that no rule is asked about",
+        ),
+        (
+            document("HttpProfile", "p", "upgrade: [TLS/1.0]"),
+            "spec.upgrade[0]: an upgrade to `tls` would carry requests that no rule is asked about",
+        ),
+        (
+            document("HttpProfile", "p", "http10: allow"),
+            "spec.http10: expected true or false, found \"allow\"",
+        ),
+        (
+            document("HttpProfile", "p", "cors: allow"),
+            "spec.cors: expected one of preflight, found \"allow\"",
+        ),
+        (
+            guard("g", "deny: [{headers: [{name: Upgrade, present: true}]}]"),
+            "spec.deny[0].headers[0].name: no rule sees `upgrade`: it belongs to the connection, not to the request",
         ),
         (
             document("HttpProfile", "p", "encodedSlash: decode"),
@@ -389,9 +413,21 @@ fn documents_that_contradict_each_other_are_refused() {
     let profiles = |first: &str, second: &str| {
         problems(&(document("HttpProfile", "a", first) + &document("HttpProfile", "b", second)))
     };
+    let differ = [
+        "metadata: HttpProfiles shop/a and shop/b differ and reach the same callee and port; one document says it all",
+    ];
+    for (first, second) in [
+        ("encodedSlash: opaque", "pathParams: literal"),
+        ("upgrade: [websocket]", "upgrade: [websocket, tcp]"),
+        ("upgrade: [websocket]", "ports: [80]"),
+        ("http10: true", "http10: false"),
+        ("cors: preflight", "http10: true"),
+    ] {
+        assert_eq!(profiles(first, second), differ, "{first} and {second}");
+    }
     assert_eq!(
-        profiles("encodedSlash: opaque", "pathParams: literal"),
-        ["metadata: HttpProfile shop/a says otherwise for the same callees"]
+        profiles("upgrade: [websocket, tcp]", "upgrade: [TCP, WebSocket]"),
+        Vec::<String>::new()
     );
     assert_eq!(
         profiles("ports: [1], encodedSlash: opaque", "ports: [2]"),
