@@ -49,6 +49,12 @@ impl BundleSource for Arc<TrustBundle> {
     }
 }
 
+/// Application data in a record that we send, at most. With the 22 bytes that TLS 1.3 adds (RFC 8446 section 5.2) that is
+/// 16 KiB: what is larger, the allocator does not hand out again while it is still in the cache.
+pub const RECORD_BYTES: usize = 16 * 1024 - 22;
+/// What rustls calls a fragment includes the five bytes of a record's head.
+const FRAGMENT_BYTES: usize = RECORD_BYTES + 5;
+
 /// Whether a client may come without a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientAuth {
@@ -80,6 +86,7 @@ pub fn client_config(
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
+    config.max_fragment_size = Some(FRAGMENT_BYTES);
     config
 }
 
@@ -113,6 +120,7 @@ pub fn server_config_resolving(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.max_fragment_size = Some(FRAGMENT_BYTES);
     config
 }
 

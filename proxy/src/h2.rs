@@ -9,6 +9,7 @@ use crate::body::{Broken, Piece};
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
+use identity::tls::RECORD_BYTES;
 use std::task::{Context, Poll, ready};
 
 /// What one stalled body may hold in us (RFC 9113 section 6.9.2 starts at 64 KiB, too).
@@ -16,9 +17,11 @@ pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;
 /// What a stream may have queued for a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 
-/// Longest frame: what fits a window twice, so that one can be on its way while the other is read. Longer than the 16 KiB
-/// that HTTP/2 starts with, since each frame is a write of its own.
-pub(crate) const FRAME: u32 = 32 * 1024;
+/// Longest frame: what fits a window twice, so that one can be on its way while the other is read. With its head it fills
+/// two records to the last byte.
+pub(crate) const FRAME: u32 = 2 * RECORD_BYTES as u32 - FRAME_HEAD;
+/// What stands before the payload of a frame (RFC 9113 section 4.1).
+const FRAME_HEAD: u32 = 9;
 
 /// The most of a body that is sent before the reader has made room.
 const SHORT: usize = 4 * 1024;

@@ -1,5 +1,6 @@
 //! Connections of any kind, and how much of what we send them they take.
 
+use crate::tls;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use std::io;
@@ -7,7 +8,6 @@ use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, Join};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::{client, server};
 
 /// Any kind of connection. Boxed, so that HTTP is compiled once and not once for each kind.
 pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
@@ -39,15 +39,9 @@ impl Socket for Box<dyn Socket> {
     }
 }
 
-impl<S: Socket> Socket for server::TlsStream<S> {
+impl<S: Socket> Socket for tls::Stream<S> {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().0.poll_room(cx)
-    }
-}
-
-impl<S: Socket> Socket for client::TlsStream<S> {
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().0.poll_room(cx)
+        self.socket_mut().poll_room(cx)
     }
 }
 

@@ -3,6 +3,10 @@
 //! Path validation is `identity`'s. What is decided here: both sides authenticate, nothing is ever resumed (rustls resumes
 //! without asking the verifier), and an expired SVID of our own is never presented.
 
+mod stream;
+
+pub(crate) use stream::Stream;
+
 use crate::IdentityFeed;
 use crate::config::Protocol;
 use crate::error::ConnectError;
@@ -19,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
@@ -104,7 +108,7 @@ impl Acceptor {
         let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(&chain[0]));
         let alpn = alpn(session.alpn_protocol());
         Ok(Accepted {
-            tls,
+            tls: Stream::server(tls, alpn),
             peer,
             alpn,
             ends,
@@ -115,7 +119,7 @@ impl Acceptor {
 
 /// A finished handshake.
 pub(crate) struct Accepted<S> {
-    pub(crate) tls: server::TlsStream<S>,
+    pub(crate) tls: Stream<S>,
     pub(crate) peer: Peer,
     pub(crate) alpn: Alpn,
     /// When the first of the two certificates expires: the connection must not outlive it.
@@ -209,17 +213,18 @@ impl Connector {
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is for how long.
         let leaf = self.live.verify(chain, Usage::Server, SystemTime::now())?;
+        let alpn = alpn(session.alpn_protocol());
         Ok(Connected {
-            alpn: alpn(session.alpn_protocol()),
+            tls: Stream::client(tls, alpn),
+            alpn,
             ends: leaf.not_after.min(own.svid.leaf().not_after),
-            tls,
         })
     }
 }
 
 /// A finished handshake with a server.
 pub(crate) struct Connected<S> {
-    pub(crate) tls: client::TlsStream<S>,
+    pub(crate) tls: Stream<S>,
     pub(crate) alpn: Alpn,
     /// When the first of the two certificates expires.
     pub(crate) ends: SystemTime,

@@ -4,6 +4,7 @@
 //! a head and a short body. Large pieces are not copied. Nothing here is unbounded: whoever sends asks for room first, and
 //! whoever reads takes what is there before more is read.
 
+use crate::h2::FRAME;
 use crate::socket::Socket;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -15,8 +16,8 @@ use tokio_util::io::poll_read_buf;
 
 /// A first read: most heads are smaller.
 pub(crate) const FIRST_READ: usize = 2 * 1024;
-/// The most that one read takes; also what one large body holds in us on this side.
-pub(super) const MOST_READ: usize = 64 * 1024;
+/// The most that one read takes; also what one large body holds in us on this side. Two frames of HTTP/2.
+pub(super) const MOST_READ: usize = 2 * FRAME as usize;
 /// Pieces up to this size are copied behind the head.
 const SMALL: usize = 2 * 1024;
 /// No more is taken for sending while this much waits.
