@@ -1,8 +1,11 @@
 //! The operator's log: one JSON object a line on standard error.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-/// Names the variable that sets the log's level, in `tracing` filter syntax.
+/// Names the variable that sets the log's level: one for all, and others for what begins with a path, as in `info,proxy=debug`.
 const LEVEL_VARIABLE: &str = "TIPSTAFF_LOG";
 
 /// Installs the process-wide subscriber. The default level is `info`.
@@ -10,23 +13,23 @@ const LEVEL_VARIABLE: &str = "TIPSTAFF_LOG";
 /// # Errors
 /// When the filter in `TIPSTAFF_LOG` does not parse.
 pub(crate) fn init() -> anyhow::Result<()> {
-    let filter = match std::env::var_os(LEVEL_VARIABLE) {
-        None => EnvFilter::new("info"),
-        Some(text) => {
-            let text = text.to_string_lossy();
-            EnvFilter::try_new(&*text).map_err(|error| {
-                anyhow::anyhow!("{LEVEL_VARIABLE}: expected a level or a filter such as `info,proxy=debug`, found `{text}`: {error}")
-            })?
-        }
+    let levels = match std::env::var_os(LEVEL_VARIABLE) {
+        None => "info".to_owned(),
+        Some(text) => text.to_string_lossy().into_owned(),
     };
-    tracing_subscriber::fmt()
+    let levels: Targets = levels.parse().map_err(|error| {
+        anyhow::anyhow!("{LEVEL_VARIABLE}: expected a level or a filter such as `info,proxy=debug`, found `{levels}`: {error}")
+    })?;
+    let lines = fmt::layer()
         .json()
         .flatten_event(true)
-        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         // Without this a line that cannot be written is complained about on standard error, and that panics when it is what
         // fails: a full disk under the log would end the sidecar.
-        .log_internal_errors(false)
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(levels)
         .init();
     Ok(())
 }
