@@ -23,9 +23,10 @@ const BACKLOG: i32 = 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the kernel may hold for a caller beyond what it has sent. Without a bound it takes 4 MiB for each that reads slowly,
-/// and filling that for hundreds at once kept everyone else waiting for seconds. Four times what a TLS record or a turn of a
-/// relay holds, so that one who reads fast does not wait.
-pub(crate) const UNSENT: u32 = 256 * 1024;
+/// and filling that for hundreds at once kept everyone else waiting for seconds. Twice what a turn of a relay
+/// holds, so that one who reads fast does not wait; with more, thousands of slow readers bring the kernel to its own bound
+/// (`tcp_mem`), and what it then does not take stays with us.
+pub(crate) const UNSENT: u32 = 128 * 1024;
 
 /// All listening sockets: one set per worker.
 #[derive(Debug)]
