@@ -35,7 +35,7 @@ fn slow_app() -> (SocketAddr, Receiver<()>) {
 fn a_sidecar_told_to_stop_finishes_the_request_in_flight_takes_no_new_one_and_exits_with_0() {
     let (app, arrivals) = slow_app();
     let mut mesh = Mesh::with(&Options {
-        app: Some(app),
+        app: Some(app.to_string()),
         ..Options::default()
     });
     let outbound = mesh.storefront.outbound;

@@ -3,9 +3,11 @@
 pub(crate) mod app;
 pub(crate) mod http;
 pub(crate) mod load;
+pub(crate) mod sidecar;
 
 use app::App;
-use http::{Reply, get};
+pub(crate) use sidecar::Sidecar;
+use sidecar::{Role, start};
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -227,51 +229,6 @@ impl Ca {
     }
 }
 
-/// A running sidecar.
-#[derive(Debug)]
-pub(crate) struct Sidecar {
-    pub(crate) process: Process,
-    pub(crate) inbound: SocketAddr,
-    pub(crate) outbound: SocketAddr,
-    pub(crate) admin: SocketAddr,
-    pub(crate) socket: PathBuf,
-    pub(crate) config: PathBuf,
-}
-
-impl Sidecar {
-    /// A call as the workload beside this sidecar makes it.
-    pub(crate) fn call(&self, method: &str, target: &str) -> Reply {
-        http::call(
-            self.outbound,
-            &format!("{method} {target} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n"),
-        )
-    }
-
-    pub(crate) fn ready(&self) -> bool {
-        get(self.admin, "/ready").is_some_and(|reply| reply.status == 200)
-    }
-
-    pub(crate) fn identity(&self) -> serde_json::Value {
-        let reply = get(self.admin, "/identity").expect("the admin port answers");
-        serde_json::from_str(&reply.body).expect("JSON")
-    }
-
-    pub(crate) fn serial(&self) -> String {
-        self.identity()["serial"]
-            .as_str()
-            .expect("a serial")
-            .to_owned()
-    }
-
-    /// POST /rotate on the administration socket.
-    pub(crate) fn rotate(&self) -> Reply {
-        let stream =
-            std::os::unix::net::UnixStream::connect(&self.socket).expect("the admin socket");
-        http::exchange(stream, b"POST /rotate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-            .expect("an answer")
-    }
-}
-
 /// One CA and the sidecars of a storefront (calls) and of an orders service (serves [`App`]).
 #[derive(Debug)]
 pub(crate) struct Mesh {
@@ -288,8 +245,10 @@ pub(crate) struct Options {
     pub(crate) policy: String,
     /// Life of the certificates.
     pub(crate) ttl: Duration,
-    /// In place of the built-in app.
-    pub(crate) app: Option<SocketAddr>,
+    /// In place of the built-in app: `host:port`, or `unix:` and a path.
+    pub(crate) app: Option<String>,
+    /// Opaque TCP between the sidecars in place of HTTP, and the name of the callers' Unix sockets for it.
+    pub(crate) tcp: Option<&'static str>,
     /// Further top-level sections of both sidecars' configuration.
     pub(crate) extra: String,
     /// Of the sidecars' own log.
@@ -302,6 +261,7 @@ impl Default for Options {
             policy: POLICY.to_owned(),
             ttl: Duration::from_secs(3600),
             app: None,
+            tcp: None,
             extra: String::new(),
             log_level: "info",
         }
@@ -320,25 +280,16 @@ impl Mesh {
             .expect("a policy");
         let ca = Ca::start(folder.path());
         let app = App::start();
-        let app_address = options.app.unwrap_or(app.address);
-        let orders = start_sidecar(
-            folder.path(),
-            &ca,
-            "orders",
-            ORDERS,
-            Some(app_address),
-            None,
-            options,
-        );
-        let storefront = start_sidecar(
-            folder.path(),
-            &ca,
-            "storefront",
-            STOREFRONT,
-            None,
-            Some(orders.inbound),
-            options,
-        );
+        let own_app = app.address.to_string();
+        let served = Role::Serves {
+            app: options.app.as_deref().unwrap_or(&own_app),
+        };
+        let orders = start(folder.path(), &ca, ("orders", ORDERS), served, options);
+        let calls = Role::Calls {
+            orders: orders.inbound,
+        };
+        let caller = ("storefront", STOREFRONT);
+        let storefront = start(folder.path(), &ca, caller, calls, options);
         Self {
             storefront,
             orders,
@@ -350,15 +301,10 @@ impl Mesh {
 
     /// One more sidecar that calls the orders service, with the identity `id`.
     pub(crate) fn caller(&self, name: &str, id: &str, options: &Options) -> Sidecar {
-        start_sidecar(
-            self.folder.path(),
-            &self.ca,
-            name,
-            id,
-            None,
-            Some(self.orders.inbound),
-            options,
-        )
+        let calls = Role::Calls {
+            orders: self.orders.inbound,
+        };
+        start(self.folder.path(), &self.ca, (name, id), calls, options)
     }
 
     /// Replaces the policy file as a careful operator does: written beside, then renamed.
@@ -367,58 +313,6 @@ impl Mesh {
         std::fs::write(path.with_extension("new"), text).expect("writing");
         std::fs::rename(path.with_extension("new"), path).expect("renaming");
     }
-}
-
-fn start_sidecar(
-    folder: &Path,
-    ca: &Ca,
-    name: &str,
-    id: &str,
-    app: Option<SocketAddr>,
-    orders: Option<SocketAddr>,
-    options: &Options,
-) -> Sidecar {
-    let (inbound, outbound, admin) = (free_address(), free_address(), free_address());
-    let socket = folder.join(format!("{name}.sock"));
-    std::fs::write(folder.join(format!("{name}.token")), ca.token(id)).expect("a token file");
-    let folder_text = folder.display();
-    let mut text = format!(
-        "identity:\n  ca: {{endpoint: \"https://{}\", bundle: \"{}\"}}\n  attest: {{joinTokenFile: \"{folder_text}/{name}.token\"}}\n  enrolmentKey: \"{folder_text}/{name}.key\"\n  id: {id}\n  ttl: {}s\n",
-        ca.listen,
-        ca.bundle().display(),
-        options.ttl.as_secs(),
-    );
-    if let Some(app) = app {
-        text += &format!("inbound:\n  - {{listen: \"{inbound}\", app: \"{app}\"}}\n");
-    }
-    if let Some(orders) = orders {
-        text += &format!(
-            "outbound:\n  listen: \"{outbound}\"\n  services:\n    - {{hosts: [orders], endpoints: [\"{orders}\"], identity: \"{ORDERS}\", timeout: 5s}}\n"
-        );
-    }
-    text += &format!(
-        "policy: {{dir: \"{folder_text}/policy\"}}\nadmin: {{listen: \"{admin}\", socket: \"{}\"}}\n{}",
-        socket.display(),
-        options.extra
-    );
-    let config = folder.join(format!("{name}.yaml"));
-    std::fs::write(&config, text).expect("a configuration");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
-    command.args(["proxy", "--config", path(&config)]);
-    command.env("TIPSTAFF_LOG", options.log_level);
-    let process = Process::start(command, folder.join(format!("{name}.log")));
-    let sidecar = Sidecar {
-        process,
-        inbound,
-        outbound,
-        admin,
-        socket,
-        config,
-    };
-    wait_for(&format!("{name} to be ready"), || {
-        sidecar.ready().then_some(())
-    });
-    sidecar
 }
 
 pub(crate) fn path(path: &Path) -> &str {

@@ -16,6 +16,8 @@ mod config;
 mod issuance;
 // What passes, what is refused, and changes while traffic flows.
 mod policy;
+// Opaque TCP.
+mod tcp;
 // 429 and what comes with it.
 mod limits;
 // Identities rotate, expire and come back.

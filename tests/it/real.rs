@@ -1,14 +1,19 @@
-//! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, grpcio as both.
+//! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, PostgreSQL and
+//! Redis with their own clients, grpcio as both.
 
 mod curl;
 mod grpc;
 mod linters;
 mod openssl;
+mod postgres;
+mod redis;
 
-use crate::harness::{Ca, Process, free_address, path, tipstaff_ok, wait_for};
+use crate::harness::{Ca, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 /// The Python that has the packages `tests/run` installs.
 fn python() -> Command {
@@ -34,6 +39,79 @@ fn run_ok(program: &str, arguments: &[&str]) -> String {
         "{program} {arguments:?}: {output:?}"
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A program that is talked to a line at a time; killed at the end.
+struct Session {
+    child: Child,
+    input: ChildStdin,
+    /// What it prints, errors included.
+    lines: Receiver<String>,
+}
+
+impl Session {
+    fn start(mut command: Command) -> Self {
+        let (reader, output) = std::io::pipe().expect("a pipe");
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stderr(output.try_clone().expect("a second handle"))
+            .stdout(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        // With it goes our copy of the pipe's end.
+        drop(command);
+        let input = child.stdin.take().expect("it is piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let printed = BufReader::new(reader).lines().map_while(Result::ok);
+            // Once the session is gone nobody listens.
+            printed
+                .map_while(|line| sender.send(line).ok())
+                .for_each(drop);
+        });
+        Self {
+            child,
+            input,
+            lines,
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").expect("the program reads");
+    }
+
+    /// The next line that has `part` in it.
+    fn hear(&self, part: &str) -> String {
+        let mut heard = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => heard.push(line),
+                Err(error) => panic!("expected {part:?}, {error:?} after {heard:?}"),
+            }
+        }
+    }
+
+    /// What is still printed until the program ends, and how it ends.
+    fn end(mut self) -> (Vec<String>, ExitStatus) {
+        let mut rest = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => rest.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it goes on after {rest:?}"),
+            }
+        }
+        let status = self.child.wait().expect("it is ours");
+        (rest, status)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
 }
 
 /// A key made by openssl and the chain that the CA issued for it.

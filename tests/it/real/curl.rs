@@ -9,7 +9,7 @@ fn curl_reaches_nginx_through_both_sidecars_and_is_held_to_the_policy() {
     let folder = TempDir::new().expect("a folder");
     let (_nginx, app) = nginx(folder.path());
     let mesh = Mesh::with(&Options {
-        app: Some(app),
+        app: Some(app.to_string()),
         ..Options::default()
     });
     let url = |target: &str| format!("http://{}{target}", mesh.storefront.outbound);
@@ -57,7 +57,7 @@ fn curl_downloads_a_file_from_pythons_http_server() {
         "[]",
     );
     let mesh = Mesh::with(&Options {
-        app: Some(app),
+        app: Some(app.to_string()),
         policy,
         ..Options::default()
     });

@@ -71,7 +71,7 @@ spec:
 "#
     );
     let mesh = Mesh::with(&Options {
-        app: Some(app),
+        app: Some(app.to_string()),
         policy,
         ..Options::default()
     });

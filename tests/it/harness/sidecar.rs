@@ -1,0 +1,132 @@
+//! A sidecar as a process: its configuration, its start, and what a test asks of it.
+
+use super::http::{self, Reply, get};
+use super::{Ca, ORDERS, Options, Process, free_address, path, wait_for};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A running sidecar.
+#[derive(Debug)]
+pub(crate) struct Sidecar {
+    pub(crate) process: Process,
+    pub(crate) inbound: SocketAddr,
+    pub(crate) outbound: SocketAddr,
+    /// Where opaque TCP to the orders service begins, if the options say so.
+    pub(crate) tcp: SocketAddr,
+    /// The same, as a Unix socket.
+    pub(crate) tcp_socket: PathBuf,
+    pub(crate) admin: SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+impl Sidecar {
+    /// A call as the workload beside this sidecar makes it.
+    pub(crate) fn call(&self, method: &str, target: &str) -> Reply {
+        http::call(
+            self.outbound,
+            &format!("{method} {target} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n"),
+        )
+    }
+
+    pub(crate) fn ready(&self) -> bool {
+        get(self.admin, "/ready").is_some_and(|reply| reply.status == 200)
+    }
+
+    pub(crate) fn identity(&self) -> serde_json::Value {
+        let reply = get(self.admin, "/identity").expect("the admin port answers");
+        serde_json::from_str(&reply.body).expect("JSON")
+    }
+
+    pub(crate) fn serial(&self) -> String {
+        self.identity()["serial"]
+            .as_str()
+            .expect("a serial")
+            .to_owned()
+    }
+
+    /// POST /rotate on the administration socket.
+    pub(crate) fn rotate(&self) -> Reply {
+        let stream =
+            std::os::unix::net::UnixStream::connect(&self.socket).expect("the admin socket");
+        http::exchange(stream, b"POST /rotate HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .expect("an answer")
+    }
+}
+
+/// What a sidecar is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role<'r> {
+    /// Before an app: `host:port`, or `unix:` and a path.
+    Serves { app: &'r str },
+    /// Before a workload that calls the orders service, whose sidecar listens here.
+    Calls { orders: SocketAddr },
+}
+
+/// Starts a sidecar and waits until it is ready.
+pub(super) fn start(
+    folder: &Path,
+    ca: &Ca,
+    (name, id): (&str, &str),
+    role: Role<'_>,
+    options: &Options,
+) -> Sidecar {
+    let [inbound, outbound, tcp, admin] = std::array::from_fn(|_| free_address());
+    let own = folder.join(name);
+    std::fs::create_dir(&own).expect("a folder for the sockets");
+    let socket = folder.join(format!("{name}.sock"));
+    let tcp_socket = own.join(options.tcp.unwrap_or_default());
+    std::fs::write(folder.join(format!("{name}.token")), ca.token(id)).expect("a token file");
+    let folder_text = folder.display();
+    let mut text = format!(
+        "identity:\n  ca: {{endpoint: \"https://{}\", bundle: \"{}\"}}\n  attest: {{joinTokenFile: \"{folder_text}/{name}.token\"}}\n  enrolmentKey: \"{folder_text}/{name}.key\"\n  id: {id}\n  ttl: {}s\n",
+        ca.listen,
+        ca.bundle().display(),
+        options.ttl.as_secs(),
+    );
+    text += &match role {
+        Role::Serves { app } => {
+            let protocol = options.tcp.map_or("http", |_| "tcp");
+            format!(
+                "inbound:\n  - {{listen: \"{inbound}\", app: \"{app}\", protocol: {protocol}}}\n"
+            )
+        }
+        Role::Calls { orders } => {
+            let service = format!("endpoints: [\"{orders}\"], identity: \"{ORDERS}\"");
+            let services = match options.tcp {
+                None => format!("services: [{{hosts: [orders], {service}, timeout: 5s}}]"),
+                Some(_) => format!(
+                    "services: []\n  tcp:\n    - {{listen: \"{tcp}\", {service}}}\n    - {{listen: \"unix:{}\", {service}}}",
+                    tcp_socket.display()
+                ),
+            };
+            format!("outbound:\n  listen: \"{outbound}\"\n  {services}\n")
+        }
+    };
+    text += &format!(
+        "policy: {{dir: \"{folder_text}/policy\"}}\nadmin: {{listen: \"{admin}\", socket: \"{}\"}}\n{}",
+        socket.display(),
+        options.extra
+    );
+    let config = folder.join(format!("{name}.yaml"));
+    std::fs::write(&config, text).expect("a configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+    command.args(["proxy", "--config", path(&config)]);
+    command.env("TIPSTAFF_LOG", options.log_level);
+    let process = Process::start(command, folder.join(format!("{name}.log")));
+    let sidecar = Sidecar {
+        process,
+        inbound,
+        outbound,
+        tcp,
+        tcp_socket,
+        admin,
+        socket,
+        config,
+    };
+    wait_for(&format!("{name} to be ready"), || {
+        sidecar.ready().then_some(())
+    });
+    sidecar
+}
