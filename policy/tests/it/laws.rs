@@ -155,6 +155,21 @@ proptest! {
     }
 
     #[test]
+    fn a_preflight_passes_exactly_where_the_request_does(
+        rules in rules(),
+        target in target(),
+        method in select(vec!["GET", "POST", "PUT"]),
+    ) {
+        // A grant of all methods grants OPTIONS itself.
+        let rules: Vec<Rule> = rules.into_iter().filter(|rule| rule.denies || rule.method != "*").collect();
+        let profile = document("HttpProfile", "p", "cors: preflight");
+        let policy = policy(&(documents(&rules).concat() + &profile));
+        let fields = [("origin", "https://a.example"), ("access-control-request-method", method)];
+        let preflight = ask(&policy, "OPTIONS", &target, &fields);
+        prop_assert_eq!(preflight.decision.as_str(), verdict(&policy, method, &target));
+    }
+
+    #[test]
     fn m7_an_expired_grant_makes_no_difference(rules in rules(), target in target()) {
         let live: Vec<Rule> = rules.iter().filter(|rule| rule.denies || !rule.expired).cloned().collect();
         prop_assert_eq!(verdict(&compiled(&rules), "GET", &target), verdict(&compiled(&live), "GET", &target));

@@ -6,6 +6,8 @@
 
 /// Deciding allocates nothing, whatever the number of grants.
 mod allocation;
+/// Connections against an oracle as dull as that of requests.
+mod connection_oracle;
 /// Opaque TCP: who may open a connection, what cuts it off, when it ends.
 mod connections;
 /// The bypass corpus, as far as policy alone can answer it.
