@@ -5,7 +5,7 @@
 use fuzz::assert_one_line;
 use policy::yaml::{self, Problems};
 use proxy::Config;
-use proxy::config::{AccessLog, Endpoint, OutboundListen};
+use proxy::config::{AccessLog, Destination, Endpoint, OutboundListen};
 
 fuzz::target!(|text: &str| {
     values(text);
@@ -53,7 +53,10 @@ fn laws(config: &Config) {
     assert!(config.workers.get() <= 256);
     assert!(config.admin.listen.ip().is_loopback());
     for inbound in &config.inbound {
-        endpoint(&inbound.app);
+        match &inbound.app {
+            Destination::Tcp(app) => endpoint(app),
+            Destination::Unix(path) => assert!(path.is_absolute()),
+        }
     }
     if let Some(outbound) = &config.outbound {
         match &outbound.listen {

@@ -12,6 +12,7 @@ const USUAL: Limits = Limits {
     head_bytes: 32 * 1024,
     fields: 100,
     field_bytes: 8 * 1024,
+    http10: false,
 };
 
 /// So small that an input of a few bytes reaches every limit.
@@ -19,6 +20,7 @@ const SMALL: Limits = Limits {
     head_bytes: 96,
     fields: 4,
     field_bytes: 32,
+    http10: false,
 };
 
 /// For what we write ourselves: never longer than this, and spaces may have come in.
@@ -26,6 +28,7 @@ pub const READ_BACK: Limits = Limits {
     head_bytes: 1 << 20,
     fields: 1 << 10,
     field_bytes: 1 << 18,
+    http10: false,
 };
 
 /// An input of these targets: one byte of choices, two lengths of segments, and the message.

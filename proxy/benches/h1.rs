@@ -14,6 +14,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 64 * 1024,
     fields: 100,
     field_bytes: 64 * 1024,
+    http10: false,
 };
 
 const REQUEST: &[u8] = b"POST /api/v1/orders/4711?fields=id,total HTTP/1.1\r\n\

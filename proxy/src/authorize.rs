@@ -36,6 +36,11 @@ impl Rules {
             hosts,
         }
     }
+
+    /// Whether requests of HTTP/1.0 are taken.
+    pub(crate) fn takes_http10(&self) -> bool {
+        self.view.profile().http10
+    }
 }
 
 /// The rules of one connection, looked up again only when the policy has changed.

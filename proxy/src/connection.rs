@@ -74,6 +74,8 @@ pub(crate) trait Answer: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) protocol: Alpn,
+    /// Whether requests of HTTP/1.0 are taken.
+    pub(crate) http10: bool,
     /// When the certificate of either side ends; none on the workload's own connections.
     pub(crate) ends: Option<SystemTime>,
     pub(crate) drain: Drain,
@@ -98,7 +100,8 @@ pub(crate) async fn serve<A: Answer>(
     match terms.protocol {
         Alpn::Http1 => {
             let wire = Wire::new(socket, start);
-            let connection = h1::server::Connection::new(wire, config, Arc::clone(&activity));
+            let connection =
+                h1::server::Connection::new(wire, config, terms.http10, Arc::clone(&activity));
             watch
                 .drive(Box::pin(serve_http1(connection, &activity, &*answer)))
                 .await;

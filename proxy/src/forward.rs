@@ -103,10 +103,15 @@ impl Passage<'_, '_, '_> {
             return Box::pin(self.to_grpc_app(head, body, app)).await;
         }
         head.headers.remove(TE);
-        let upgrade = head.extensions.get().map(Upgrade::fields);
-        head.headers.extend(upgrade.into_iter().flatten());
         let deadlines = self.deadlines;
-        let pooled = app.http1.take();
+        let pooled = match head.extensions.get::<Upgrade>() {
+            // Not asked twice: a connection of its own cannot have been closed under it.
+            Some(upgrade) => {
+                head.headers.extend(upgrade.fields());
+                None
+            }
+            None => app.http1.take(),
+        };
         let is_pooled = pooled.is_some();
         let up = match pooled {
             Some(connection) => begin(connection, head, body),
@@ -190,9 +195,7 @@ fn begin(mut connection: Box<Connection>, head: &Parts, body: Framing) -> Upstre
 }
 
 fn is_harmless(head: &Parts, body: Framing) -> bool {
-    body == Framing::Empty
-        && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
-        && head.extensions.get::<Upgrade>().is_none()
+    body == Framing::Empty && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
 /// How the body of a request is told to end on the next hop.

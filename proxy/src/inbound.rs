@@ -128,6 +128,7 @@ impl Inbound {
         });
         let terms = Terms {
             protocol: accepted.alpn,
+            http10: caller.rulebook.rules(caller.peer()).takes_http10(),
             ends: Some(accepted.ends),
             drain: shared.drain.clone(),
         };

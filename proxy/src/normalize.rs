@@ -112,7 +112,8 @@ pub(crate) struct Reading<'r> {
 /// its extensions then.
 pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal, Rejection> {
     let is_http2 = match head.version {
-        Version::HTTP_11 => false,
+        // The reader gives what the port takes.
+        Version::HTTP_10 | Version::HTTP_11 => false,
         Version::HTTP_2 => true,
         _ => return Err(Rejection::Version),
     };

@@ -77,6 +77,7 @@ impl Outbound {
         };
         let terms = Terms {
             protocol,
+            http10: false,
             ends: None,
             drain: shared.drain.clone(),
         };

@@ -39,8 +39,12 @@ pub(crate) async fn carry(
     exchange: &mut Exchange<'_>,
     cut: impl Future<Output = &'static str>,
 ) {
-    let mut down =
-        server::Connection::new(Wire::new(down, BytesMut::new()), config, Arc::default());
+    let mut down = server::Connection::new(
+        Wire::new(down, BytesMut::new()),
+        config,
+        false,
+        Arc::default(),
+    );
     let mut up = client::Connection::new(Wire::new(up, BytesMut::new()), None);
     down.open_tunnel();
     up.open_tunnel();

@@ -17,6 +17,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 64 * 1024,
     fields: 200,
     field_bytes: 64 * 1024,
+    http10: false,
 };
 /// Informational responses before the final one (RFC 9110 section 15.2); a server that sends more says nothing.
 const MAX_INFORMATIONAL: u8 = 16;

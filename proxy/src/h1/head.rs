@@ -24,6 +24,8 @@ pub struct Limits {
     pub fields: usize,
     /// Bytes of one field line, without its CRLF.
     pub field_bytes: usize,
+    /// Whether requests of HTTP/1.0 are read, too.
+    pub http10: bool,
 }
 
 /// Where the body of a message ends (RFC 9112, section 6.3).
@@ -175,21 +177,31 @@ impl HeadReader {
         input: &mut BytesMut,
         limits: &Limits,
     ) -> Result<Option<RequestHead>, HeadError> {
-        let Some((head, line, fields)) =
-            self.take(input, limits, RequestLine::MAX_BYTES, RequestLine::read)?
+        let read = if limits.http10 {
+            RequestLine::read_with_old
+        } else {
+            RequestLine::read
+        };
+        let Some((head, line, fields)) = self.take(input, limits, RequestLine::MAX_BYTES, read)?
         else {
             return Ok(None);
         };
         let said = Said::in_fields(&fields)?;
+        let is_old = line.version == Version::HTTP_10;
+        // RFC 9112, section 6.1: its version does not have this coding; whoever ignores it reads another body.
+        if is_old && said.framing == Some(Framing::Chunked) {
+            return Err(HeadError::Framing);
+        }
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = line.method;
+        parts.version = line.version;
         parts.uri = uri(head.slice(line.target))?;
         parts.headers = fields;
         Ok(Some(RequestHead {
             body: said.framing.unwrap_or(Framing::Empty),
             // What follows CONNECT is no request, whoever may take it for one (RFC 9110, section 9.3.6).
-            keep_alive: !said.close && parts.method != Method::CONNECT,
-            expects_continue: said.expectations == Expectations::Continue,
+            keep_alive: !said.close && parts.method != Method::CONNECT && !is_old,
+            expects_continue: said.expectations == Expectations::Continue && !is_old,
             parts,
         }))
     }

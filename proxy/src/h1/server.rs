@@ -12,7 +12,7 @@ use crate::progress::Deadline;
 use crate::upgrade::Upgrade;
 use bytes::Bytes;
 use http::header::TE;
-use http::{HeaderMap, HeaderValue, Method, response};
+use http::{HeaderMap, HeaderValue, Method, Version, response};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -47,6 +47,8 @@ pub(crate) struct Connection {
 struct Request {
     body: Decoder,
     is_head: bool,
+    /// HTTP/1.0: the response ends with the connection.
+    is_old: bool,
     takes_trailers: bool,
     /// The caller waits for our word before it sends the body (RFC 9110 section 10.1.1).
     waits_for_continue: bool,
@@ -66,11 +68,13 @@ pub(crate) enum Next {
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Wire, config: &Config, activity: Arc<Activity>) -> Self {
+    /// `http10` says whether requests of HTTP/1.0 are taken.
+    pub(crate) fn new(wire: Wire, config: &Config, http10: bool, activity: Arc<Activity>) -> Self {
         let limits = Limits {
             head_bytes: config.sizes.max_head_bytes,
             fields: config.sizes.max_headers,
             field_bytes: config.sizes.max_field_bytes,
+            http10,
         };
         Self {
             wire,
@@ -83,6 +87,7 @@ impl Connection {
             request: Request {
                 body: Decoder::new(Framing::Empty, &limits),
                 is_head: false,
+                is_old: false,
                 takes_trailers: false,
                 waits_for_continue: false,
             },
@@ -103,6 +108,7 @@ impl Connection {
             self.request = Request {
                 body: Decoder::new(head.body, &self.limits),
                 is_head: head.parts.method == Method::HEAD,
+                is_old: head.parts.version == Version::HTTP_10,
                 takes_trailers: headers.get(TE).is_some_and(names_trailers),
                 waits_for_continue: head.expects_continue && head.body != Framing::Empty,
             };
@@ -191,6 +197,9 @@ impl Connection {
         let framing = match body {
             _ if has_none => None,
             Framing::Empty => Some(Framing::Length(0)),
+            Framing::Chunked | Framing::UntilClose if self.request.is_old => {
+                Some(Framing::UntilClose)
+            }
             Framing::UntilClose => Some(Framing::Chunked),
             framing => Some(framing),
         };
@@ -204,7 +213,11 @@ impl Connection {
             framing,
             is_last,
         );
-        self.response = Some(framing.map_or(Coding::Ended, Coding::new));
+        self.response = Some(match framing {
+            None => Coding::Ended,
+            Some(Framing::UntilClose) => Coding::Raw,
+            Some(framing) => Coding::new(framing),
+        });
     }
 
     /// From here on both directions carry the other protocol.

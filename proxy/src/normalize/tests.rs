@@ -130,7 +130,7 @@ fn what_two_servers_could_read_differently_is_rejected() {
             "bad_header_value",
         ),
         (
-            normalized(request(Version::HTTP_10, "/", &[host])),
+            normalized(request(Version::HTTP_09, "/", &[host])),
             "http_version",
         ),
     ] {

@@ -24,3 +24,4 @@ mod spoof; // Fields that claim an identity, in every spelling.
 mod stalled; // Bodies that stop moving, in either direction.
 mod strangers; // Certificates that let nobody in.
 mod tcp; // Bytes that nobody looks into: who may send them, and for how long.
+mod upgrade; // WebSockets and their like, and HTTP/1.0: what a port takes only if its profile says so.

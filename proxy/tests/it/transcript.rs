@@ -9,6 +9,7 @@ pub(crate) const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     fields: 100,
     field_bytes: 8 * 1024,
+    http10: false,
 };
 
 /// Who reads.

@@ -7,6 +7,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 1024,
     fields: 4,
     field_bytes: 256,
+    http10: false,
 };
 
 /// The data, the trailers and what is left of `input`.

@@ -16,6 +16,8 @@ const VERSION_BYTES: usize = 8;
 /// `method SP target SP HTTP/1.1` (RFC 9112, section 3).
 pub(super) struct RequestLine {
     pub(super) method: Method,
+    /// HTTP/1.1 or 1.0.
+    pub(super) version: Version,
     /// Where the target is; see [`uri`].
     pub(super) target: Range<usize>,
 }
@@ -24,6 +26,15 @@ impl RequestLine {
     pub(super) const MAX_BYTES: usize = MAX_METHOD_BYTES + 1 + MAX_TARGET_BYTES + 1 + VERSION_BYTES;
 
     pub(super) fn read(line: &[u8]) -> Result<Self, HeadError> {
+        let line = Self::read_with_old(line)?;
+        if line.version == Version::HTTP_10 {
+            return Err(HeadError::Version);
+        }
+        Ok(line)
+    }
+
+    /// The same of HTTP/1.0, too.
+    pub(super) fn read_with_old(line: &[u8]) -> Result<Self, HeadError> {
         let method = memchr::memchr(b' ', line).ok_or(HeadError::RequestLine)?;
         if method > MAX_METHOD_BYTES {
             return Err(HeadError::RequestLine);
@@ -39,9 +50,11 @@ impl RequestLine {
             return Err(HeadError::RequestLine);
         }
         let method = Method::from_bytes(&line[..method]).map_err(|_| HeadError::RequestLine)?;
-        if version != b"HTTP/1.1" {
-            return Err(HeadError::Version);
-        }
+        let version = match version {
+            b"HTTP/1.1" => Version::HTTP_11,
+            b"HTTP/1.0" => Version::HTTP_10,
+            _ => return Err(HeadError::Version),
+        };
         // A fragment is no part of a target (RFC 9112, section 3.2); what reads the target next would cut it off.
         if line[start..end]
             .iter()
@@ -51,6 +64,7 @@ impl RequestLine {
         }
         Ok(Self {
             method,
+            version,
             target: start..end,
         })
     }

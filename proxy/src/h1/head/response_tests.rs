@@ -6,6 +6,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     fields: 100,
     field_bytes: 8 * 1024,
+    http10: false,
 };
 
 #[test]

@@ -7,6 +7,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     fields: 100,
     field_bytes: 8 * 1024,
+    http10: false,
 };
 
 fn request(bytes: impl AsRef<[u8]>) -> Result<Option<RequestHead>, HeadError> {
@@ -167,6 +168,7 @@ fn what_is_over_a_limit_is_refused_before_its_end() {
         head_bytes: 100,
         fields: 3,
         field_bytes: 30,
+        http10: false,
     };
     let read = |fields: &str| {
         let mut input = BytesMut::from(format!("GET / HTTP/1.1\r\n{fields}").as_str());

@@ -1,0 +1,361 @@
+//! Upgrades: who may ask for one, when its bytes flow, and when it ends.
+
+use crate::harness::{
+    App, Authority, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant, grant_all, head,
+    outbound, service, sidecar, tls,
+};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(5);
+const HOST: &str = "orders.shop.example";
+const ASK: &str = "GET /chat HTTP/1.1\r\nHost: orders.shop.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n";
+
+/// An app that answers every head with `answer`, then sends back what it hears. Tells what each connection brought.
+async fn app(answer: &'static [u8]) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                tell.send(head(&mut stream).await).unwrap();
+                stream.write_all(answer).await?;
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.write_all(b"bye").await
+            });
+        }
+    });
+    (address, told)
+}
+
+struct Pair {
+    authority: Authority,
+    frontend: Sidecar,
+    orders: Sidecar,
+    told: mpsc::UnboundedReceiver<String>,
+}
+
+fn profile() -> String {
+    document("HttpProfile", "ws", "upgrade: [websocket]")
+}
+
+impl Pair {
+    async fn new(documents: &str, answer: &'static [u8]) -> Self {
+        let authority = Authority::new();
+        let (app, told) = app(answer).await;
+        let orders = sidecar(
+            &authority,
+            authority.svid(ORDERS, Life::Hour),
+            app,
+            documents,
+            |_| (),
+        );
+        let to = orders.inbound;
+        let frontend = sidecar(
+            &authority,
+            authority.svid(FRONTEND, Life::Hour),
+            app,
+            "",
+            |config| {
+                config.outbound = outbound(vec![service(HOST, to, ORDERS)]);
+            },
+        );
+        Self {
+            authority,
+            frontend,
+            orders,
+            told,
+        }
+    }
+
+    async fn workload(&self) -> TcpStream {
+        TcpStream::connect(self.frontend.outbound()).await.unwrap()
+    }
+
+    /// An HTTP/1.1 client with a certificate of its own, straight to the inbound side.
+    async fn direct(&self) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+        let frontend = self.authority.svid(FRONTEND, Life::Hour);
+        tls(
+            self.orders.inbound,
+            &self.authority,
+            Some(&frontend),
+            b"http/1.1",
+        )
+        .await
+        .unwrap()
+    }
+}
+
+async fn said(stream: &mut (impl AsyncRead + Unpin), expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    let read = stream.read_exact(&mut bytes);
+    timeout(SOON, read).await.expect("bytes soon").unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
+}
+
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    let _ = timeout(SOON, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the connection ends");
+    String::from_utf8(bytes).unwrap()
+}
+
+async fn converse(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    stream.write_all(ASK.as_bytes()).await.unwrap();
+    let answer = head(&mut stream).await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 101 "), "{answer}");
+    for field in [
+        "connection: upgrade\r\n",
+        "upgrade: websocket\r\n",
+        "sec-websocket-accept: x\r\n",
+    ] {
+        assert!(answer.contains(field), "{field} in {answer}");
+    }
+    for words in ["hello", "again"] {
+        stream.write_all(words.as_bytes()).await.unwrap();
+        said(&mut stream, words).await;
+    }
+    stream.shutdown().await.unwrap();
+    assert_eq!(rest(&mut stream).await, "bye");
+}
+
+#[tokio::test]
+async fn a_websocket_passes_over_both_sidecars_and_straight_to_one() {
+    let mut pair = Pair::new(&(grant_all() + &profile()), SWITCH).await;
+    converse(pair.workload().await).await;
+    converse(pair.direct().await).await;
+    for _ in 0..2 {
+        let asked = pair.told.recv().await.unwrap().to_ascii_lowercase();
+        assert!(asked.starts_with("get /chat http/1.1\r\n"), "{asked}");
+        for field in [
+            "connection: upgrade\r\n",
+            "upgrade: websocket\r\n",
+            "sec-websocket-key: ",
+        ] {
+            assert_eq!(asked.matches(field).count(), 1, "{field} in {asked}");
+        }
+        assert!(
+            asked.contains(&format!("tipstaff-peer: {FRONTEND}\r\n")),
+            "{asked}"
+        );
+        assert!(!asked.contains("tipstaff-method"), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_post_may_ask_too_and_arrives_as_a_post() {
+    let mut pair = Pair::new(&(grant_all() + &profile()), SWITCH).await;
+    let mut stream = pair.workload().await;
+    let ask = ASK
+        .replace("GET", "POST")
+        .replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    assert!(head(&mut stream).await.starts_with("HTTP/1.1 101 "));
+    assert!(pair.told.recv().await.unwrap().starts_with("POST /chat "));
+}
+
+#[tokio::test]
+async fn no_byte_flows_before_the_app_has_agreed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = Authority::new();
+    let documents = grant_all() + &profile();
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let orders = sidecar(
+        &authority,
+        svid,
+        listener.local_addr().unwrap(),
+        &documents,
+        |_| (),
+    );
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let mut caller = tls(orders.inbound, &authority, Some(&frontend), b"http/1.1")
+        .await
+        .unwrap();
+    let early = format!("{ASK}GET /smuggled HTTP/1.1\r\n\r\n");
+    caller.write_all(early.as_bytes()).await.unwrap();
+    let (mut app, _) = listener.accept().await.unwrap();
+    head(&mut app).await;
+    let mut more = [0; 1];
+    let waited = timeout(Duration::from_millis(300), app.read(&mut more)).await;
+    assert!(waited.is_err(), "a byte came before the 101");
+    app.write_all(SWITCH).await.unwrap();
+    said(&mut app, "GET /smuggled HTTP/1.1\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn an_upgrade_needs_the_profile_and_the_grant() {
+    for (documents, status) in [
+        (grant_all(), 400),
+        (profile(), 403),
+        (
+            grant("allow: [{methods: [POST], path: \"/chat\"}]") + &profile(),
+            403,
+        ),
+        (
+            grant_all() + &profile() + &document("Guard", "no", "deny: [{path: \"/chat\"}]"),
+            403,
+        ),
+        (grant_all() + &profile().replace("websocket", "tcp"), 400),
+    ] {
+        let mut pair = Pair::new(&documents, SWITCH).await;
+        let streams: [Box<dyn Both>; 2] = [
+            Box::new(pair.direct().await),
+            Box::new(pair.workload().await),
+        ];
+        for mut stream in streams {
+            stream.write_all(ASK.as_bytes()).await.unwrap();
+            let answer = head(&mut stream).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{answer} {documents}"
+            );
+        }
+        assert!(pair.told.try_recv().is_err(), "the app was asked");
+    }
+}
+
+trait Both: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Both for T {}
+
+#[tokio::test]
+async fn what_only_looks_like_an_upgrade_is_refused() {
+    let mut pair = Pair::new(&(grant_all() + &profile()), SWITCH).await;
+    for ask in [
+        ASK.replace("Connection: Upgrade\r\n", ""),
+        ASK.replace(
+            "Upgrade: websocket\r\n",
+            "Upgrade: websocket\r\nUpgrade: websocket\r\n",
+        ),
+        ASK.replace("Upgrade: websocket\r\n", "Upgrade: websocket, h2c\r\n"),
+        ASK.replace(
+            "Upgrade: websocket\r\n",
+            "Upgrade: h2c\r\nUpgrade: websocket\r\n",
+        ),
+        ASK.replace(
+            "Upgrade: websocket\r\n",
+            "Upgrade: websocket\r\nContent-Length: 3\r\n",
+        ),
+        ASK.replace(
+            "Upgrade: websocket\r\n",
+            "Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        ASK.replace("Upgrade: websocket\r\n", "Upgrade: \r\n"),
+    ] {
+        let streams: [Box<dyn Both>; 2] = [
+            Box::new(pair.direct().await),
+            Box::new(pair.workload().await),
+        ];
+        for mut stream in streams {
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            let answer = head(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}\n{ask}");
+        }
+    }
+    assert!(pair.told.try_recv().is_err(), "the app was asked");
+}
+
+#[tokio::test]
+async fn an_app_that_does_not_switch_is_heard_with_its_own_status() {
+    for (answer, status) in [
+        (
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"[..],
+            "200",
+        ),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", "204"),
+        (
+            b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 2\r\n\r\nok",
+            "426",
+        ),
+        // It says in our name what it may not.
+        (
+            b"HTTP/1.1 403 Forbidden\r\nTipstaff-Status: 200\r\nContent-Length: 2\r\n\r\nok",
+            "403",
+        ),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n",
+            "502",
+        ),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+            "502",
+        ),
+    ] {
+        let pair = Pair::new(&(grant_all() + &profile()), answer).await;
+        let streams: [Box<dyn Both>; 2] = [
+            Box::new(pair.direct().await),
+            Box::new(pair.workload().await),
+        ];
+        for mut stream in streams {
+            stream.write_all(ASK.as_bytes()).await.unwrap();
+            let heard = head(&mut stream).await.to_ascii_lowercase();
+            assert!(
+                heard.starts_with(&format!("http/1.1 {status} ")),
+                "{status}: {heard}"
+            );
+            assert!(!heard.contains("tipstaff-status"), "{heard}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_withdrawn_grant_ends_its_websockets_and_another_change_does_not() {
+    let documents = grant_all() + &profile();
+    let pair = Pair::new(&documents, SWITCH).await;
+    let mut stream = pair.workload().await;
+    stream.write_all(ASK.as_bytes()).await.unwrap();
+    head(&mut stream).await;
+    for change in 0..20 {
+        let more = document("Guard", &format!("g{change}"), "deny: [{path: \"/other\"}]");
+        pair.orders
+            .policy
+            .send_replace(Arc::new(compile(&(documents.clone() + &more))));
+        stream.write_all(b"still").await.unwrap();
+        said(&mut stream, "still").await;
+    }
+    let guard = document("Guard", "none", "deny: [{path: \"/chat\"}]");
+    pair.orders
+        .policy
+        .send_replace(Arc::new(compile(&(documents + &guard))));
+    assert_eq!(rest(&mut stream).await, "");
+}
+
+#[tokio::test]
+async fn http_1_0_is_taken_where_the_profile_says_so() {
+    let authority = Authority::new();
+    let app = App::start().await;
+    for (profile, version) in [("", "505"), ("http10: true", "200")] {
+        let documents = match profile {
+            "" => grant_all(),
+            spec => grant_all() + &document("HttpProfile", "old", spec),
+        };
+        let svid = authority.svid(ORDERS, Life::Hour);
+        let orders = sidecar(&authority, svid, app.address, &documents, |_| ());
+        let frontend = authority.svid(FRONTEND, Life::Hour);
+        let mut caller = tls(orders.inbound, &authority, Some(&frontend), b"http/1.1")
+            .await
+            .unwrap();
+        let ask = "GET /bytes/5 HTTP/1.0\r\nHost: orders\r\nConnection: keep-alive\r\n\r\n\
+                   GET /bytes/6 HTTP/1.1\r\nHost: orders\r\n\r\n";
+        caller.write_all(ask.as_bytes()).await.unwrap();
+        let answer = rest(&mut caller).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {version} ")),
+            "{answer}"
+        );
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(!answer.contains("chunked"), "{answer}");
+    }
+    assert_eq!(app.requests(), 1);
+}
