@@ -202,32 +202,25 @@ impl View {
             return Decision::denied_by(guard);
         }
         let method = Methods::bit(request.method);
-        let granted = self.granted(request.path, now, |rule, grant| match rule.methods {
+        self.granted(request, now, |rule, grant| match rule.methods {
             Some(methods) if methods & method == 0 => Err(Reason::NoMatchingAllow),
             Some(_) => Ok(()),
             None => matches(&grant.allow.requests[rule.id.rule as usize], request),
-        });
-        match granted {
-            Ok(mut allow) => {
-                self.add_shared_limits(request, &mut allow.limits);
-                Decision::Allow(allow)
-            }
-            Err(reason) => Decision::Deny(Deny { reason, rule: None }),
-        }
+        })
     }
 
-    /// The grants that hold at `now` and have a rule whose path matches and that `permits`.
+    /// Allows if some grant holds at `now` and has a rule whose path matches and that `permits`.
     fn granted(
         &self,
-        path: &str,
+        request: &Attributes<'_>,
         now: SystemTime,
         permits: impl Fn(&GrantRule, &Grant) -> Result<(), Reason>,
-    ) -> Result<Allow<'_>, Reason> {
+    ) -> Decision<'_> {
         let mut allow: Option<Allow<'_>> = None;
         let mut reason = Reason::NoMatchingAllow;
         // Grants that had their limits listed: two rules of one grant charge it once.
         let mut charged: SmallVec<[u32; 8]> = SmallVec::new();
-        self.grants.narrow(path, &mut |rule| {
+        self.grants.narrow(request.path, &mut |rule| {
             let grant = &self.rules.grants[rule.id.document as usize];
             let within = rule.validity.contains(now);
             let permitted =
@@ -244,7 +237,11 @@ impl View {
                 allow.limits.extend(&grant.limits);
             }
         });
-        allow.ok_or(reason)
+        let Some(mut allow) = allow else {
+            return Decision::Deny(Deny { reason, rule: None });
+        };
+        self.add_shared_limits(request, &mut allow.limits);
+        Decision::Allow(allow)
     }
 
     fn guard_against(&self, request: &Attributes<'_>) -> Option<&str> {

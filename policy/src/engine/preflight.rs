@@ -49,7 +49,7 @@ impl View {
         if let Some(guard) = self.guard_against(&wanted) {
             return Some(Decision::denied_by(guard));
         }
-        let granted = self.granted(request.path, now, |rule, grant| {
+        let decision = self.granted(request, now, |rule, grant| {
             let clause = &grant.allow.requests[rule.id.rule as usize];
             let host =
                 clause.hosts.is_empty() || clause.hosts.iter().any(|h| h.matches(request.host));
@@ -57,9 +57,7 @@ impl View {
             let opens = !clause.grpc && clause.methods.contains(asked) && host;
             opens.then_some(()).ok_or(Reason::NoMatchingAllow)
         });
-        let mut allow = granted.ok()?;
-        self.add_shared_limits(request, &mut allow.limits);
-        Some(Decision::Allow(allow))
+        matches!(decision, Decision::Allow(_)).then_some(decision)
     }
 }
 
