@@ -207,7 +207,8 @@ fn framing(head: &Parts, caller: &Downstream<'_>) -> Result<Framing, Failure> {
         .transpose()?;
     Ok(match length {
         Some(length) => Framing::Length(length),
-        None if caller.has_body() => Framing::Chunked,
+        // What follows an upgrade is no body of the request, although a stream that is still open looks like one.
+        None if caller.has_body() && head.extensions.get::<Upgrade>().is_none() => Framing::Chunked,
         // Servers expect a length of those methods (RFC 9110 section 8.6).
         None if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
             Framing::Length(0)

@@ -55,6 +55,8 @@ pub(crate) fn normalize(
     if !known {
         return Err(Rejection::Upgrade);
     }
+    // Where it is there it is 0, which HTTP/2 would hold the other protocol to.
+    head.headers.remove(CONTENT_LENGTH);
     head.extensions.insert(Upgrade(token));
     Ok(())
 }
