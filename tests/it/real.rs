@@ -2,6 +2,7 @@
 //! Redis with their own clients, grpcio as both.
 
 mod curl;
+mod docker;
 mod grpc;
 mod linters;
 mod openssl;
