@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use identity::{SpiffeId, TrustDomain};
+use proxy::config::Cidr;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +37,9 @@ pub(crate) enum Command {
     /// Load a sidecar configuration and its policy, say what they mean, and exit without running.
     #[command(after_help = "Example:\n  tipstaff check --config deploy/sidecar.yaml")]
     Check(CheckArgs),
+    /// Send a workload's connections through its sidecar, without any setting of its own (nftables).
+    #[command(subcommand)]
+    Redirect(RedirectCommand),
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +65,51 @@ pub(crate) struct CheckArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RedirectCommand {
+    /// Print the rules that `install` would load, and change nothing.
+    #[command(after_help = "Example:\n  tipstaff redirect print --proxy-uid 15001")]
+    Print(RedirectArgs),
+    /// Load the rules, in place of those of an earlier install. Needs nft and CAP_NET_ADMIN.
+    #[command(
+        after_help = "Example:\n  tipstaff redirect install --proxy-uid 15001 --exclude-inbound-ports 22"
+    )]
+    Install(RedirectArgs),
+    /// Remove the rules, if there are any. Needs nft and CAP_NET_ADMIN.
+    Remove,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RedirectArgs {
+    /// The user that the sidecar runs as, and nothing else: its own connections are left alone.
+    #[arg(long, value_name = "UID")]
+    pub(crate) proxy_uid: u32,
+    /// The port of the sidecar's inbound listener.
+    #[arg(long, value_name = "PORT", default_value = "15006")]
+    pub(crate) inbound_port: NonZeroU16,
+    /// The port of the sidecar's outbound listener.
+    #[arg(long, value_name = "PORT", default_value = "15001")]
+    pub(crate) outbound_port: NonZeroU16,
+    /// Take over only these of the workload's ports; all, unless given.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub(crate) inbound_ports: Vec<NonZeroU16>,
+    /// Ports that callers go on reaching without the sidecar.
+    #[arg(long, value_name = "PORTS", value_delimiter = ',')]
+    pub(crate) exclude_inbound_ports: Vec<NonZeroU16>,
+    /// Destinations that the workload goes on reaching without the sidecar.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub(crate) exclude_cidrs: Vec<Cidr>,
+    /// What becomes of the workload's UDP, which no sidecar carries. DNS passes either way.
+    #[arg(long, value_enum, default_value = "refuse")]
+    pub(crate) udp: Udp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Udp {
+    Refuse,
+    Pass,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 pub(crate) mod ca;
 pub(crate) mod check;
 pub(crate) mod policy;
+pub(crate) mod redirect;
 
 use anyhow::Context;
 use std::fmt;

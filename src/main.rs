@@ -59,5 +59,6 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Proxy(arguments) => app::run(&arguments.config).map(|()| ExitCode::SUCCESS),
         Command::Policy(command) => commands::policy::run(command),
         Command::Check(arguments) => commands::check::run(arguments),
+        Command::Redirect(command) => commands::redirect::run(command),
     }
 }

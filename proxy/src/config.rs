@@ -4,9 +4,11 @@
 //! names occur once. Every default is a constant below with its reason; what widens access has none.
 //! `identity:` and `policy:` belong to the binary, which composes the file.
 
+mod cidr;
 mod read;
 mod unique;
 
+pub use cidr::{Cidr, ParseCidrError};
 pub use read::ParseEndpointError;
 
 use std::fmt;

@@ -200,6 +200,42 @@ fn ca_keys_rest_encrypted_and_the_wrong_passphrase_opens_nothing() {
 }
 
 #[test]
+fn redirect_prints_every_rule_that_it_would_load() {
+    let said = tipstaff_ok(&[
+        "redirect",
+        "print",
+        "--proxy-uid",
+        "15001",
+        "--inbound-ports",
+        "8080,9090",
+        "--exclude-inbound-ports",
+        "22",
+        "--exclude-cidrs",
+        "169.254.169.254,10.9.0.0/16,fd00:9::/32",
+    ]);
+    insta::assert_snapshot!(said);
+    let brief = tipstaff_ok(&["redirect", "print", "--proxy-uid", "0", "--udp", "pass"]);
+    insta::assert_snapshot!("redirect_with_defaults_and_udp_left_alone", brief);
+    for injected in ["10.0.0.0/8 accept", "10.0.0.0/8\nflush ruleset", "host"] {
+        let arguments = ["redirect", "print", "--proxy-uid", "1", "--exclude-cidrs"];
+        let output = tipstaff(&[&arguments[..], &[injected]].concat());
+        assert_eq!(output.status.code(), Some(2), "{injected:?}");
+    }
+}
+
+#[test]
+fn redirect_says_what_is_missing_where_there_is_no_nft() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tipstaff"))
+        .args(["redirect", "remove"])
+        .env("PATH", "/nowhere")
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("expected nft in PATH"), "{said}");
+}
+
+#[test]
 fn usage_errors_exit_with_2_and_help_with_0() {
     assert_eq!(tipstaff(&["proxy"]).status.code(), Some(2));
     assert_eq!(tipstaff(&["nonsense"]).status.code(), Some(2));
