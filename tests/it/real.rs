@@ -1,5 +1,5 @@
 //! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, PostgreSQL and
-//! Redis with their own clients, grpcio as both.
+//! Redis with their own clients, grpcio and websockets as both.
 
 mod curl;
 mod docker;
@@ -8,6 +8,7 @@ mod linters;
 mod openssl;
 mod postgres;
 mod redis;
+mod websocket;
 
 use crate::harness::{Ca, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
 use std::io::{BufRead, BufReader, Write};
