@@ -3,7 +3,7 @@
 use crate::error::Failure;
 use crate::normalize::{Hosts, Normal, Reading, Rejection};
 use crate::peer::Peer;
-use crate::upgrade::Upgrades;
+use crate::upgrade::{Upgrade, Upgrades};
 use crate::worker::Shared;
 use http::HeaderMap;
 use http::request::Parts;
@@ -169,7 +169,12 @@ pub(crate) fn authorize<'r>(
         host: normal.host(&head.headers),
         headers: &Fields(&head.headers),
     };
-    permit(rules.view.decide(&attributes, now))
+    let may_be_preflight = !normal.has_body && head.extensions.get::<Upgrade>().is_none();
+    permit(if may_be_preflight {
+        rules.view.decide_or_preflight(&attributes, now)
+    } else {
+        rules.view.decide(&attributes, now)
+    })
 }
 
 /// Asks the policy about an opaque TCP connection.

@@ -8,7 +8,7 @@ use crate::config::Protocol;
 use crate::exchange::{Exchange, Origin};
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
-use crate::tls::{Acceptor, Connector, LiveIdentity};
+use crate::tls::{Acceptor, Connector, LiveIdentity, Wanted};
 use crate::worker::Shared;
 use crate::{Bound, IdentityFeed, drain, limit, normalize};
 use http::request::Parts;
@@ -54,7 +54,7 @@ impl Connection {
         ));
         let own = shared.identity.present().expect("an SVID of the sidecar");
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-        let connector = Connector::new(own.id().clone(), Protocol::Http, LiveIdentity::new(caller));
+        let connector = Connector::new(own.id().clone(), Wanted::Http, LiveIdentity::new(caller));
         let credentials = connector.credentials().expect("an SVID of the caller");
         let acceptor = Acceptor::new(Arc::clone(&shared.identity), Protocol::Http);
         let (accepted, connected) = tokio::join!(
@@ -91,7 +91,9 @@ impl Connection {
     /// Step 1: one reading of the head.
     pub fn normalize(&self, rules: &Rules, head: &mut Parts) -> Normal {
         let normal = normalize::normalize(head, rules.0.reading(&self.origin.hosts));
-        Normal(normal.expect("a plain request"))
+        let mut normal = normal.expect("a plain request");
+        normal.has_body = false;
+        Normal(normal)
     }
 
     /// Step 2: the policy's answer.

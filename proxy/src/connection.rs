@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::h1::server::Next;
 use crate::h1::wire::Wire;
+use crate::proof::Ends;
 use crate::respond::{self, Manner};
 use crate::socket::Socket;
 use crate::tls::Alpn;
@@ -77,7 +78,7 @@ pub(crate) struct Terms {
     /// Whether requests of HTTP/1.0 are taken.
     pub(crate) http10: bool,
     /// When the certificate of either side ends; none on the workload's own connections.
-    pub(crate) ends: Option<SystemTime>,
+    pub(crate) ends: Option<Arc<Ends>>,
     pub(crate) drain: Drain,
 }
 
@@ -107,7 +108,7 @@ pub(crate) async fn serve<A: Answer>(
                 .await;
         }
         // Not HTTP: whoever accepted it carries it.
-        Alpn::Tcp => {}
+        Alpn::Tcp | Alpn::Proof => {}
         Alpn::Http2 => {
             let handshake = Box::pin(h2::server::handshake(replay(start, socket), config));
             match timeout(config.timeouts.request_head, handshake).await {
@@ -198,7 +199,7 @@ async fn serve_http2(
 struct Watch<'c> {
     activity: &'c Activity,
     idle: Duration,
-    ends: Option<SystemTime>,
+    ends: Option<Arc<Ends>>,
     drain: Drain,
 }
 
@@ -208,7 +209,7 @@ impl Watch<'_> {
         let closing = &self.activity.closing;
         let mut winding_down = false;
         let mut seen = self.activity.begun.load(Ordering::Relaxed);
-        let leave_at = self.ends.map(leave_at);
+        let leave_at = self.ends.as_deref().map(|ends| leave_at(ends.moment()));
         let mut timer = pin!(tokio::time::sleep_until(self.next(leave_at, false)));
         let mut draining = pin!(self.drain.started());
         loop {
@@ -219,7 +220,7 @@ impl Watch<'_> {
                 () = timer.as_mut() => {
                     let now = SystemTime::now();
                     // Hard: nothing passes under a certificate that has ended.
-                    if self.ends.is_some_and(|ends| now >= ends) {
+                    if self.ends.as_deref().is_some_and(|ends| now >= ends.moment()) {
                         tracing::info!("connection closed at the end of its certificate");
                         return;
                     }
@@ -239,7 +240,8 @@ impl Watch<'_> {
 
     /// When to look again: after the idle time, or when a certificate asks for it.
     fn next(&self, leave_at: Option<SystemTime>, winding_down: bool) -> Instant {
-        let due = if winding_down { self.ends } else { leave_at };
+        let ends = || self.ends.as_deref().map(Ends::moment);
+        let due = if winding_down { ends() } else { leave_at };
         let wait = due.map_or(self.idle, |due| {
             // At least a moment, so that a clock behind the timer does not make this spin.
             let left = due.duration_since(SystemTime::now()).unwrap_or_default();

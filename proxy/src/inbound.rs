@@ -1,6 +1,6 @@
 //! Callers to the workload: handshake, then one function per request.
 
-use crate::authorize::{Asked, Rulebook, admit, authorize, reached};
+use crate::authorize::{Asked, Rulebook, admit, authorize};
 use crate::config::{self, Config, Protocol};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
@@ -12,6 +12,7 @@ use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::{Hosts, normalize};
 use crate::peer::Peer;
+use crate::proof::{Ends, Hold};
 use crate::relay::Passage;
 use crate::socket::Socket;
 use crate::tcp;
@@ -24,7 +25,6 @@ use http::header::ACCEPT;
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -61,23 +61,30 @@ impl Inbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         // Boxed: its memory is free again when it ends, which is long before the connection does.
-        let Some((tls, terms, caller)) = Box::pin(self.admit(stream, &config)).await else {
+        let Some(Admitted {
+            tls,
+            alpn,
+            caller,
+            ends,
+            _hold,
+        }) = Box::pin(self.admit(stream, &config)).await
+        else {
             return;
         };
-        match terms.protocol {
-            Alpn::Tcp => caller.carry(tls, terms.ends, &config).await,
-            Alpn::Http1 | Alpn::Http2 => {
-                connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
-            }
-        }
+        let terms = match alpn {
+            Alpn::Tcp => return caller.carry(tls, &ends, &config).await,
+            protocol => Terms {
+                protocol,
+                http10: caller.rulebook.rules(caller.peer()).takes_http10(),
+                ends: Some(ends),
+                drain: shared.drain.clone(),
+            },
+        };
+        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
     }
 
     /// The handshake; `None` if nobody was let in.
-    async fn admit(
-        &self,
-        stream: TcpStream,
-        config: &Config,
-    ) -> Option<(Box<dyn Socket>, Terms, Arc<Caller>)> {
+    async fn admit(&self, stream: TcpStream, config: &Config) -> Option<Admitted> {
         let shared = &self.shared;
         // Fails for those who left between accept and here.
         let address = stream.peer_addr().ok()?;
@@ -105,7 +112,8 @@ impl Inbound {
             }
         };
         // Only who has asked for bytes that nobody looks into gets them, and never where HTTP is expected.
-        if (accepted.alpn == Alpn::Tcp) != (self.protocol == Protocol::Tcp) {
+        let is_tcp = accepted.alpn == Alpn::Tcp;
+        if accepted.alpn != Alpn::Proof && is_tcp != (self.protocol == Protocol::Tcp) {
             shared
                 .metrics
                 .handshake_failure(Direction::Inbound, "no_common_protocol");
@@ -113,6 +121,17 @@ impl Inbound {
         }
         shared.metrics.handshake(Direction::Inbound);
         let peer = accepted.peer;
+        if accepted.alpn == Alpn::Proof {
+            let (held, ends) = (&shared.held, accepted.ends);
+            let answered = held.answer(accepted.tls, peer.id(), &accepted.own, ends);
+            // A caller that breaks off has only itself to prove to.
+            let _ = timeout(config.timeouts.tls_hello, answered).await;
+            return None;
+        }
+        let ends = Arc::new(Ends::new(accepted.ends));
+        let hold = shared
+            .held
+            .hold(accepted.name, peer.id(), &accepted.own, &ends);
         let rulebook = Rulebook::new(shared, &peer, accepted.own, self.port);
         let counters = shared.metrics.caller(peer.id());
         let caller = Arc::new(Caller {
@@ -126,14 +145,23 @@ impl Inbound {
             address: address.ip(),
             app: Arc::clone(&self.app),
         });
-        let terms = Terms {
-            protocol: accepted.alpn,
-            http10: caller.rulebook.rules(caller.peer()).takes_http10(),
-            ends: Some(accepted.ends),
-            drain: shared.drain.clone(),
-        };
-        Some((Box::new(accepted.tls), terms, caller))
+        Some(Admitted {
+            tls: Box::new(accepted.tls),
+            alpn: accepted.alpn,
+            caller,
+            ends,
+            _hold: hold,
+        })
     }
+}
+
+/// A caller that was let in.
+struct Admitted {
+    tls: Box<dyn Socket>,
+    alpn: Alpn,
+    caller: Arc<Caller>,
+    ends: Arc<Ends>,
+    _hold: Hold,
 }
 
 /// An authenticated connection.
@@ -156,7 +184,7 @@ impl Caller {
     }
 
     /// The life of an opaque TCP connection.
-    async fn carry(&self, socket: Box<dyn Socket>, ends: Option<SystemTime>, config: &Config) {
+    async fn carry(&self, socket: Box<dyn Socket>, ends: &Ends, config: &Config) {
         let head = tcp::head();
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
         let app = match self.open(&head, &mut exchange, config).await {
@@ -166,7 +194,7 @@ impl Caller {
         };
         let cut = async {
             tokio::select! {
-                () = reached(ends) => tcp::CERTIFICATE_ENDED,
+                () = ends.reached() => tcp::CERTIFICATE_ENDED,
                 () = self.rulebook.withdrawn(self.peer(), Asked::Connection) => tcp::WITHDRAWN,
             }
         };
@@ -213,7 +241,8 @@ impl Answer for Caller {
         let rules = self.rulebook.rules(peer);
         exchange.decided_by(Arc::clone(&rules));
 
-        let normal = normalize(head, rules.reading(&self.origin.hosts))?;
+        let mut normal = normalize(head, rules.reading(&self.origin.hosts))?;
+        normal.has_body = caller.has_body();
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;

@@ -27,6 +27,8 @@ mod tls;
 
 mod peer;
 
+mod proof;
+
 mod connection;
 
 pub mod h1;

@@ -70,6 +70,8 @@ pub(crate) struct Normal {
     /// Length of the host name at the start of the canonical Host field: the rest is a port.
     host_name: usize,
     pub(crate) has_override: bool,
+    /// Set by whoever sees the body; a CORS preflight has none.
+    pub(crate) has_body: bool,
 }
 
 impl Normal {
@@ -127,6 +129,7 @@ pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal
     Ok(Normal {
         host_name,
         has_override,
+        has_body: true,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
 use crate::authorize::DecisionId;
-use crate::config::{Config, Destination, Protocol, Service};
+use crate::config::{Config, Destination, Service};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -12,7 +12,7 @@ use crate::metrics::Direction;
 use crate::normalize::{Hosts, Reading, normalize};
 use crate::relay::Passage;
 use crate::socket::Socket;
-use crate::tls::{Alpn, Connector};
+use crate::tls::{Alpn, Connector, Wanted};
 use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
@@ -204,12 +204,13 @@ impl Route {
             let destination = Destination::from(endpoint.clone());
             let kept = previous.and_then(|routes| routes.lanes(&destination, &service.identity));
             kept.unwrap_or_else(|| {
+                let connector = |wanted| {
+                    let live = Arc::clone(&shared.identity);
+                    Connector::new(service.identity.clone(), wanted, live)
+                };
                 let remote = Remote::Sidecar {
-                    connector: Connector::new(
-                        service.identity.clone(),
-                        Protocol::Http,
-                        Arc::clone(&shared.identity),
-                    ),
+                    connector: connector(Wanted::Http),
+                    prover: connector(Wanted::Proof),
                     metrics: Arc::clone(&shared.metrics),
                 };
                 let lanes = Lanes::new(destination, remote);

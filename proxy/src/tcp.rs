@@ -2,7 +2,7 @@
 //! connection, and again whenever the answer may have changed. Outbound each service has a listener of its own.
 
 use crate::authorize::reached;
-use crate::config::{Config, Destination, Protocol, TcpService};
+use crate::config::{Config, Destination, TcpService};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
@@ -11,9 +11,11 @@ use crate::h1::{client, server};
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
+use crate::proof::{Ends, Name, prove};
 use crate::relay::{Passage, Relay};
 use crate::socket::Socket;
-use crate::tls::{Alpn, Connected, Connector};
+use crate::tls::{Alpn, Connected, Connector, Wanted};
+use crate::upstream::http2::Validity;
 use crate::upstream::{Deadlines, Upstream, connect_sidecar};
 use crate::worker::Shared;
 use bytes::BytesMut;
@@ -21,6 +23,7 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 /// A connection as the access log shows it: as a CONNECT, of which HTTP lets none pass.
@@ -71,7 +74,11 @@ pub(crate) struct Outbound {
     endpoints: Vec<(Destination, Arc<str>)>,
     next: AtomicUsize,
     connector: Connector,
+    prover: Connector,
 }
+
+/// Between two proofs of one connection.
+const PROVE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Outbound {
     pub(crate) fn new(shared: &Arc<Shared>, service: &TcpService) -> Arc<Self> {
@@ -79,6 +86,10 @@ impl Outbound {
             let name = endpoint.to_string().into();
             (Destination::from(endpoint.clone()), name)
         });
+        let connector = |wanted| {
+            let live = Arc::clone(&shared.identity);
+            Connector::new(service.identity.clone(), wanted, live)
+        };
         Arc::new(Self {
             origin: Origin {
                 shared: Arc::clone(shared),
@@ -88,11 +99,8 @@ impl Outbound {
             },
             endpoints: endpoints.collect(),
             next: AtomicUsize::new(0),
-            connector: Connector::new(
-                service.identity.clone(),
-                Protocol::Tcp,
-                Arc::clone(&shared.identity),
-            ),
+            connector: connector(Wanted::Tcp),
+            prover: connector(Wanted::Proof),
         })
     }
 
@@ -104,14 +112,17 @@ impl Outbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let mut exchange = Exchange::begin(&self.origin, Some(&head()));
-        let connected = match self.connect(&config, &mut exchange).await {
+        let (connected, destination) = match self.connect(&config, &mut exchange).await {
             Ok(connected) => connected,
             Err(failure) => return exchange.failed(&failure),
         };
         exchange.allowed(None);
+        let ends = Ends::new(connected.ends);
         let cut = async {
-            reached(Some(connected.ends)).await;
-            CERTIFICATE_ENDED
+            tokio::select! {
+                () = ends.reached() => CERTIFICATE_ENDED,
+                () = self.keep_proven(destination, connected.name, &ends, &config) => CERTIFICATE_ENDED,
+            }
         };
         carry(stream, Box::new(connected.tls), &config, &mut exchange, cut).await;
     }
@@ -121,7 +132,7 @@ impl Outbound {
         &self,
         config: &Config,
         exchange: &mut Exchange<'_>,
-    ) -> Result<Connected<Box<dyn Socket>>, Failure> {
+    ) -> Result<(Connected<Box<dyn Socket>>, &Destination), Failure> {
         self.origin.shared.admission.take_request()?;
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let limit = config.timeouts.upstream_connect;
@@ -136,12 +147,47 @@ impl Outbound {
                 connect_sidecar(destination, &self.connector, metrics),
             );
             match connected.await.unwrap_or(Err(ConnectError::Timeout(limit))) {
-                Ok(connected) if connected.alpn == Alpn::Tcp => return Ok(connected),
+                Ok(connected) if connected.alpn == Alpn::Tcp => {
+                    return Ok((connected, destination));
+                }
                 Ok(_) => failure = ConnectError::Protocol,
                 Err(error) => failure = error,
             }
         }
         Err(failure.into())
+    }
+
+    /// Has a connection go on when one of its certificates is renewed. Never ends.
+    async fn keep_proven(
+        &self,
+        destination: &Destination,
+        name: Name,
+        ends: &Ends,
+        config: &Config,
+    ) {
+        let mut svid = self.origin.shared.identity.watch();
+        svid.mark_unchanged();
+        let limit = config.timeouts.upstream_connect;
+        loop {
+            let due = Validity::new(SystemTime::now(), ends.moment()).replace_at;
+            tokio::select! {
+                Ok(()) = svid.changed() => {}
+                () = reached(Some(due)) => {}
+            }
+            match timeout(limit, prove(&self.prover, destination, &[name])).await {
+                Ok(Ok(answers)) => {
+                    if let Some(until) = answers.first().copied().flatten() {
+                        ends.put_off(until);
+                    }
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, %destination, "cannot prove a connection's identity again")
+                }
+                Err(_) => tracing::debug!(%destination, "no answer to a proof"),
+            }
+            // A server that is as old as the connection has no more to give for a while.
+            tokio::time::sleep(PROVE_AGAIN).await;
+        }
     }
 }
 

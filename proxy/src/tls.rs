@@ -11,6 +11,7 @@ use crate::IdentityFeed;
 use crate::config::Protocol;
 use crate::error::ConnectError;
 use crate::peer::Peer;
+use crate::proof::{self, Name};
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
 use identity::{Leaf, SpiffeId, Svid, TrustBundle, Usage, VerifiedChains, VerifyError};
@@ -19,6 +20,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use std::fmt::Write;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,6 +31,8 @@ const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 /// Bytes that nobody looks into.
 const TCP: &[u8] = b"tipstaff-tcp";
+/// See `proof.rs`.
+const PROOF: &[u8] = b"tipstaff-proof";
 
 /// Proof that a handshake with a verified client certificate has ended. Made only in this module.
 #[derive(Debug)]
@@ -40,6 +44,15 @@ pub(crate) enum Alpn {
     Http1,
     Http2,
     Tcp,
+    Proof,
+}
+
+/// What a client wants to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Http,
+    Tcp,
+    Proof,
 }
 
 /// The server side: one per process, shared by all listeners.
@@ -99,6 +112,9 @@ impl Acceptor {
             .await
             .map_err(HandshakeError::Tls)?;
         let (_, session) = tls.get_ref();
+        let name = session
+            .export_keying_material([0; 32], proof::LABEL, None)
+            .map_err(HandshakeError::Name)?;
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is who it is.
         let leaf = self
@@ -111,6 +127,7 @@ impl Acceptor {
             tls: Stream::server(tls, alpn),
             peer,
             alpn,
+            name,
             ends,
             own: own.id().clone(),
         })
@@ -122,6 +139,7 @@ pub(crate) struct Accepted<S> {
     pub(crate) tls: Stream<S>,
     pub(crate) peer: Peer,
     pub(crate) alpn: Alpn,
+    pub(crate) name: Name,
     /// When the first of the two certificates expires: the connection must not outlive it.
     pub(crate) ends: SystemTime,
     /// Who the caller reached: this sidecar's identity.
@@ -134,7 +152,9 @@ pub(crate) enum HandshakeError {
     #[error("no certificate to present")]
     Identity(#[from] ConnectError),
     #[error("TLS failed")]
-    Tls(#[source] std::io::Error),
+    Tls(#[source] io::Error),
+    #[error("the connection has no name")]
+    Name(#[source] rustls::Error),
     #[error("the caller's certificate is no longer good")]
     Caller(#[from] VerifyError),
 }
@@ -146,6 +166,7 @@ impl HandshakeError {
             Self::Identity(error) => error.reason(),
             Self::Caller(error) => error.reason(),
             Self::Tls(error) => tls_reason(error),
+            Self::Name(_) => "tls_error",
         }
     }
 }
@@ -154,7 +175,7 @@ impl HandshakeError {
 #[derive(Debug)]
 pub(crate) struct Connector {
     expected: SpiffeId,
-    protocol: Protocol,
+    wanted: Wanted,
     live: Arc<LiveIdentity>,
     /// What the last connection was made with.
     last: Mutex<Option<Credentials>>,
@@ -168,10 +189,10 @@ pub(crate) struct Credentials {
 }
 
 impl Connector {
-    pub(crate) fn new(expected: SpiffeId, protocol: Protocol, live: Arc<LiveIdentity>) -> Self {
+    pub(crate) fn new(expected: SpiffeId, wanted: Wanted, live: Arc<LiveIdentity>) -> Self {
         Self {
             expected,
-            protocol,
+            wanted,
             live,
             last: Mutex::new(None),
         }
@@ -190,7 +211,11 @@ impl Connector {
         }
         let bundles = Arc::clone(&self.live) as Arc<dyn BundleSource>;
         let expected = self.expected.clone();
-        let alpn = spoken(self.protocol);
+        let alpn: &[&[u8]] = match self.wanted {
+            Wanted::Http => &[HTTP2, HTTP1],
+            Wanted::Tcp => &[TCP],
+            Wanted::Proof => &[PROOF],
+        };
         let config = identity::tls::client_config(Some(&svid), bundles, expected, alpn);
         let config = Arc::new(config);
         Ok(last.insert(Credentials { svid, config }).clone())
@@ -210,6 +235,9 @@ impl Connector {
             .await
             .map_err(|error| ConnectError::Handshake(Arc::new(error)))?;
         let (_, session) = tls.get_ref();
+        let name = session
+            .export_keying_material([0; 32], proof::LABEL, None)
+            .map_err(|error| ConnectError::Handshake(Arc::new(io::Error::other(error))))?;
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is for how long.
         let leaf = self.live.verify(chain, Usage::Server, SystemTime::now())?;
@@ -217,6 +245,7 @@ impl Connector {
         Ok(Connected {
             tls: Stream::client(tls, alpn),
             alpn,
+            name,
             ends: leaf.not_after.min(own.svid.leaf().not_after),
         })
     }
@@ -226,14 +255,16 @@ impl Connector {
 pub(crate) struct Connected<S> {
     pub(crate) tls: Stream<S>,
     pub(crate) alpn: Alpn,
+    pub(crate) name: Name,
     /// When the first of the two certificates expires.
     pub(crate) ends: SystemTime,
 }
 
+/// What a listener for `protocol` takes.
 fn spoken(protocol: Protocol) -> &'static [&'static [u8]] {
     match protocol {
-        Protocol::Http => &[HTTP2, HTTP1],
-        Protocol::Tcp => &[TCP],
+        Protocol::Http => &[HTTP2, HTTP1, PROOF],
+        Protocol::Tcp => &[TCP, PROOF],
     }
 }
 
@@ -242,6 +273,7 @@ fn alpn(agreed: Option<&[u8]>) -> Alpn {
     match agreed {
         Some(HTTP2) => Alpn::Http2,
         Some(TCP) => Alpn::Tcp,
+        Some(PROOF) => Alpn::Proof,
         _ => Alpn::Http1,
     }
 }
@@ -312,7 +344,7 @@ impl ResolvesServerCert for LiveIdentity {
 }
 
 /// What rustls says went wrong, as a word from a closed set.
-pub(crate) fn tls_reason(error: &std::io::Error) -> &'static str {
+pub(crate) fn tls_reason(error: &io::Error) -> &'static str {
     use rustls::Error;
     let Some(error) = error
         .get_ref()

@@ -11,6 +11,7 @@ use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, acce
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::overload::Overload;
+use crate::proof::Held;
 use crate::socket::Socket;
 use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     /// Whether somebody reads what is gathered for the access log alone.
     pub(crate) logs_requests: bool,
     pub(crate) admission: Admission,
+    /// Connections of callers whose end a proof may put off.
+    pub(crate) held: Arc<Held>,
     start: Instant,
 }
 
@@ -67,6 +70,7 @@ impl Shared {
             access_log,
             drain,
             admission,
+            held: Arc::default(),
             start: Instant::now(),
         }
     }

@@ -8,7 +8,7 @@ mod lane;
 mod rotation;
 
 pub(crate) use lane::{Stream, length};
-pub(crate) use rotation::keep_fresh;
+pub(crate) use rotation::{Validity, keep_fresh};
 
 use super::http1::Pool;
 use super::{Deadlines, Upstream, connect, connect_sidecar};
@@ -19,6 +19,7 @@ use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
 use crate::metrics::Metrics;
 use crate::normalize::Rejection;
+use crate::proof::{Ends, Name};
 use crate::tls::{Alpn, Connector};
 use crate::upgrade::Upgrade;
 use bytes::{Bytes, BytesMut};
@@ -27,11 +28,10 @@ use http::header::HOST;
 use http::uri::{self, Authority, Scheme};
 use http::{Request, Uri, Version, request};
 use identity::SpiffeId;
-use lane::{Lane, Place};
-use rotation::Validity;
+use lane::{Lane, Place, Standing};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout;
 
@@ -54,6 +54,8 @@ pub(crate) enum Remote {
     /// A sidecar that has to prove exactly this identity.
     Sidecar {
         connector: Connector,
+        /// For connections that outlive the certificates they were made with.
+        prover: Connector,
         metrics: Arc<Metrics>,
     },
 }
@@ -65,6 +67,8 @@ pub(crate) struct Lanes {
     name: Arc<str>,
     remote: Remote,
     open: Mutex<Vec<Lane>>,
+    /// Every lane that may still be in use, with its name.
+    made: Mutex<Vec<(Name, Weak<Standing>)>>,
     /// Connections to a sidecar that speaks HTTP/1.1 alone.
     http1: Pool,
     speaks_http1: AtomicBool,
@@ -79,6 +83,7 @@ impl Lanes {
             destination,
             remote,
             open: Mutex::new(Vec::new()),
+            made: Mutex::new(Vec::new()),
             http1: Pool::new(),
             speaks_http1: AtomicBool::new(false),
             connecting: tokio::sync::Mutex::new(None),
@@ -229,18 +234,25 @@ impl Lanes {
             match &self.remote {
                 Remote::App => {
                     let stream = connect(&self.destination).await?;
-                    Ok(Connected::Lane(Lane::open(stream, None).await?))
+                    Ok(Connected::Lane(Lane::open(stream, None, None).await?))
                 }
-                Remote::Sidecar { connector, metrics } => {
+                Remote::Sidecar {
+                    connector, metrics, ..
+                } => {
                     let connected = connect_sidecar(&self.destination, connector, metrics).await?;
                     let (tls, validity) = (
                         Box::new(connected.tls),
                         Validity::new(SystemTime::now(), connected.ends),
                     );
                     Ok(match connected.alpn {
-                        Alpn::Http2 => Connected::Lane(Lane::open(tls, Some(validity)).await?),
+                        Alpn::Http2 => {
+                            let ends = Ends::new(connected.ends);
+                            let lane = Lane::open(tls, Some(validity), Some(ends)).await?;
+                            self.note(connected.name, &lane);
+                            Connected::Lane(lane)
+                        }
                         // What was not offered is not agreed to.
-                        Alpn::Http1 | Alpn::Tcp => {
+                        Alpn::Http1 | Alpn::Tcp | Alpn::Proof => {
                             let wire = Wire::new(tls, BytesMut::new());
                             let retire_at = Some(validity.retire_at);
                             Connected::Http1(Box::new(Http1Connection::new(wire, retire_at)))

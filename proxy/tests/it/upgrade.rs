@@ -337,6 +337,36 @@ async fn a_withdrawn_grant_ends_its_websockets_and_another_change_does_not() {
 }
 
 #[tokio::test]
+async fn a_preflight_passes_where_its_request_does_if_the_profile_says_so() {
+    let preflight = "OPTIONS /bytes/5 HTTP/1.1\r\nHost: orders\r\nOrigin: https://shop.example\r\n\
+                     Access-Control-Request-Method: POST\r\n\r\n";
+    let with_body = preflight.replace("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi");
+    let of_put = preflight.replace("POST", "PUT");
+    let app = App::start().await;
+    let authority = Authority::new();
+    let cors = document("HttpProfile", "cors", "cors: preflight");
+    for (documents, ask, status) in [
+        (grant_all() + &cors, preflight, "200"),
+        (grant_all() + &cors, &with_body, "403"),
+        (grant_all() + &cors, &of_put, "403"),
+        (grant_all(), preflight, "403"),
+    ] {
+        let svid = authority.svid(ORDERS, Life::Hour);
+        let orders = sidecar(&authority, svid, app.address, &documents, |_| ());
+        let frontend = authority.svid(FRONTEND, Life::Hour);
+        let mut caller = tls(orders.inbound, &authority, Some(&frontend), b"http/1.1")
+            .await
+            .unwrap();
+        caller.write_all(ask.as_bytes()).await.unwrap();
+        let answer = head(&mut caller).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}\n{ask}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn http_1_0_is_taken_where_the_profile_says_so() {
     let authority = Authority::new();
     let app = App::start().await;

@@ -6,6 +6,7 @@ use crate::body::{Broken, Piece};
 use crate::error::ConnectError;
 use crate::h1::head::Framing;
 use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
+use crate::proof::Ends;
 use crate::socket::Socket;
 use crate::upgrade::Upgrade;
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
@@ -42,6 +43,7 @@ impl Lane {
     pub(super) async fn open(
         socket: Box<dyn Socket>,
         validity: Option<Validity>,
+        ends: Option<Ends>,
     ) -> Result<Self, ConnectError> {
         let (sender, connection) = ::h2::client::Builder::new()
             .enable_push(false)
@@ -53,7 +55,10 @@ impl Lane {
             .handshake(socket)
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
-        let standing = Arc::<Standing>::default();
+        let standing = Arc::new(Standing {
+            ends,
+            ..Standing::default()
+        });
         // Boxed: making a task copies it several times.
         tokio::spawn(Box::pin(drive(connection, Arc::clone(&standing))));
         Ok(Self {
@@ -84,7 +89,9 @@ impl Lane {
 /// What a lane's users know of it.
 #[derive(Debug, Default)]
 pub(super) struct Standing {
-    streams: AtomicUsize,
+    pub(super) streams: AtomicUsize,
+    /// None in plain text.
+    pub(super) ends: Option<Ends>,
     pub(super) is_closed: AtomicBool,
 }
 
@@ -173,17 +180,28 @@ pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
         .then(|| digits.parse().ok())?
 }
 
-/// Carries a lane's bytes. Ends when the other side closes or is gone, or when nobody can send on it any more and the last
-/// stream has ended.
+/// Carries a lane's bytes. Ends when the other side closes or is gone, when nobody can send on it any more and the last
+/// stream has ended, or with its certificates.
 async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc<Standing>) {
     let mut pings = connection.ping_pong();
     let mut awaits_pong = false;
     let mut alarm = pin!(tokio::time::sleep(PING));
+    let mut ended = pin!(async {
+        match &standing.ends {
+            Some(ends) => ends.reached().await,
+            None => std::future::pending().await,
+        }
+    });
     poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
             if let Err(error) = ended {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
             }
+            return Poll::Ready(());
+        }
+        // Hard: nothing passes under a certificate that has ended.
+        if ended.as_mut().poll(cx).is_ready() {
+            tracing::info!("HTTP/2 connection to an upstream closed at the end of its certificate");
             return Poll::Ready(());
         }
         let Some(pings) = &mut pings else {

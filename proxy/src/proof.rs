@@ -1,0 +1,176 @@
+//! How a connection outlives the certificates it was made with (no connection outlives its identity): the caller's sidecar
+//! proves the same SPIFFE ID again, with the certificates of now, on a connection of its own, and names the old one there by
+//! a value that only the two ends of that one can know (TLS exporter, RFC 8446 section 7.5). For what lasts for long:
+//! WebSockets, gRPC streams, opaque TCP. Everything else moves to a new connection in time.
+//!
+//! On the wire, under an ALPN of its own: names of 32 octets go up; for each comes down, in order, the moment until which
+//! the connection may go on now, as seconds since 1970 in 8 octets, or 0 if nobody here knows such a connection of this caller.
+//! A name alone is of no use: whoever says it has to hold a key for the same identity.
+
+use crate::authorize::reached;
+use crate::config::Destination;
+use crate::error::ConnectError;
+use crate::tls::Connector;
+use crate::upstream::connect;
+use identity::SpiffeId;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The label of the exporter.
+pub(crate) const LABEL: &[u8] = b"EXPORTER-tipstaff-connection";
+/// Names on one connection: more than one endpoint has connections in use.
+const MOST_NAMES: usize = 1024;
+
+/// What the ends of one connection call it.
+pub(crate) type Name = [u8; 32];
+
+/// When a connection has to end: with the first of its two certificates, or later if its peer has proven itself since.
+#[derive(Debug)]
+pub(crate) struct Ends(AtomicU64);
+
+impl Ends {
+    pub(crate) fn new(moment: SystemTime) -> Self {
+        Self(AtomicU64::new(seconds(moment)))
+    }
+
+    pub(crate) fn moment(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn put_off(&self, until: SystemTime) {
+        self.0.fetch_max(seconds(until), Ordering::Relaxed);
+    }
+
+    /// Waits until it has come and was not put off.
+    pub(crate) async fn reached(&self) {
+        while SystemTime::now() < self.moment() {
+            reached(Some(self.moment())).await;
+        }
+    }
+}
+
+/// Certificates end with a whole second.
+fn seconds(moment: SystemTime) -> u64 {
+    moment
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// The connections of callers that may be named: one for the process, since a proof may come to any worker.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    connections: Mutex<HashMap<Name, Connection>>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    peer: SpiffeId,
+    own: SpiffeId,
+    ends: Arc<Ends>,
+}
+
+impl Held {
+    /// Makes a connection known until the value is dropped.
+    pub(crate) fn hold(
+        self: &Arc<Self>,
+        name: Name,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        ends: &Arc<Ends>,
+    ) -> Hold {
+        let connection = Connection {
+            peer: peer.clone(),
+            own: own.clone(),
+            ends: Arc::clone(ends),
+        };
+        self.lock().insert(name, connection);
+        Hold {
+            held: Arc::clone(self),
+            name,
+        }
+    }
+
+    /// Lets the connection go on, if it is between the same two.
+    fn prove(&self, name: &Name, peer: &SpiffeId, own: &SpiffeId, until: SystemTime) -> bool {
+        match self.lock().get(name) {
+            Some(known) if known.peer == *peer && known.own == *own => {
+                known.ends.put_off(until);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Answers a caller that has proven to be `peer`, by certificates that end at `until`.
+    pub(crate) async fn answer(
+        &self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: &SpiffeId,
+        own: &SpiffeId,
+        until: SystemTime,
+    ) -> io::Result<()> {
+        let mut name = [0; 32];
+        for _ in 0..MOST_NAMES {
+            match stream.read_exact(&mut name).await {
+                Err(end) if end.kind() == io::ErrorKind::UnexpectedEof => break,
+                read => read?,
+            };
+            let granted = self.prove(&name, peer, own, until);
+            let answer = if granted { seconds(until) } else { 0 };
+            stream.write_all(&answer.to_be_bytes()).await?;
+            stream.flush().await?;
+        }
+        stream.shutdown().await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Connection>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that may be named.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    held: Arc<Held>,
+    name: Name,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held.lock().remove(&self.name);
+    }
+}
+
+/// Proves ourselves to the sidecar at `destination` again, for the connections `names`. Answers until when each may go on;
+/// None for one that is not known there. The caller of this sets the deadline.
+pub(crate) async fn prove(
+    connector: &Connector,
+    destination: &Destination,
+    names: &[Name],
+) -> Result<Vec<Option<SystemTime>>, ConnectError> {
+    let credentials = connector.credentials()?;
+    let stream = connect(destination).await?;
+    let mut connected = connector.connect(credentials, stream).await?;
+    let lost = |error| ConnectError::Io(Arc::new(error));
+    let mut answers = Vec::with_capacity(names.len());
+    for name in names.iter().take(MOST_NAMES) {
+        let stream = &mut connected.tls;
+        stream.write_all(name).await.map_err(lost)?;
+        stream.flush().await.map_err(lost)?;
+        let answer = stream.read_u64().await.map_err(lost)?;
+        // Theirs is the earlier of both sides' certificates; a greater one than ours is not believed.
+        let until = (UNIX_EPOCH + Duration::from_secs(answer.min(seconds(connected.ends))))
+            .min(connected.ends);
+        answers.push((answer > 0).then_some(until));
+    }
+    Ok(answers)
+}
+
+#[cfg(test)]
+mod tests;

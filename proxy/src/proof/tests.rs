@@ -1,0 +1,74 @@
+use super::*;
+
+const NAME: Name = [7; 32];
+
+fn id(name: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://prod.example/ns/shop/sa/{name}")).unwrap()
+}
+
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// A connection of the front end to the orders that ends at 100.
+fn held() -> (Arc<Held>, Arc<Ends>, Hold) {
+    let held = Arc::<Held>::default();
+    let ends = Arc::new(Ends::new(at(100)));
+    let hold = held.hold(NAME, &id("front"), &id("orders"), &ends);
+    (held, ends, hold)
+}
+
+async fn answers(held: &Held, peer: &str, own: &str, said: &[u8]) -> (io::Result<()>, Vec<u8>) {
+    let (mut near, far) = tokio::io::duplex(64 * 1024);
+    near.write_all(said).await.unwrap();
+    near.shutdown().await.unwrap();
+    let answered = held.answer(far, &id(peer), &id(own), at(200)).await;
+    let mut heard = Vec::new();
+    near.read_to_end(&mut heard).await.unwrap();
+    (answered, heard)
+}
+
+#[tokio::test]
+async fn the_same_identity_puts_the_end_of_its_connection_off_and_never_nearer() {
+    let (held, ends, _hold) = held();
+    let (answered, heard) = answers(&held, "front", "orders", &NAME).await;
+    answered.unwrap();
+    assert_eq!(heard, 200_u64.to_be_bytes());
+    assert_eq!(ends.moment(), at(200));
+    ends.put_off(at(150));
+    assert_eq!(ends.moment(), at(200));
+}
+
+#[tokio::test]
+async fn a_stolen_name_is_refused_to_every_other_identity() {
+    let (held, ends, _hold) = held();
+    for (peer, own) in [("cart", "orders"), ("front", "cart"), ("orders", "front")] {
+        let (answered, heard) = answers(&held, peer, own, &NAME).await;
+        answered.unwrap();
+        assert_eq!(heard, [0; 8], "{peer} to {own}");
+    }
+    assert_eq!(ends.moment(), at(100));
+}
+
+#[tokio::test]
+async fn an_unknown_name_and_one_of_a_connection_that_has_ended_are_refused() {
+    let (held, ends, hold) = held();
+    let (_, heard) = answers(&held, "front", "orders", &[&[8; 32][..], &NAME].concat()).await;
+    assert_eq!(heard, [[0; 8], 200_u64.to_be_bytes()].concat());
+    drop(hold);
+    let (_, heard) = answers(&held, "front", "orders", &NAME).await;
+    assert_eq!(heard, [0; 8]);
+    assert_eq!(ends.moment(), at(200));
+    assert!(held.lock().is_empty());
+}
+
+#[tokio::test]
+async fn half_a_name_says_nothing_and_names_without_end_are_not_read() {
+    let (held, ends, _hold) = held();
+    let (_, heard) = answers(&held, "front", "orders", &NAME[..31]).await;
+    assert!(heard.is_empty(), "{heard:?}");
+    assert_eq!(ends.moment(), at(100));
+    let many = NAME.repeat(MOST_NAMES + 1);
+    let (_, heard) = answers(&held, "front", "orders", &many).await;
+    assert_eq!(heard.len(), MOST_NAMES * 8);
+}
