@@ -13,7 +13,9 @@ from peers import DIRECT, PAIRS, new_pair
 
 HIGH_LIMIT = 500_000
 KIB, MIB = 1024, 1024 * 1024
-WITHOUT_LOG = [name for name in PAIRS if not name.endswith("-log")]
+OPAQUE = [name for name in PAIRS if name.endswith("-tcp")]
+OF_REQUESTS = [name for name in PAIRS if name not in OPAQUE]
+WITHOUT_LOG = [name for name in OF_REQUESTS if not name.endswith("-log")]
 # For what needs connections that end after one answer; between their sides these speak HTTP/1.1, or can.
 WITH_HTTP1 = [name for name in WITHOUT_LOG if not name.endswith("-h2")]
 
@@ -29,6 +31,7 @@ class Mode:
     pairs: tuple = tuple(WITHOUT_LOG)
     connections: int = 64
     rounds: int = 3
+    subject: str = "tipstaff"  # The pair that is judged.
     # Costs of one round are divided by each other: the machine drifts. Latency is too rare an event for that, and
     # is judged by its medians.
     ratio_within_round: bool = True
@@ -78,13 +81,27 @@ def bodies(pair, options):
     """Both sizes in both directions. A request with 1 MiB costs one MiB, so that all four are per request."""
     sample = {}
     for name, size in BODIES.items():
-        down = steady(pair, options.connections, options.seconds, path=f"/api/v1/orders/{size}")
-        if down["bytes_each"] < size:
-            raise Failure(f"{pair.name}: downloads of {size} bytes came to {down['bytes_each']} bytes each")
-        # The app passes an upload on to itself once it has all of it.
-        up = steady(pair, options.connections, options.seconds, answers=2, path=checks.UPLOAD, UPLOAD_BYTES=size)
+        down, up = both_ways(pair, options, size)
         sample.update({f"{name}-down": down["sum_us"], f"{name}-up": up["sum_us"]})
     return sample
+
+
+def tcp(pair, options):
+    """One MiB in either direction at a time, over connections that the two sides do not look into."""
+    down, up = both_ways(pair, options, MIB)
+    return {"down": down["sum_us"], "up": up["sum_us"],
+            **{f"{way}-{side}": sample[f"{side}_us"] for way, sample in [("down", down), ("up", up)] for side in ("out", "in")},
+            "peak": max(down["peak_out"], down["peak_in"], up["peak_out"], up["peak_in"]) / MIB}
+
+
+def both_ways(pair, options, size):
+    """The samples of downloads and of uploads of `size` bytes."""
+    down = steady(pair, options.connections, options.seconds, path=f"/api/v1/orders/{size}")
+    if down["bytes_each"] < size:
+        raise Failure(f"{pair.name}: downloads of {size} bytes came to {down['bytes_each']} bytes each")
+    # The app passes an upload on to itself once it has all of it.
+    up = steady(pair, options.connections, options.seconds, answers=2, path=checks.UPLOAD, UPLOAD_BYTES=size)
+    return down, up
 
 
 def memory(pair, options):
@@ -116,7 +133,7 @@ CLIENT = {"rate": "req/s", "p50": "p50 ms", "p99": "p99 ms"}
 MODES = {mode.name: mode for mode in [
     Mode("load", "a closed loop, as fast as the pair goes", load,
          {**SIDES, **CLIENT, "peak-out": "peak MiB out", "peak-in": "in"}, ("cpu",),
-         peers=("haproxy-h1", "haproxy-h2", "envoy"), pairs=tuple(PAIRS)),
+         peers=("haproxy-h1", "haproxy-h2", "envoy"), pairs=tuple(OF_REQUESTS)),
     Mode("handshake", "a new connection and a full mTLS handshake per request", handshake,
          {**SIDES, **CLIENT, "peak": "peak MiB"}, ("cpu",), pairs=tuple(WITH_HTTP1)),
     Mode("paced", "latency added at --rate", paced,
@@ -126,6 +143,9 @@ MODES = {mode.name: mode for mode in [
     Mode("bodies", "bodies of 16 KiB and 1 MiB, downloads and uploads", bodies,
          {f"{name}-{way}": f"us {name} {way}" for name in BODIES for way in ("down", "up")},
          tuple(f"{name}-{way}" for name in BODIES for way in ("down", "up")), peers=("haproxy",), connections=16),
+    Mode("tcp", "opaque TCP, a MiB down and up", tcp,
+         {"down": "us per MiB down", "down-out": "out", "down-in": "in", "up": "us per MiB up", "up-out": "out", "up-in": "in",
+          "peak": "peak MiB"}, ("down", "up"), peers=("haproxy",), pairs=tuple(OPAQUE), connections=16, subject="tipstaff-tcp"),
     Mode("memory", "resident memory: at rest, per idle mTLS connection, busy", memory,
          {"idle": "idle MiB", "each-h1": "KiB per idle HTTP/1.1", "each-h2": "KiB per idle HTTP/2",
           "busy-out": "busy MiB out", "busy-in": "in"}, ("idle", "each-h1", "each-h2", "busy"), peers=(), connections=1000),

@@ -14,16 +14,19 @@ BODIES = {"16k": 16 << 10, "1m": 1 << 20}
 class Pair:
     """Started by `with`; everything of it is in its folder.
 
-    `limit` is the caller's requests per second: low to see the limit work, high to measure.
+    `limit` is the caller's requests per second, or connections where nobody looks into them: low to see the limit work,
+    high to measure.
     """
+
+    is_opaque = False  # Whether it carries opaque TCP.
 
     def __init__(self, name, limit):
         self.name, self.limit = name, limit
         self.folder = WORK / name
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        (self.outbound_port, self.inbound_port, self.app_port, self.impostor_port,
-         self.closing_port) = (free_port() for _ in range(5))
+        (self.outbound_port, self.inbound_port, self.app_port, self.impostor_port, self.closing_port,
+         self.to_impostor_port) = (free_port() for _ in range(6))
         self.outbound = self.inbound = None
         self.running = ExitStack()
 
@@ -61,7 +64,7 @@ class Pair:
         """The file at `path`, filled in, in the pair's folder."""
         listen = self.inbound_port if "inbound" in path else self.outbound_port
         values = dict(LISTEN=listen, PEER=self.inbound_port, APP=self.app_port, IMPOSTOR=self.impostor_port,
-                      CLOSING=self.closing_port, CERT=self.authority.certificate(spiffe_id),
+                      CLOSING=self.closing_port, TO_IMPOSTOR=self.to_impostor_port, CERT=self.authority.certificate(spiffe_id),
                       PEER_CERT=self.authority.certificate(pki.ORDERS), CA=self.authority.bundle,
                       CALLER_ID=pki.FRONTEND, PEER_ID=pki.ORDERS, CALLER_CN=pki.common_name(pki.FRONTEND),
                       PEER_CN=pki.common_name(pki.ORDERS), LIMIT=self.limit, USER=getpass.getuser(), FOLDER=self.folder)

@@ -3,21 +3,25 @@
 import pki
 from machine import ENVOY
 from pair import Direct, Pair, nginx
-from tipstaff import Tipstaff, TipstaffWithLog
+from tipstaff import Tipstaff, TipstaffTcp, TipstaffWithLog
 
 
 class HAProxy(Pair):
-    alpn = "http/1.1"
+    alpn, templates = "http/1.1", "haproxy"
 
     def start(self, side, spiffe_id, port):
         callers = self.folder / "callers.map"
         callers.write_text(f"{pki.encoded_alt_name(pki.FRONTEND)} {pki.FRONTEND}\n")
-        config = self.template(f"haproxy/{side}.cfg", spiffe_id, ALPN=self.alpn, CALLERS=callers)
+        config = self.template(f"{self.templates}/{side}.cfg", spiffe_id, ALPN=self.alpn, CALLERS=callers)
         return self.run(side, ["haproxy", "-db", "-f", config], port)
 
 
 class HAProxyHttp2(HAProxy):
     alpn = "h2"
+
+
+class HAProxyTcp(HAProxy):
+    templates, is_opaque = "haproxy/tcp", True
 
 
 class Nginx(Pair):
@@ -46,6 +50,8 @@ PAIRS = {
     "envoy-h2": EnvoyHttp2,
     "tipstaff": Tipstaff,
     "tipstaff-log": TipstaffWithLog,
+    "haproxy-tcp": HAProxyTcp,
+    "tipstaff-tcp": TipstaffTcp,
 }
 DIRECT = "direct"
 

@@ -5,6 +5,7 @@ import statistics
 from contextlib import ExitStack
 
 import checks
+import opaque
 import pki
 import tls
 from machine import WORK, say
@@ -91,9 +92,10 @@ def start_checked(name, running, other_authority):
     if name == DIRECT:
         return running.enter_context(new_pair(name, HIGH_LIMIT))
     with new_pair(name, checks.LOW_LIMIT) as limited:
-        checks.check_limit(limited)
+        of_its_kind, protocol = (opaque, opaque.ALPN) if limited.is_opaque else (checks, tls.HTTP1)
+        of_its_kind.check_limit(limited)
     pair = running.enter_context(new_pair(name, HIGH_LIMIT))
-    checks.check(pair, other_authority)
-    tls.nothing_to_resume(pair)
+    of_its_kind.check(pair, other_authority)
+    tls.nothing_to_resume(pair, protocol)
     say(f"{name}: checks hold")
     return pair

@@ -54,11 +54,11 @@ def bounds(text, mode):
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text}: expected [FIGURE:]PEER=RATIO or FIGURE=NUMBER") from None
     if name in mode.columns or name in mode.costs:
-        return [Bound(name, limit)]
+        return [Bound(name, limit, subject=mode.subject)]
     figure, _, peer = name.rpartition(":")
     if figure and figure not in mode.columns:
         raise argparse.ArgumentTypeError(f"{text}: mode {mode.name} has no figure {figure}; it has {', '.join(mode.columns)}")
-    return [Bound(one, limit, peer) for one in ([figure] if figure else mode.costs)]
+    return [Bound(one, limit, peer, mode.subject) for one in ([figure] if figure else mode.costs)]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ TARGETS = [
     Target("16 KiB uploads, CPU per request", "bodies", 16, Bound("16k-up", 0.7, "haproxy")),
     Target("1 MiB downloads, CPU per MiB", "bodies", 16, Bound("1m-down", 0.7, "haproxy")),
     Target("1 MiB uploads, CPU per MiB", "bodies", 16, Bound("1m-up", 0.7, "haproxy")),
+    Target("opaque TCP, downloads, CPU per MiB", "tcp", 16, Bound("down", 1.0, "haproxy", "tipstaff-tcp")),
+    Target("opaque TCP, uploads, CPU per MiB", "tcp", 16, Bound("up", 1.0, "haproxy", "tipstaff-tcp")),
     Target("resident memory of a side at rest, MiB", "memory", 1000, Bound("idle", 10)),
     Target("memory per idle mTLS connection, HTTP/1.1, KiB", "memory", 1000, Bound("each-h1", 24)),
     Target("memory per idle mTLS connection, HTTP/2, KiB", "memory", 1000, Bound("each-h2", 24)),

@@ -18,6 +18,7 @@ class Tipstaff(Pair):
     """Identities come from a CA started with the pair; the policy has 100 grants, each with a limit."""
 
     binary = ROOT / "target" / "dist" / "tipstaff"
+    templates = "tipstaff"
 
     def start_authority(self):
         self.ca_port = free_port()
@@ -35,7 +36,7 @@ class Tipstaff(Pair):
         token, admin = self.folder / f"{side}.token", free_port()
         token.write_text(self.authority.run("token", "create", "--id", spiffe_id))
         token.chmod(0o600)
-        config = self.template(f"tipstaff/{side}.yaml", spiffe_id, CA_PORT=self.ca_port, TOKEN=token, ID=spiffe_id,
+        config = self.template(f"{self.templates}/{side}.yaml", spiffe_id, CA_PORT=self.ca_port, TOKEN=token, ID=spiffe_id,
                                ENROLMENT_KEY=token.with_suffix(".key"), POLICY=self.policy, ADMIN=admin,
                                ACCESS_LOG=self.access_log(side) or "off")
         process = self.run(side, [self.binary, "proxy", "--config", config], port)
@@ -62,6 +63,17 @@ class TipstaffWithLog(Tipstaff):
             if written < sample["requests"]:
                 raise Failure(f"{self.name}: {log.name} has {written} lines for {sample['requests']} requests")
         return sample
+
+
+class TipstaffTcp(Tipstaff):
+    """Opaque TCP. The 100 grants stay; one more lets the caller connect."""
+
+    templates, is_opaque = "tipstaff/tcp", True
+
+    def start_authority(self):
+        super().start_authority()
+        render(HERE / "tipstaff" / "tcp" / "grant.yaml", self.policy / "tcp.yaml", LIMIT=self.limit,
+               CALLER_ID=pki.FRONTEND, CALLEE_ID=pki.ORDERS)
 
 
 class Authority:

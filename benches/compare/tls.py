@@ -17,10 +17,16 @@ REQUEST = f"GET {ALLOWED} HTTP/1.1\r\nHost: orders\r\n\r\n".encode()
 
 def context(pair, protocol):
     """What connections to `pair` share; none of them keeps a session for the next."""
+    tls = anonymous(pair, protocol)
+    tls.load_cert_chain(pair.authority.certificate(pki.FRONTEND))
+    return tls
+
+
+def anonymous(pair, protocol):
+    """The same without a certificate."""
     tls = ssl.create_default_context(cafile=pair.authority.bundle)
     tls.check_hostname = False
     tls.minimum_version = ssl.TLSVersion.TLSv1_3
-    tls.load_cert_chain(pair.authority.certificate(pki.FRONTEND))
     tls.set_alpn_protocols([protocol])
     return tls
 
@@ -146,9 +152,9 @@ def busy(pair, count, turns, running):
     return pair.inbound.usage().peak
 
 
-def nothing_to_resume(pair):
+def nothing_to_resume(pair, protocol):
     """Raises Failure if the inbound side gives out what a later handshake could be shortened with."""
-    with connect(pair, context(pair, HTTP1)) as connection:
+    with connect(pair, context(pair, protocol)) as connection:
         ask(pair, connection)
         if connection.session.has_ticket:
             raise Failure(f"{pair.name}: the inbound side hands out session tickets")
