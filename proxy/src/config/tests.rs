@@ -2,6 +2,8 @@ use policy::yaml::{self, Problems};
 
 use super::*;
 
+mod reference;
+
 fn read(text: &str) -> Result<Config, Vec<String>> {
     let problems = Problems::new();
     let config = yaml::parse_one("sidecar.yaml", text, &problems)
