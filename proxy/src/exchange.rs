@@ -4,7 +4,7 @@
 use crate::access_log::{self, Path, Record};
 use crate::authorize::Rules;
 use crate::error::Failure;
-use crate::metrics::{self, Decision, Direction};
+use crate::metrics::{self, Decision, Direction, Metrics};
 use crate::normalize::Hosts;
 use crate::peer::Peer;
 use crate::worker::Shared;
@@ -111,6 +111,11 @@ impl<'o> Exchange<'o> {
         if self.origin.shared.logs_requests {
             self.upstream = Some(Arc::clone(upstream));
         }
+    }
+
+    /// Where what happens on the way is counted.
+    pub(crate) fn counters(&self) -> (&'o Metrics, Direction) {
+        (&self.origin.shared.metrics, self.origin.direction)
     }
 
     pub(crate) fn failed(&mut self, failure: &Failure) {

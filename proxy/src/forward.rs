@@ -8,15 +8,18 @@ use crate::error::{ConnectError, Failure};
 use crate::exchange::Exchange;
 use crate::h1::client::Connection;
 use crate::h1::head::Framing;
+use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::normalize::{Normal, Rejection, remove_overrides};
+use crate::outbound::Route;
 use crate::peer::Peer;
 use crate::relay::{Passage, Relay};
 use crate::respond::{DECISION_ID, REJECTED};
 use crate::socket::Socket;
 use crate::upgrade::{self, Upgrade};
 use crate::upstream::http1::Pool;
-use crate::upstream::http2::{self, Lanes, Ready, Remote};
+use crate::upstream::http2::{self, Lanes, Remote};
+use crate::upstream::retry::{Budget, Retries};
 use crate::upstream::{self, Deadlines, Upstream, is_grpc};
 use bytes::BytesMut;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
@@ -38,6 +41,7 @@ pub(crate) struct App {
     name: Arc<str>,
     destination: Destination,
     pub(crate) http1: Pool,
+    budget: Budget,
     /// For gRPC, whose trailers HTTP/1.1 does not carry well.
     http2: Arc<Lanes>,
 }
@@ -48,6 +52,7 @@ impl App {
             name: destination.to_string().into(),
             destination: destination.clone(),
             http1: Pool::new(),
+            budget: Budget::new(),
             http2: Lanes::new(destination.clone(), Remote::App),
         })
     }
@@ -110,9 +115,11 @@ impl Passage<'_, '_, '_> {
                 head.headers.extend(upgrade.fields());
                 None
             }
-            None => app.http1.take(),
+            None => app.http1.take(deadlines.rest),
         };
-        let is_pooled = pooled.is_some();
+        let is_repeatable = pooled.is_some() && is_idempotent(head);
+        let (metrics, direction) = self.exchange.counters();
+        let mut retries = Retries::begin(&app.budget, metrics, direction);
         let up = match pooled {
             Some(connection) => begin(connection, head, body),
             // Boxed, as it is rare.
@@ -120,16 +127,19 @@ impl Passage<'_, '_, '_> {
         };
         let mut relay = Relay::new(self, up, false);
         let (response, body) = match relay.head().await {
-            // The connection has closed under the request. Asking twice does no harm (RFC 9110 section 9.2.1).
-            Err(Failure::NoResponse(_))
-                if is_pooled && is_harmless(head, body) && !relay.has_begun() =>
-            {
+            Ok(answered) => answered,
+            // The connection may have closed under the request.
+            Err(failure) => {
+                let is_repeatable = is_repeatable && relay.can_ask_again() && !relay.has_begun();
+                if !Box::pin(retries.again(&failure, is_repeatable)).await {
+                    return Err(failure);
+                }
                 let connection = Box::pin(app.connect(deadlines)).await?;
                 relay.ask_again(begin(connection, head, body));
                 relay.head().await?
             }
-            answered => answered?,
         };
+        retries.answered();
         if let Upstream::Http1(connection) = answer(relay, without_ours(response), body).await? {
             app.http1.put(connection);
         }
@@ -145,24 +155,49 @@ impl Passage<'_, '_, '_> {
         Ok(())
     }
 
-    /// Sends a request to the sidecar of a service, and the response back.
+    /// Sends a request to a sidecar of a service, or where that is safe to one after the other, and the response back.
     ///
     /// # Errors
     /// What the caller is to be answered: no response has begun.
-    pub(crate) async fn to_service(
-        self,
-        head: &mut Parts,
-        lanes: &Arc<Lanes>,
-        ready: Ready,
-    ) -> Result<(), Failure> {
-        self.exchange.forwarded(lanes.name());
+    pub(crate) async fn to_service(self, head: &mut Parts, route: &Route) -> Result<(), Failure> {
         let is_stream = is_grpc(&head.method, &head.headers);
+        let is_idempotent = is_idempotent(head);
         let body = framing(head, self.caller)?;
-        let up = lanes.send(ready, head, body, self.deadlines).await?;
+        let deadlines = self.deadlines;
+        // What is sent is taken apart.
+        let kept = head.clone();
+        let (metrics, direction) = self.exchange.counters();
+        let mut retries = Retries::begin(&route.budget, metrics, direction);
+
+        let (mut attempt, ready) = route.attempt(None, deadlines.connect).await?;
+        self.exchange.forwarded(attempt.lanes.name());
+        let up = attempt.send(ready, head, body, deadlines).await?;
         let mut relay = Relay::new(self, up, is_stream);
-        let (response, body) = relay.head().await?;
+        let (response, body) = loop {
+            let failure = match relay.head().await {
+                Ok(answered) => break answered,
+                Err(failure) => failure,
+            };
+            attempt.failed(&failure);
+            let is_repeatable = is_idempotent && !relay.has_begun();
+            if !relay.can_ask_again() || !Box::pin(retries.again(&failure, is_repeatable)).await {
+                return Err(failure);
+            }
+            head.clone_from(&kept);
+            let failed = attempt.endpoint();
+            // Boxed, as it is rare.
+            let next = Box::pin(route.attempt(Some(failed), deadlines.connect));
+            let (next, ready) = next.await?;
+            attempt = next;
+            relay.forwarded(attempt.lanes.name());
+            let up = Box::pin(attempt.send(ready, head, body, deadlines)).await?;
+            relay.ask_again(up);
+        };
+        retries.answered();
+        attempt.answered(&response);
+        spare::keep(kept.headers);
         if let Upstream::Http1(connection) = answer(relay, response, body).await? {
-            lanes.put(connection);
+            attempt.lanes.put(connection);
         }
         Ok(())
     }
@@ -194,8 +229,9 @@ fn begin(mut connection: Box<Connection>, head: &Parts, body: Framing) -> Upstre
     Upstream::Http1(connection)
 }
 
-fn is_harmless(head: &Parts, body: Framing) -> bool {
-    body == Framing::Empty && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS)
+/// Whether being done twice is the same as once (RFC 9110 section 9.2.2).
+fn is_idempotent(head: &Parts) -> bool {
+    head.method.is_idempotent() && head.extensions.get::<Upgrade>().is_none()
 }
 
 /// How the body of a request is told to end on the next hop.

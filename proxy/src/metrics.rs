@@ -52,6 +52,8 @@ pub struct Metrics {
     sent: PerDirection<Counter>,
     refusals: CountBy<3>,
     upstream_failures: CountBy<2>,
+    retries: CountBy<2>,
+    pub(crate) endpoints_ejected: Gauge,
     connections: PerDirection<Gauge>,
     connections_refused: CountBy<2>,
     connections_ended: CountBy<2>,
@@ -92,6 +94,10 @@ impl Metrics {
         let upstream_failures = all.family(
             "upstream_failures",
             "Requests let through that got no answer, by reason",
+        );
+        let retries = all.family(
+            "retries",
+            "Requests that were, or should have been, sent again, by what came of it",
         );
 
         let connections: Family<Labels<1>, Gauge> = all.family(
@@ -138,6 +144,11 @@ impl Metrics {
             sent: per_direction(&sent),
             refusals,
             upstream_failures,
+            retries,
+            endpoints_ejected: all.family(
+                "ejected_endpoints",
+                "Endpoints of services that get no requests for having failed, counted by each worker",
+            ),
             connections: per_direction(&connections),
             connections_refused,
             connections_ended,
@@ -244,6 +255,13 @@ impl Metrics {
     /// `reason` of a request that was let through and got no answer.
     pub(crate) fn upstream_failure(&self, direction: Direction, reason: &'static str) {
         count(&self.upstream_failures, direction, reason);
+    }
+
+    /// What came of sending a request again.
+    pub(crate) fn retry(&self, direction: Direction, outcome: &'static str) {
+        self.retries
+            .get_or_create(&[("direction", direction.as_str()), ("outcome", outcome)])
+            .inc();
     }
 
     /// The counters of one caller: look them up once per connection and keep them with it.

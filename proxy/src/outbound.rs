@@ -1,10 +1,14 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
+mod route;
+
+pub(crate) use route::Route;
+
 use crate::authorize::DecisionId;
-use crate::config::{Config, Destination, Service};
+use crate::config::Config;
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
-use crate::error::{ConnectError, Failure};
+use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::h1::wire::FIRST_READ;
 use crate::listener::Slot;
@@ -12,22 +16,18 @@ use crate::metrics::Direction;
 use crate::normalize::{Hosts, Reading, normalize};
 use crate::relay::Passage;
 use crate::socket::Socket;
-use crate::tls::{Alpn, Connector, Wanted};
+use crate::tls::Alpn;
 use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
-use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
 use crate::worker::Shared;
 use bytes::BytesMut;
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
-use identity::SpiffeId;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -125,8 +125,6 @@ impl Answer for Outbound {
         let route = routes.find(&head.headers, host)?;
         exchange.allowed(None);
 
-        let connect = routes.config.timeouts.upstream_connect;
-        let (lanes, ready) = route.connection(connect).await?;
         let way = Passage {
             caller,
             deadlines: Deadlines {
@@ -135,7 +133,7 @@ impl Answer for Outbound {
             },
             exchange,
         };
-        way.to_service(head, lanes, ready).await
+        way.to_service(head, route).await
     }
 }
 
@@ -154,7 +152,8 @@ impl Routes {
             .flat_map(|outbound| &outbound.services);
         let mut by_host = HashMap::new();
         for service in services {
-            let route = Arc::new(Route::new(service, shared, previous, &config));
+            let known = previous.iter().flat_map(|routes| routes.by_host.values());
+            let route = Arc::new(Route::new(service, shared, known, &config));
             for host in &service.hosts {
                 by_host.insert(host.clone(), Arc::clone(&route));
             }
@@ -175,72 +174,6 @@ impl Routes {
                 host: host.to_owned(),
                 id: DecisionId::new(),
             })
-    }
-
-    fn lanes(&self, endpoint: &Destination, identity: &SpiffeId) -> Option<Arc<Lanes>> {
-        let mut all = self.by_host.values().flat_map(|route| &route.endpoints);
-        let same = |lanes: &&Arc<Lanes>| lanes.leads_to(endpoint, identity);
-        all.find(same).cloned()
-    }
-}
-
-/// One service.
-#[derive(Debug)]
-struct Route {
-    /// Never empty.
-    endpoints: Vec<Arc<Lanes>>,
-    next: AtomicUsize,
-    timeout: Duration,
-}
-
-impl Route {
-    fn new(
-        service: &Service,
-        shared: &Arc<Shared>,
-        previous: Option<&Routes>,
-        config: &Config,
-    ) -> Self {
-        let endpoints = service.endpoints.iter().map(|endpoint| {
-            let destination = Destination::from(endpoint.clone());
-            let kept = previous.and_then(|routes| routes.lanes(&destination, &service.identity));
-            kept.unwrap_or_else(|| {
-                let connector = |wanted| {
-                    let live = Arc::clone(&shared.identity);
-                    Connector::new(service.identity.clone(), wanted, live)
-                };
-                let remote = Remote::Sidecar {
-                    connector: connector(Wanted::Http),
-                    prover: connector(Wanted::Proof),
-                    metrics: Arc::clone(&shared.metrics),
-                };
-                let lanes = Lanes::new(destination, remote);
-                tokio::spawn(keep_fresh(
-                    Arc::downgrade(&lanes),
-                    Arc::clone(&shared.identity),
-                    config.timeouts.upstream_connect,
-                ));
-                lanes
-            })
-        });
-        Self {
-            endpoints: endpoints.collect(),
-            next: AtomicUsize::new(0),
-            timeout: service.timeout,
-        }
-    }
-
-    /// A connection to the next endpoint in turn, or to the first after it that can be reached.
-    async fn connection(&self, limit: Duration) -> Result<(&Arc<Lanes>, Ready), ConnectError> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut failure = ConnectError::Unstable;
-        for turn in 0..self.endpoints.len() {
-            let lanes = &self.endpoints[first.wrapping_add(turn) % self.endpoints.len()];
-            match lanes.ready(limit).await {
-                Ok(ready) => return Ok((lanes, ready)),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
     }
 }
 

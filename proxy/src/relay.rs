@@ -11,13 +11,18 @@ use crate::h1::head::Framing;
 use crate::normalize::{Rejection, strip_trailers};
 use crate::progress::Progress;
 use crate::upstream::{Deadlines, Upstream};
+use bytes::Bytes;
 use http::{StatusCode, Version, response};
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 /// One side of an upgraded connection is gone while the other goes on.
 const TUNNEL_BROKEN: &str = "tunnel_broken";
+
+/// The longest piece of a request's body that is kept until the server answers.
+const KEPT: usize = 4 * 1024;
 
 /// The way of one request: from whom, how long each step may take, and what is put on record.
 pub(crate) struct Passage<'p, 'c, 'o> {
@@ -32,9 +37,21 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     up: Upstream,
     progress: Progress,
     upload: Upload,
+    /// Whether the request came with a body.
+    has_upload: bool,
+    taken: Taken,
     /// After an upgrade both directions last until each has ended.
     is_tunnel: bool,
     is_answered: bool,
+}
+
+/// What of the request's body the caller no longer has.
+#[derive(Debug)]
+enum Taken {
+    Nothing,
+    /// One short piece, kept until the server answers: it can be sent again.
+    Piece(Bytes),
+    TooMuch,
 }
 
 /// How far the request's body is.
@@ -57,6 +74,8 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             up,
             progress: Progress::new(is_stream),
             upload: if has_body { Upload::Open } else { Upload::Sent },
+            has_upload: has_body,
+            taken: Taken::Nothing,
             is_tunnel: false,
             is_answered: false,
         }
@@ -66,15 +85,41 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     pub(crate) fn tunnel(way: Passage<'p, 'c, 'o>, up: Upstream) -> Self {
         Self {
             upload: Upload::Open,
+            taken: Taken::TooMuch,
             is_tunnel: true,
             ..Self::new(way, up, true)
         }
     }
 
-    /// The same request, sent to another server. It must have no body.
+    /// Whether all that was taken of the request's body can be sent again.
+    pub(crate) fn can_ask_again(&self) -> bool {
+        !matches!(self.taken, Taken::TooMuch)
+    }
+
+    /// The same request, whose head was sent to another server. What was [taken](Self::can_ask_again) of its body follows.
     pub(crate) fn ask_again(&mut self, up: Upstream) {
         self.up = up;
         self.upload = Upload::Sent;
+        if self.has_upload && self.resume().is_err() {
+            self.upload = Upload::Unwanted;
+        }
+    }
+
+    fn resume(&mut self) -> Result<(), Broken> {
+        let ends = !self.way.caller.has_body();
+        if let Taken::Piece(data) = &self.taken {
+            self.up.send(data.clone(), ends)?;
+        }
+        if ends {
+            return self.up.end(None);
+        }
+        self.upload = Upload::Open;
+        Ok(())
+    }
+
+    /// Where the request goes instead.
+    pub(crate) fn forwarded(&mut self, upstream: &Arc<str>) {
+        self.way.exchange.forwarded(upstream);
     }
 
     /// Whether the server has begun to answer. Before that it may not have seen the request.
@@ -122,7 +167,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             }));
         }
         if let Poll::Ready(head) = self.up.poll_head(cx) {
-            self.progress.touch();
+            if head.is_ok() {
+                self.progress.touch();
+                self.taken = Taken::TooMuch;
+            }
             return Poll::Ready(head.map_err(Failure::NoResponse));
         }
         if self.way.caller.poll_gone(cx).is_ready() {
@@ -259,6 +307,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
                 self.way.exchange.received += length;
                 self.progress.upload(length);
                 let ends = !self.way.caller.has_body();
+                self.taken = match self.taken {
+                    Taken::Nothing if data.len() <= KEPT => Taken::Piece(data.clone()),
+                    _ => Taken::TooMuch,
+                };
                 self.up.send(data, ends)?;
                 if !ends {
                     return Ok(());
@@ -267,6 +319,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             }
             Some(Piece::Trailers(mut trailers)) => {
                 strip_trailers(&mut trailers);
+                self.taken = Taken::TooMuch;
                 Some(trailers)
             }
             None => None,

@@ -16,9 +16,18 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
     fn poll_room(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
+
+    /// Whether the kernel has something for us to read, or the end. Those that cannot tell have nothing.
+    fn has_input(&self) -> bool {
+        false
+    }
 }
 
 impl Socket for TcpStream {
+    fn has_input(&self) -> bool {
+        has_input(self)
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.poll_write_ready(cx))?;
@@ -31,9 +40,17 @@ impl Socket for TcpStream {
 }
 
 /// To and from the workload itself, which is no stranger that may hold what is ours.
-impl Socket for UnixStream {}
+impl Socket for UnixStream {
+    fn has_input(&self) -> bool {
+        has_input(self)
+    }
+}
 
 impl Socket for Box<dyn Socket> {
+    fn has_input(&self) -> bool {
+        self.as_ref().has_input()
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.as_mut().poll_room(cx)
     }
@@ -64,6 +81,12 @@ fn has_room(socket: &impl AsFd) -> io::Result<()> {
         0 => Err(io::ErrorKind::WouldBlock.into()),
         _ => Ok(()),
     }
+}
+
+/// A kernel that does not say is taken for one with something to say.
+fn has_input(socket: &impl AsFd) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::IN)];
+    retry_on_intr(|| poll(&mut asked, Some(&Timespec::default()))) != Ok(0)
 }
 
 #[cfg(test)]

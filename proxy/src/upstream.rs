@@ -1,8 +1,12 @@
 //! Connections to where requests go: the local app ([`http1`], or [`http2`] in plain text for gRPC) and other sidecars
 //! ([`http2`] over mutual TLS). Pools belong to one worker.
 
+pub(crate) mod balance;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod retry;
+
+mod random;
 
 use crate::body::{Broken, Piece};
 use crate::config::{Config, Destination, Endpoint};
@@ -115,6 +119,8 @@ pub(crate) struct Deadlines {
     pub(crate) idle: Duration,
     /// The same of a connection that was upgraded.
     pub(crate) tunnel_idle: Duration,
+    /// Of a pooled connection to the app.
+    pub(crate) rest: Duration,
 }
 
 impl Deadlines {
@@ -125,6 +131,7 @@ impl Deadlines {
             response: timeouts.response,
             idle: timeouts.idle,
             tunnel_idle: timeouts.tunnel_idle,
+            rest: timeouts.app_idle,
         }
     }
 }

@@ -181,9 +181,10 @@ impl Connection {
             && self.wire.input.is_empty()
     }
 
-    /// Whether a connection that rested is still open, with nothing on it that nobody asked for.
-    pub(crate) fn is_at_rest(&mut self) -> bool {
-        self.retire_at.is_none_or(|at| SystemTime::now() < at) && self.wire.is_at_rest()
+    /// Whether a connection that rested is still open, with nothing on it that nobody asked for. `asks_kernel` makes sure
+    /// that nothing has come since the runtime last looked.
+    pub(crate) fn is_at_rest(&mut self, asks_kernel: bool) -> bool {
+        self.retire_at.is_none_or(|at| SystemTime::now() < at) && self.wire.is_at_rest(asks_kernel)
     }
 
     /// Gives back memory before a rest.

@@ -88,7 +88,7 @@ impl Wire {
     }
 
     /// Whether a connection at rest is as it was left: open, and nothing has come that nobody asked for.
-    pub(super) fn is_at_rest(&mut self) -> bool {
+    pub(super) fn is_at_rest(&mut self, asks_kernel: bool) -> bool {
         let mut probe = [0; 1];
         let mut probe = tokio::io::ReadBuf::new(&mut probe);
         let mut cx = Context::from_waker(Waker::noop());
@@ -96,6 +96,7 @@ impl Wire {
             && Pin::new(&mut self.socket)
                 .poll_read(&mut cx, &mut probe)
                 .is_pending()
+            && !(asks_kernel && self.socket.has_input())
     }
 
     /// Gives back what a large message has made grow, before a wait that may be long. `next_read` is the most that the first

@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 /// Idle connections kept. An app with more callers at once than this has connections opened and closed at the margin.
 const MAX_IDLE: usize = 256;
 
+/// After a rest this long the kernel is asked whether the server has closed; the runtime may not have heard of it yet. A busy
+/// connection is not worth the system call.
+const LONG: Duration = Duration::from_millis(100);
+
 /// The idle connections to one server, most recently used last.
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -26,11 +30,17 @@ impl Pool {
         }
     }
 
-    /// A connection that rested in the pool, if there is one.
-    pub(crate) fn take(&self) -> Option<Box<Connection>> {
+    /// A connection that rested in the pool for less than `limit`, if there is one. After a longer rest the server may be
+    /// about to close it, under a request that could not be sent again.
+    pub(crate) fn take(&self, limit: Duration) -> Option<Box<Connection>> {
         let mut idle = self.lock();
-        while let Some(Idle { mut connection, .. }) = idle.pop() {
-            if connection.is_at_rest() {
+        while let Some(Idle {
+            mut connection,
+            since,
+        }) = idle.pop()
+        {
+            let rested = since.elapsed();
+            if rested < limit && connection.is_at_rest(rested >= LONG) {
                 return Some(connection);
             }
         }

@@ -42,6 +42,9 @@ const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Sends of one request: each lane may have closed under it, as when a server ends, and once more.
 const MAX_SENDS: usize = MAX_LANES + 1;
 
+/// How long an HTTP/1.1 connection to a sidecar may rest: half of what sidecars wait by default.
+const HTTP1_REST: Duration = Duration::from_secs(30);
+
 /// How often, and after how long each, a lane is asked again what it takes: its settings are on the way.
 const SETTLES: u32 = 100;
 const SETTLE: Duration = Duration::from_millis(10);
@@ -205,7 +208,7 @@ impl Lanes {
 
     fn pick(&self) -> Option<Ready> {
         if self.speaks_http1.load(Ordering::Relaxed) {
-            return self.http1.take().map(Ready::Http1);
+            return self.http1.take(HTTP1_REST).map(Ready::Http1);
         }
         let now = SystemTime::now();
         let mut open = self.lock();

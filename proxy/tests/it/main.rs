@@ -20,9 +20,10 @@ mod inbound; // Who gets in, what is refused, what the app sees.
 mod lanes; // HTTP/2 connections to sidecars and apps: how many, and for how long.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound; // Where the workload may go, and how identities rotate under it.
-mod proof;
+mod proof; // Streams that outlive their certificates, and those that must not.
+mod resilience; // Endpoints that fail in each way, and what may be asked again.
 mod spoof; // Fields that claim an identity, in every spelling.
 mod stalled; // Bodies that stop moving, in either direction.
 mod strangers; // Certificates that let nobody in.
 mod tcp; // Bytes that nobody looks into: who may send them, and for how long.
-mod upgrade; // WebSockets and their like, and HTTP/1.0: what a port takes only if its profile says so. // Streams that outlive their certificates, and those that must not.
+mod upgrade; // WebSockets and their like, and HTTP/1.0: what a port takes only if its profile says so.

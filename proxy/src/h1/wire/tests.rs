@@ -55,14 +55,14 @@ async fn what_is_sent_arrives_in_order_whatever_its_size() {
 async fn a_wire_at_rest_notices_an_end_and_what_nobody_asked_for() {
     let (near, far) = tokio::io::duplex(64);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
-    assert!(wire.is_at_rest());
+    assert!(wire.is_at_rest(false));
     drop(far);
-    assert!(!wire.is_at_rest());
+    assert!(!wire.is_at_rest(false));
 
     let (near, mut far) = tokio::io::duplex(64);
     let mut wire = Wire::new(Box::new(near), BytesMut::new());
     far.write_all(b"x").await.unwrap();
-    assert!(!wire.is_at_rest());
+    assert!(!wire.is_at_rest(false));
 }
 
 #[tokio::test]

@@ -1,0 +1,367 @@
+use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, frame};
+use crate::harness::{
+    Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoint, grant_all, head, outbound,
+    service, sidecar,
+};
+use http::{Request, StatusCode};
+use identity::tls::{ClientAuth, server_config};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+const HOST: &str = "orders.shop.example";
+const SOON: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_millis(300);
+/// An indexed `:status: 200` (RFC 7541 appendix A).
+const OK: &[u8] = &[0x88];
+const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
+
+/// What an endpoint does with a request head.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Answers.
+    Serves,
+    /// Says that it has not looked at it.
+    Refuses,
+    /// Says so of this one and all that follow.
+    GoesAway,
+    /// Closes the connection.
+    Cuts,
+    /// Closes the connection after a part of the response.
+    Truncates,
+    /// Nothing, for ever.
+    Hangs,
+}
+
+impl Way {
+    /// What it writes about `stream`, and whether it closes then.
+    fn answer(self, stream: u32) -> (Vec<u8>, bool) {
+        match self {
+            Self::Serves => (frame(HEADERS, WHOLE, stream, OK), false),
+            Self::Refuses => (frame(RST_STREAM, 0, stream, &REFUSED_STREAM), false),
+            Self::GoesAway => (frame(GOAWAY, 0, 0, &[0; 8]), false),
+            Self::Cuts => (Vec::new(), true),
+            Self::Truncates => {
+                let head = frame(HEADERS, OPEN, stream, OK);
+                ([head, frame(DATA, 0, stream, b"a part")].concat(), true)
+            }
+            Self::Hangs => (Vec::new(), false),
+        }
+    }
+}
+
+/// A sidecar of the orders that has one way with every request, and how many it got.
+async fn orders(authority: &Authority, way: Way) -> (SocketAddr, Arc<AtomicUsize>) {
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let bundle = Arc::new(Arc::new(authority.bundle()));
+    let config = server_config(&svid, bundle, ClientAuth::Required, &[b"h2"]);
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::<AtomicUsize>::default();
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, seen) = (acceptor.clone(), Arc::clone(&seen));
+            // Ends with the connection.
+            tokio::spawn(async move { serve(acceptor, stream, way, &seen).await.ok() });
+        }
+    });
+    (address, requests)
+}
+
+async fn serve(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    way: Way,
+    seen: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    let settings = [frame(SETTINGS, 0, 0, b""), frame(SETTINGS, 1, 0, b"")].concat();
+    stream.write_all(&settings).await?;
+    stream.read_exact(&mut [0; 24]).await?; // The preface.
+    loop {
+        let mut start = [0; 9];
+        stream.read_exact(&mut start).await?;
+        let [a, b, c, kind, _, of @ ..] = start;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await?;
+        if kind == HEADERS {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let (answer, closes) = way.answer(u32::from_be_bytes(of));
+            stream.write_all(&answer).await?;
+            stream.flush().await?;
+            if closes {
+                return stream.shutdown().await;
+            }
+        }
+    }
+}
+
+/// A front end whose service has these endpoints.
+fn frontend(authority: &Authority, endpoints: &[SocketAddr]) -> Sidecar {
+    let svid = authority.svid(FRONTEND, Life::Hour);
+    sidecar(authority, svid, endpoints[0], "", |config| {
+        let mut orders = service(HOST, endpoints[0], ORDERS);
+        orders.endpoints = endpoints.iter().copied().map(endpoint).collect();
+        orders.timeout = LIMIT;
+        config.outbound = outbound(vec![orders]);
+        config.timeouts.upstream_connect = LIMIT;
+    })
+}
+
+fn post() -> http::request::Builder {
+    Request::post("/a").header("host", HOST)
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_looked_at_goes_to_another_endpoint() {
+    for way in [Way::Refuses, Way::GoesAway] {
+        for body in ["", "a body"] {
+            let authority = Authority::new();
+            let (refusing, refused) = orders(&authority, way).await;
+            let (serving, served) = orders(&authority, Way::Serves).await;
+            let frontend = frontend(&authority, &[refusing, serving]);
+            let to = frontend.outbound();
+            for mut workload in [Caller::workload(to).await, Caller::workload_http2(to).await] {
+                for _ in 0..10 {
+                    let reply = workload.send_with(post(), body).await.unwrap();
+                    assert_eq!(reply.status, StatusCode::OK, "{way:?}: {reply:?}");
+                }
+            }
+            assert_eq!(served.load(Ordering::SeqCst), 20, "{way:?}");
+            assert!(refused.load(Ordering::SeqCst) > 0, "{way:?} was not asked");
+            let retries = r#"tipstaff_retries_total{direction="outbound",outcome="answered"}"#;
+            assert!(frontend.metrics().await.contains(retries), "{way:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_everything_is_asked_no_more_than_the_budget_allows() {
+    let authority = Authority::new();
+    let (refusing, asked) = orders(&authority, Way::Refuses).await;
+    let frontend = frontend(&authority, &[refusing]);
+    let mut workload = Caller::workload(frontend.outbound()).await;
+    for _ in 0..20 {
+        let reply = workload.send(post()).await.unwrap();
+        assert_eq!(reply.status, StatusCode::BAD_GATEWAY);
+    }
+    // A fifth, and three that are there from the start.
+    assert_eq!(asked.load(Ordering::SeqCst), 20 + 20 / 5 + 3);
+    let exhausted = r#"tipstaff_retries_total{direction="outbound",outcome="budget_exhausted"}"#;
+    assert!(frontend.metrics().await.contains(exhausted));
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_made_good_once_for_what_may_be_repeated() {
+    for (method, times) in [
+        ("GET", 2),
+        ("PUT", 2),
+        ("DELETE", 2),
+        ("POST", 1),
+        ("PATCH", 1),
+    ] {
+        let authority = Authority::new();
+        let (cutting, asked) = orders(&authority, Way::Cuts).await;
+        let frontend = frontend(&authority, &[cutting]);
+        let mut workload = Caller::workload(frontend.outbound()).await;
+        let request = Request::builder().method(method).uri("/a");
+        let reply = workload.send(request.header("host", HOST)).await.unwrap();
+        assert_eq!(reply.status, StatusCode::BAD_GATEWAY, "{method}");
+        assert_eq!(asked.load(Ordering::SeqCst), times, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_cut_is_never_whole() {
+    let authority = Authority::new();
+    let (truncating, asked) = orders(&authority, Way::Truncates).await;
+    let frontend = frontend(&authority, &[truncating]);
+    let to = frontend.outbound();
+    for mut workload in [Caller::workload(to).await, Caller::workload_http2(to).await] {
+        let request = Request::get("/a").header("host", HOST);
+        let reply = timeout(SOON, workload.send(request)).await.unwrap();
+        assert!(reply.is_err(), "{reply:?}");
+    }
+    assert_eq!(
+        asked.load(Ordering::SeqCst),
+        2,
+        "once each: it had begun to answer"
+    );
+}
+
+#[tokio::test]
+async fn one_endpoint_of_three_that_is_gone_costs_no_request() {
+    let authority = Authority::new();
+    let (one, served) = orders(&authority, Way::Serves).await;
+    let (other, served_too) = orders(&authority, Way::Serves).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gone = gone.local_addr().unwrap(); // Closed by now.
+    let frontend = frontend(&authority, &[gone, one, other]);
+    let mut workload = Caller::workload(frontend.outbound()).await;
+    for _ in 0..50 {
+        assert_eq!(workload.send(post()).await.unwrap().status, StatusCode::OK);
+    }
+    let served = [&served, &served_too].map(|served| served.load(Ordering::SeqCst));
+    assert_eq!(served.iter().sum::<usize>(), 50);
+    assert!(!served.contains(&0), "{served:?}");
+}
+
+/// It takes the connection, as kernels do, and never says a word.
+#[tokio::test]
+async fn a_black_hole_is_given_up_in_time_and_is_not_in_the_way_of_others() {
+    let authority = Authority::new();
+    let hole = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alone = frontend(&authority, &[hole.local_addr().unwrap()]);
+    let mut workload = Caller::workload(alone.outbound()).await;
+    let reply = timeout(SOON, workload.send(post())).await.unwrap().unwrap();
+    assert_eq!(reply.status, StatusCode::GATEWAY_TIMEOUT);
+    assert!(reply.body.contains("connect_timeout"), "{}", reply.body);
+
+    let (serving, served) = orders(&authority, Way::Serves).await;
+    let both = frontend(&authority, &[hole.local_addr().unwrap(), serving]);
+    let mut workload = Caller::workload(both.outbound()).await;
+    for _ in 0..20 {
+        assert_eq!(workload.send(post()).await.unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(served.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn a_peer_that_falls_silent_is_neither_waited_for_nor_asked_twice() {
+    let authority = Authority::new();
+    let (silent, asked) = orders(&authority, Way::Hangs).await;
+    let (serving, _) = orders(&authority, Way::Serves).await;
+    let frontend = frontend(&authority, &[silent, serving]);
+    let mut workload = Caller::workload(frontend.outbound()).await;
+    let mut late = 0;
+    for _ in 0..20 {
+        let request = Request::get("/a").header("host", HOST);
+        let reply = timeout(SOON, workload.send(request))
+            .await
+            .unwrap()
+            .unwrap();
+        match reply.status {
+            StatusCode::OK => {}
+            StatusCode::GATEWAY_TIMEOUT => late += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), late);
+    assert!(late <= 1, "{late} of 20");
+}
+
+/// An app that closes what has been idle for so long, and the requests that it has read.
+async fn impatient_app(idle: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::<AtomicUsize>::default();
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                while let Ok(true) =
+                    timeout(idle, async { !head(&mut stream).await.is_empty() }).await
+                {
+                    seen.fetch_add(1, Ordering::SeqCst);
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    stream.write_all(answer).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, requests)
+}
+
+/// Requests that come when the app is about to close: each takes as long to arrive as the app waits, give or take 2 %.
+async fn arrive_at_the_end(app_idle: Duration) -> (Vec<StatusCode>, usize) {
+    const IDLE: Duration = Duration::from_millis(250);
+    let authority = Authority::new();
+    let (app, seen) = impatient_app(IDLE).await;
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let sidecar = sidecar(&authority, svid, app, &grant_all(), |config| {
+        config.timeouts.app_idle = app_idle;
+    });
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let mut callers = Vec::new();
+    for number in 0..40 {
+        let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
+        callers.push(tokio::spawn(async move {
+            let mut statuses = Vec::new();
+            for _ in 0..4 {
+                let request = post();
+                statuses.push(caller.send(request).await.unwrap().status);
+                sleep(IDLE - Duration::from_millis(5) + Duration::from_micros(250) * number).await;
+            }
+            statuses
+        }));
+    }
+    let mut statuses = Vec::new();
+    for caller in callers {
+        statuses.extend(caller.await.unwrap());
+    }
+    (statuses, seen.load(Ordering::SeqCst))
+}
+
+/// A connection used to be swept once a second, up to which it was taken at any age.
+#[tokio::test]
+async fn an_app_that_closes_idle_connections_loses_no_request() {
+    let (statuses, seen) = arrive_at_the_end(Duration::from_millis(200)).await;
+    assert!(
+        statuses.iter().all(|status| *status == StatusCode::OK),
+        "{statuses:?}"
+    );
+    assert_eq!(seen, statuses.len());
+}
+
+/// What cannot be known to be lost is not sent twice.
+#[tokio::test]
+async fn an_app_less_patient_than_configured_sees_no_request_twice() {
+    let (statuses, seen) = arrive_at_the_end(Duration::from_secs(4)).await;
+    let answered = statuses
+        .iter()
+        .filter(|status| **status == StatusCode::OK)
+        .count();
+    assert!(
+        (answered..=statuses.len()).contains(&seen),
+        "{seen} for {statuses:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_app_is_asked_again_on_a_new_connection_only_for_what_may_be_repeated() {
+    // Answers once on each connection, and closes it when it is asked again.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                head(&mut stream).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+                head(&mut stream).await;
+            });
+        }
+    });
+    let authority = Authority::new();
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let sidecar = sidecar(&authority, svid, app, &grant_all(), |_| ());
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    for (request, status) in [
+        (Request::get("/a"), StatusCode::OK),
+        (Request::post("/a"), StatusCode::BAD_GATEWAY),
+    ] {
+        let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
+        // Leaves a connection behind.
+        assert_eq!(caller.get(HOST, "/first").await.status, StatusCode::OK);
+        let reply = caller.send(request.header("host", HOST)).await.unwrap();
+        assert_eq!(reply.status, status);
+    }
+}
