@@ -64,6 +64,7 @@ impl Connection {
         connected.expect("the caller trusts the sidecar");
         let peer = accepted.expect("the sidecar trusts the caller").peer;
         let port = shared.config.load().inbound[0].port();
+        let port = port.expect("the app of a bench has a port");
         let rulebook = Rulebook::new(&shared, &peer, own.id().clone(), port);
         let counters = shared.metrics.caller(peer.id());
         Self {

@@ -8,7 +8,7 @@ mod cidr;
 mod read;
 mod unique;
 
-pub use cidr::{Cidr, ParseCidrError};
+pub use cidr::{Cidr, ParseCidrError, Range};
 pub use read::ParseEndpointError;
 
 use std::fmt;
@@ -79,8 +79,11 @@ pub struct Inbound {
     pub listen: SocketAddr,
     /// The workload.
     #[serde(serialize_with = "as_text")]
-    pub app: Destination,
+    pub app: App,
     pub protocol: Protocol,
+    /// Ports of the workload at which callers speak [`Protocol::Tcp`] all the same. Empty unless the app is
+    /// [`App::Original`].
+    pub tcp_ports: Vec<u16>,
 }
 
 /// What callers speak inside mutual TLS.
@@ -93,12 +96,36 @@ pub enum Protocol {
 }
 
 impl Inbound {
-    /// The port that policy documents speak of: the workload's, or where it has none this listener's.
-    pub fn port(&self) -> u16 {
-        match &self.app {
-            Destination::Tcp(endpoint) => endpoint.port,
-            Destination::Unix(_) => self.listen.port(),
+    /// What callers speak to the workload's `port`.
+    pub fn protocol_at(&self, port: u16) -> Protocol {
+        match self.tcp_ports.contains(&port) {
+            true => Protocol::Tcp,
+            false => self.protocol,
         }
+    }
+
+    /// The port that policy documents speak of: the workload's, or where it has none this listener's. None: the one that
+    /// each connection was made to.
+    pub fn port(&self) -> Option<u16> {
+        match &self.app {
+            App::At(Destination::Tcp(endpoint)) => Some(endpoint.port),
+            App::At(Destination::Unix(_)) => Some(self.listen.port()),
+            App::Original => None,
+        }
+    }
+}
+
+/// Where the workload listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum App {
+    At(Destination),
+    /// On 127.0.0.1, at the port that each caller connected to before the kernel redirected it here.
+    Original,
+}
+
+impl<D: Into<Destination>> From<D> for App {
+    fn from(destination: D) -> Self {
+        Self::At(destination.into())
     }
 }
 
@@ -110,6 +137,9 @@ pub struct Outbound {
     pub listen: OutboundListen,
     /// Users whose processes may connect (checked by the kernel's record of the connecting socket). Never empty; the proxy's own by default.
     pub uids: Vec<u32>,
+    /// Whether the kernel leads the workload's connections here, instead of the workload itself. `listen` is on 127.0.0.1
+    /// then, and the same port of `::1` is bound, too.
+    pub redirected: bool,
     /// In the order of the file. A destination that none of them names is refused.
     pub services: Vec<Service>,
     pub tcp: Vec<TcpService>,
@@ -143,12 +173,16 @@ pub struct Service {
     pub timeout: Duration,
 }
 
-/// A destination that is not HTTP. It has a listener of its own: nothing in the bytes says where they are to go.
+/// A destination that is not HTTP. Nothing in the bytes says where they are to go: it has a listener of its own, or the
+/// addresses that redirected connections were going to, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TcpService {
-    #[serde(serialize_with = "as_text")]
-    pub listen: OutboundListen,
+    #[serde(serialize_with = "as_optional_text")]
+    pub listen: Option<OutboundListen>,
+    /// Empty unless connections are redirected.
+    #[serde(serialize_with = "as_texts")]
+    pub destinations: Vec<Range>,
     /// Sidecars that serve it. Never empty.
     #[serde(serialize_with = "as_texts")]
     pub endpoints: Vec<Endpoint>,
@@ -171,6 +205,15 @@ pub enum Destination {
     Tcp(Endpoint),
     /// The path of a socket on this machine.
     Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Destination {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(Endpoint {
+            host: address.ip().to_string(),
+            port: address.port(),
+        })
+    }
 }
 
 impl From<Endpoint> for Destination {
@@ -251,7 +294,7 @@ impl Config {
             config
                 .outbound
                 .as_ref()
-                .map(|outbound| outbound.listen.clone())
+                .map(|outbound| (outbound.listen.clone(), outbound.redirected))
         };
         let uids = |config: &Self| {
             config
@@ -335,6 +378,15 @@ impl fmt::Display for Destination {
     }
 }
 
+impl fmt::Display for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(destination) => destination.fmt(f),
+            Self::Original => f.write_str("original"),
+        }
+    }
+}
+
 impl fmt::Display for OutboundListen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -358,6 +410,16 @@ impl fmt::Display for AccessLog {
 
 fn as_text<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
+}
+
+fn as_optional_text<S: Serializer>(
+    value: &Option<impl fmt::Display>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn as_texts<S: Serializer>(values: &[impl fmt::Display], serializer: S) -> Result<S::Ok, S::Error> {

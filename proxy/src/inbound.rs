@@ -13,10 +13,11 @@ use crate::metrics::Direction;
 use crate::normalize::{Hosts, normalize};
 use crate::peer::Peer;
 use crate::proof::{Ends, Hold};
+use crate::redirect::Apps;
 use crate::relay::Passage;
 use crate::socket::Socket;
 use crate::tcp;
-use crate::tls::{Acceptor, Acceptors, Alpn};
+use crate::tls::{Acceptors, Alpn};
 use crate::upgrade::Upgrade;
 use crate::upstream::{Deadlines, is_grpc};
 use crate::worker::Shared;
@@ -32,10 +33,9 @@ use tokio::time::timeout;
 #[derive(Debug)]
 pub(crate) struct Inbound {
     shared: Arc<Shared>,
-    acceptor: Acceptor,
-    pub(crate) app: Arc<App>,
-    port: u16,
-    protocol: Protocol,
+    acceptors: Acceptors,
+    config: config::Inbound,
+    apps: Arc<Apps>,
 }
 
 impl Inbound {
@@ -43,13 +43,13 @@ impl Inbound {
         shared: &Arc<Shared>,
         acceptors: &Acceptors,
         config: &config::Inbound,
+        apps: Arc<Apps>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared: Arc::clone(shared),
-            acceptor: acceptors.of(config.protocol).clone(),
-            app: App::new(&config.app),
-            port: config.port(),
-            protocol: config.protocol,
+            acceptors: acceptors.clone(),
+            config: config.clone(),
+            apps,
         })
     }
 
@@ -88,8 +88,19 @@ impl Inbound {
         let shared = &self.shared;
         // Fails for those who left between accept and here.
         let address = stream.peer_addr().ok()?;
-        let accepted = match timeout(config.timeouts.tls_hello, self.acceptor.accept(stream)).await
-        {
+        let (app, port) = match self.apps.of(&stream) {
+            Ok(found) => found,
+            Err(misled) => {
+                shared
+                    .metrics
+                    .connection_refused(Direction::Inbound, misled.reason());
+                tracing::debug!(%address, error = %misled, "connection of a caller refused");
+                return None;
+            }
+        };
+        let protocol = self.config.protocol_at(port);
+        let accepting = self.acceptors.of(protocol).accept(stream);
+        let accepted = match timeout(config.timeouts.tls_hello, accepting).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(error)) => {
                 shared
@@ -113,7 +124,7 @@ impl Inbound {
         };
         // Only who has asked for bytes that nobody looks into gets them, and never where HTTP is expected.
         let is_tcp = accepted.alpn == Alpn::Tcp;
-        if accepted.alpn != Alpn::Proof && is_tcp != (self.protocol == Protocol::Tcp) {
+        if accepted.alpn != Alpn::Proof && is_tcp != (protocol == Protocol::Tcp) {
             shared
                 .metrics
                 .handshake_failure(Direction::Inbound, "no_common_protocol");
@@ -132,7 +143,7 @@ impl Inbound {
         let hold = shared
             .held
             .hold(accepted.name, peer.id(), &accepted.own, &ends);
-        let rulebook = Rulebook::new(shared, &peer, accepted.own, self.port);
+        let rulebook = Rulebook::new(shared, &peer, accepted.own, port);
         let counters = shared.metrics.caller(peer.id());
         let caller = Arc::new(Caller {
             origin: Origin {
@@ -143,7 +154,7 @@ impl Inbound {
             },
             rulebook,
             address: address.ip(),
-            app: Arc::clone(&self.app),
+            app,
         });
         Some(Admitted {
             tls: Box::new(accepted.tls),

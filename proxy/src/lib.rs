@@ -21,6 +21,8 @@ mod listener;
 
 mod workload;
 
+mod redirect;
+
 mod socket;
 
 mod tls;

@@ -5,10 +5,11 @@ use crate::config::{Config, OutboundListen};
 use crate::drain::Drain;
 use crate::overload::Overload;
 use crate::{Address, BuildError};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -42,8 +43,9 @@ pub(crate) struct Sockets {
 pub(crate) struct WorkerSockets {
     /// In the order of the configuration.
     pub(crate) inbound: Vec<std::net::TcpListener>,
-    pub(crate) outbound: Option<OutboundSocket>,
-    /// In the order of the configuration.
+    /// One, or for redirected connections one for each family of addresses; none without an outbound side.
+    pub(crate) outbound: Vec<OutboundSocket>,
+    /// Of the TCP services that have a listener, in the order of the configuration.
     pub(crate) tcp: Vec<OutboundSocket>,
 }
 
@@ -75,10 +77,13 @@ pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
         let (address, listeners) = bind_outbound(&outbound.listen, workers)?;
         sockets.outbound = Some(address);
         for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
-            worker.outbound = Some(listener);
+            worker.outbound.push(listener);
         }
-        for service in &outbound.tcp {
-            let (address, listeners) = bind_outbound(&service.listen, workers)?;
+        if outbound.redirected {
+            bind_ipv6_beside(&mut sockets, workers)?;
+        }
+        for listen in outbound.tcp.iter().filter_map(|tcp| tcp.listen.as_ref()) {
+            let (address, listeners) = bind_outbound(listen, workers)?;
             sockets.tcp.push(address);
             for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
                 worker.tcp.push(listener);
@@ -86,6 +91,32 @@ pub(crate) fn bind(config: &Config) -> Result<Sockets, BuildError> {
         }
     }
     Ok(sockets)
+}
+
+/// Redirected IPv6 connections arrive at `::1`, on the port that IPv4 ones have.
+fn bind_ipv6_beside(sockets: &mut Sockets, workers: usize) -> Result<(), BuildError> {
+    let Some(Address::Tcp(ipv4)) = sockets.outbound else {
+        return Ok(());
+    };
+    let ipv6 = (Ipv6Addr::LOCALHOST, ipv4.port()).into();
+    match bind_tcp(ipv6, workers) {
+        Ok((_, listeners)) => {
+            for (worker, listener) in sockets.per_worker.iter_mut().zip(listeners) {
+                worker.outbound.push(OutboundSocket::Tcp(listener));
+            }
+            Ok(())
+        }
+        // A machine without IPv6 redirects none.
+        Err(BuildError::Bind { source, .. })
+            if matches!(
+                Errno::from_io_error(&source),
+                Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// One listener for each worker.

@@ -1,7 +1,7 @@
 //! Every metric of the proxy: name, help, unit, labels.
 //!
 //! Labels are closed sets: enums, or `&'static str` (a text of the program can be one, a text of a peer cannot). The two
-//! families that name what others chose, callers and limits, are capped; whoever comes after the cap counts as `other`.
+//! families that name what others chose, callers, limits and destinations, are capped; whoever comes after the cap counts as `other`.
 //! Series of the request path are resolved before the first request, so counting one is an atomic add.
 
 mod capped;
@@ -31,6 +31,8 @@ pub use label::{Decision, Direction};
 pub const MAX_CALLERS: usize = 256;
 /// Limits with a series of their own.
 pub const MAX_LIMITS: usize = 256;
+/// Refused destinations with a series of their own.
+pub const MAX_DESTINATIONS: usize = 256;
 
 /// Upper bounds in seconds. Few, since each is a line per direction: from the proxy's own cost to its timeouts.
 const DURATION_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
@@ -61,6 +63,7 @@ pub struct Metrics {
     handshake_failures: CountBy<2>,
     callers: Capped<Caller>,
     limits: Capped<Counter>,
+    destinations: Capped<Counter>,
     identity_expiry: Gauge,
     identity_remaining: Gauge<f64, AtomicU64>,
     identity_changes: Counter,
@@ -127,6 +130,11 @@ impl Metrics {
             "Requests refused by limit; those past the cap as `other`",
         );
 
+        let destinations: Family<[(&'static str, String); 1], Counter> = all.family(
+            "refused_destinations",
+            "Requests and connections of the workload to what no service names, by destination; those past the cap as `other`",
+        );
+
         Arc::new(Self {
             requests: Direction::ALL.map(|direction| {
                 Decision::ALL.map(|decision| {
@@ -164,6 +172,9 @@ impl Metrics {
             }),
             limits: Capped::new(MAX_LIMITS, move |limit| {
                 limits.get_or_create_owned(&[("limit", limit.to_owned())])
+            }),
+            destinations: Capped::new(MAX_DESTINATIONS, move |destination| {
+                destinations.get_or_create_owned(&[("destination", destination.to_owned())])
             }),
             identity_expiry: all.family(
                 "identity_expiry_timestamp_seconds",
@@ -272,6 +283,11 @@ impl Metrics {
     /// Counts a refusal by the limit with this name.
     pub fn limit_refusal(&self, limit: &str) {
         self.limits.of(limit).inc();
+    }
+
+    /// Counts what the workload wanted of a host, or an address and port, that no service names.
+    pub(crate) fn destination_refused(&self, destination: &str) {
+        self.destinations.of(destination).inc();
     }
 
     /// Counts an open connection until the guard is dropped.

@@ -27,6 +27,7 @@ use http::request::Parts;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -62,7 +63,13 @@ impl Outbound {
     }
 
     /// A connection of the workload from accept to end. Whether it is the workload's was checked before.
-    pub(crate) async fn serve(self: Arc<Self>, mut stream: Box<dyn Socket>, slot: Slot) {
+    /// `destination` is where one that was redirected was going.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        mut stream: Box<dyn Socket>,
+        destination: Option<SocketAddr>,
+        slot: Slot,
+    ) {
         let _slot = slot;
         let shared = Arc::clone(&self.origin.shared);
         let _open = shared.metrics.connection(Direction::Outbound);
@@ -72,8 +79,14 @@ impl Outbound {
             detected = timeout(config.timeouts.request_head, detect(&mut stream)) => detected,
             () = shared.drain.started() => return,
         };
-        let Ok(Ok((protocol, start))) = detected else {
-            return; // Closed or silent before it said what it speaks: nobody to answer.
+        let (protocol, start) = match (detected, destination) {
+            // What listens first, or says what is no HTTP, names no service: its destination is one that nobody listed.
+            (Err(_), Some(destination)) => return self.refuse(destination),
+            (Ok(Ok((_, start))), Some(destination)) if !begins_as_http(&start) => {
+                return self.refuse(destination);
+            }
+            (Ok(Ok(detected)), _) => detected,
+            _ => return, // Closed or silent before it said what it speaks: nobody to answer.
         };
         let terms = Terms {
             protocol,
@@ -82,6 +95,12 @@ impl Outbound {
             drain: shared.drain.clone(),
         };
         connection::serve(stream, start, terms, &config, self).await;
+    }
+
+    fn refuse(&self, destination: SocketAddr) {
+        let metrics = &self.origin.shared.metrics;
+        metrics.connection_ended(Direction::Outbound, "unknown_destination");
+        metrics.destination_refused(&destination.to_string());
     }
 
     /// The routes of the present configuration; connections to endpoints that stay are kept.
@@ -122,7 +141,11 @@ impl Answer for Outbound {
 
         let routes = self.routes();
         let host = normal.host(&head.headers);
-        let route = routes.find(&head.headers, host)?;
+        let route = routes.find(&head.headers, host).inspect_err(|failure| {
+            if let Failure::UnknownDestination { host, .. } = failure {
+                self.origin.shared.metrics.destination_refused(host);
+            }
+        })?;
         exchange.allowed(None);
 
         let way = Passage {
@@ -175,6 +198,11 @@ impl Routes {
                 id: DecisionId::new(),
             })
     }
+}
+
+/// Whether bytes can be the start of a request line or of HTTP/2. A TLS handshake, for one, cannot.
+fn begins_as_http(start: &[u8]) -> bool {
+    start.first().is_some_and(u8::is_ascii_alphabetic)
 }
 
 /// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1. Answers what was read, too.

@@ -63,7 +63,7 @@ pub(crate) struct Acceptor {
 }
 
 /// One for each protocol: what is offered depends on it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Acceptors {
     http: Acceptor,
     tcp: Acceptor,

@@ -5,13 +5,13 @@ use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::drain::Drain;
 use crate::error::Failure;
-use crate::forward::App;
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::overload::Overload;
 use crate::proof::Held;
+use crate::redirect::{self, Apps, OwnPorts};
 use crate::socket::Socket;
 use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
@@ -132,15 +132,16 @@ impl std::fmt::Debug for Shared {
 
 /// Runs the workers until the drain has cut off what was left.
 pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), RunError> {
+    let own = OwnPorts::new(&shared.config.load(), &sockets);
     let mut ends = JoinSet::new();
     for (number, sockets) in sockets.per_worker.into_iter().enumerate() {
         let (ended, end) = oneshot::channel();
-        let shared = Arc::clone(shared);
+        let (shared, own) = (Arc::clone(shared), own.clone());
         let runtime = runtime().map_err(RunError::Spawn)?;
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                let served = runtime.block_on(serve(&shared, sockets));
+                let served = runtime.block_on(serve(&shared, sockets, &own));
                 // The receiver is gone only when `run` was dropped: nobody is left to be told.
                 let _ = ended.send(served);
             })
@@ -163,14 +164,15 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// One worker's life: accept until the drain starts, then wait until it cuts. Connections end with the runtime.
-async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
+async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets, own: &OwnPorts) -> io::Result<()> {
     let config = shared.config.load_full();
     let acceptors = Acceptors::new(&shared.identity);
-    let mut apps = Vec::new();
+    let mut all_apps = Vec::new();
     for (listener, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
         let listener = TcpListener::from_std(listener)?;
-        let inbound = Inbound::new(shared, &acceptors, inbound);
-        apps.push(Arc::clone(&inbound.app));
+        let apps = Arc::new(Apps::new(inbound, own));
+        all_apps.push(Arc::clone(&apps));
+        let inbound = Inbound::new(shared, &acceptors, inbound, apps);
         let accepting = Arc::clone(shared);
         tokio::spawn(async move {
             accept(
@@ -185,13 +187,24 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
             .await;
         });
     }
-    if let (Some(socket), Some(config)) = (sockets.outbound, &config.outbound) {
+    if let Some(config) = &config.outbound {
         let workload = Workload::new(config.uids.clone());
         let outbound = Outbound::new(shared);
-        lend(shared, socket, workload.clone(), move |stream, slot| {
-            tokio::spawn(Arc::clone(&outbound).serve(stream, slot));
-        })?;
-        for (socket, service) in sockets.tcp.into_iter().zip(&config.tcp) {
+        if config.redirected {
+            let outbound = redirect::Outbound::new(shared, config, own.clone(), outbound);
+            for socket in sockets.outbound {
+                lend_redirected(shared, socket, &outbound)?;
+            }
+        } else {
+            for socket in sockets.outbound {
+                let outbound = Arc::clone(&outbound);
+                lend(shared, socket, workload.clone(), move |stream, slot| {
+                    tokio::spawn(Arc::clone(&outbound).serve(stream, None, slot));
+                })?;
+            }
+        }
+        let listening = config.tcp.iter().filter(|service| service.listen.is_some());
+        for (socket, service) in sockets.tcp.into_iter().zip(listening) {
             let service = tcp::Outbound::new(shared, service);
             lend(shared, socket, workload.clone(), move |stream, slot| {
                 tokio::spawn(Arc::clone(&service).serve(stream, slot));
@@ -199,7 +212,7 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets) -> io::Result<()> {
         }
     }
     tokio::select! {
-        () = sweep(shared, &apps) => {}
+        () = sweep(shared, &all_apps) => {}
         () = shared.drain.cut_off() => {}
     }
     Ok(())
@@ -213,6 +226,7 @@ fn lend(
     serve: impl Fn(Box<dyn Socket>, Slot) + Send + Sync + 'static,
 ) -> io::Result<()> {
     let shared = Arc::clone(shared);
+    let serve = move |stream, (), slot| serve(stream, slot);
     match socket {
         OutboundSocket::Tcp(listener) => {
             let admit = move |stream: &TcpStream| admit_tcp(&workload, stream);
@@ -228,23 +242,44 @@ fn lend(
     Ok(())
 }
 
-/// Serves whoever is admitted; all others get not even an answer.
-async fn lend_to<L>(
+/// The same for connections that were going elsewhere.
+fn lend_redirected(
+    shared: &Arc<Shared>,
+    socket: OutboundSocket,
+    outbound: &Arc<redirect::Outbound>,
+) -> io::Result<()> {
+    let OutboundSocket::Tcp(listener) = socket else {
+        return Ok(()); // No kernel redirects to a Unix socket, and no configuration says so.
+    };
+    let listener = TcpListener::from_std(listener)?;
+    let (shared, gate) = (Arc::clone(shared), Arc::clone(outbound));
+    let admit = move |stream: &TcpStream| gate.admit(stream);
+    let outbound = Arc::clone(outbound);
+    let serve = move |stream, destination, slot| {
+        tokio::spawn(Arc::clone(&outbound).serve(stream, destination, slot));
+    };
+    tokio::spawn(lend_to(shared, listener, admit, serve));
+    Ok(())
+}
+
+/// Serves whoever is admitted, with what that tells; all others get not even an answer.
+async fn lend_to<L, T>(
     shared: Arc<Shared>,
     listener: L,
-    admit: impl Fn(&L::Stream) -> Result<(), Stranger>,
-    serve: impl Fn(Box<dyn Socket>, Slot),
+    admit: impl Fn(&L::Stream) -> Result<T, Stranger>,
+    serve: impl Fn(Box<dyn Socket>, T, Slot),
 ) where
     L: Accept,
     L::Stream: Socket,
 {
     let mut told: Option<Instant> = None;
     let serve = |stream: L::Stream, slot| {
-        let Err(stranger) = admit(&stream) else {
-            return serve(Box::new(stream), slot);
+        let stranger = match admit(&stream) {
+            Ok(told) => return serve(Box::new(stream), told, slot),
+            Err(stranger) => stranger,
         };
         let metrics = &shared.metrics;
-        metrics.connection_refused(Direction::Outbound, "not_the_workload");
+        metrics.connection_refused(Direction::Outbound, stranger.reason());
         // Counted in full; a line each would let strangers fill the disk.
         if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
             told = Some(Instant::now());
@@ -270,13 +305,13 @@ fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
 }
 
 /// Closes pooled connections that the app would soon close itself.
-async fn sweep(shared: &Shared, apps: &[Arc<App>]) {
+async fn sweep(shared: &Shared, apps: &[Arc<Apps>]) {
     let mut turn = tokio::time::interval(SWEEP);
     loop {
         turn.tick().await;
         let limit = shared.config.load().timeouts.app_idle;
         for app in apps {
-            app.http1.sweep(limit);
+            app.sweep(limit);
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod sock_diag;
 
+use crate::redirect::Misled;
 use std::io;
 use std::net::SocketAddr;
 
@@ -61,6 +62,18 @@ pub(crate) enum Stranger {
     Unknown(SocketAddr),
     #[error("cannot ask the kernel who owns the connection")]
     Query(#[source] io::Error),
+    #[error(transparent)]
+    Misled(#[from] Misled),
+}
+
+impl Stranger {
+    /// A word from a closed set, as a metric label.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Misled(misled) => misled.reason(),
+            _ => "not_the_workload",
+        }
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
                 .iter()
                 .flat_map(|outbound| &outbound.tcp);
             let tcp = tcp.map(|service| {
-                serde_json::json!({"listen": service.listen.to_string(), "identity": service.identity.as_str()})
+                serde_json::json!({"listen": service.listen.as_ref().map(ToString::to_string), "destinations": texts(&service.destinations), "identity": service.identity.as_str()})
             });
             let report = serde_json::json!({
                 "id": config.identity.id.as_str(),
@@ -66,9 +66,15 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
                 .iter()
                 .flat_map(|outbound| &outbound.tcp)
             {
+                let listen = service.listen.as_ref().map(ToString::to_string);
+                let ways: Vec<_> = listen
+                    .into_iter()
+                    .chain(texts(&service.destinations))
+                    .collect();
                 print(format_args!(
                     "tcp       {} -> {}\n",
-                    service.listen, service.identity
+                    ways.join(", "),
+                    service.identity
                 ))?;
             }
             print(format_args!(
@@ -78,4 +84,8 @@ pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn texts(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
 }

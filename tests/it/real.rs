@@ -7,6 +7,7 @@ mod grpc;
 mod linters;
 mod openssl;
 mod postgres;
+mod redirect;
 mod redis;
 mod websocket;
 

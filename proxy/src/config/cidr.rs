@@ -1,7 +1,7 @@
 //! Blocks of addresses.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// `10.0.0.0/8`, `fd00::/8`; an address alone is a block of one. Below the prefix all bits are zero.
@@ -30,6 +30,50 @@ impl Cidr {
 
     pub fn is_ipv4(&self) -> bool {
         self.address.is_ipv4()
+    }
+}
+
+/// `10.0.0.5:5432`, or all ports of a block of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    addresses: Cidr,
+    port: Option<u16>,
+}
+
+impl Range {
+    pub fn contains(&self, address: SocketAddr) -> bool {
+        self.addresses.contains(address.ip()) && self.port.is_none_or(|port| port == address.port())
+    }
+}
+
+impl FromStr for Range {
+    type Err = ParseCidrError;
+
+    fn from_str(text: &str) -> Result<Self, ParseCidrError> {
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            let addresses = text.parse()?;
+            return Ok(Self {
+                addresses,
+                port: None,
+            });
+        };
+        let ip = address.ip();
+        Ok(Self {
+            addresses: Cidr {
+                address: ip,
+                prefix: if ip.is_ipv4() { 32 } else { 128 },
+            },
+            port: Some(address.port()),
+        })
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.addresses.address, port).fmt(f),
+            None => self.addresses.fmt(f),
+        }
     }
 }
 
@@ -97,6 +141,23 @@ mod tests {
                 !cidr.contains(outside.parse().unwrap()),
                 "{block} {outside}"
             );
+        }
+    }
+
+    #[test]
+    fn a_range_is_one_port_of_an_address_or_all_ports_of_a_block() {
+        for (range, inside, outside) in [
+            ("10.0.0.5:5432", "10.0.0.5:5432", "10.0.0.5:5433"),
+            ("[fd00::5]:5432", "[fd00::5]:5432", "[fd00::6]:5432"),
+            ("10.0.0.0/8", "10.9.9.9:1", "11.0.0.1:1"),
+        ] {
+            let parsed: Range = range.parse().unwrap();
+            assert!(parsed.contains(inside.parse().unwrap()), "{range} {inside}");
+            assert!(
+                !parsed.contains(outside.parse().unwrap()),
+                "{range} {outside}"
+            );
+            assert_eq!(parsed.to_string(), range);
         }
     }
 

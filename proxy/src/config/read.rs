@@ -1,6 +1,6 @@
 //! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -12,8 +12,8 @@ use policy::yaml::{self, Map, Node, Problems};
 
 use super::unique::{Hosts, Listens};
 use super::{
-    ADMIN_LISTEN, AccessLog, Admin, Config, Destination, Endpoint, Inbound, Outbound,
-    OutboundListen, Protocol, SOCKET_MODE, Service, Sizes, TcpService, Timeouts, WORKERS,
+    ADMIN_LISTEN, AccessLog, Admin, App, Config, Destination, Endpoint, Inbound, Outbound,
+    OutboundListen, Protocol, Range, SOCKET_MODE, Service, Sizes, TcpService, Timeouts, WORKERS,
 };
 
 /// A longer wait is a slip of the pen, and timers stay far from overflow.
@@ -70,11 +70,16 @@ fn inbound(node: &Node, problems: &Problems, listens: &Listens) -> Option<Inboun
         });
         let app = map.required("app", app);
         let protocol = map.optional("protocol", protocol);
+        if app.as_ref().is_some_and(|app| *app != App::Original) {
+            map.refuse("tcpPorts", "expected none: the app is on one port");
+        }
+        let tcp_ports = map.optional("tcpPorts", yaml::list(within(1, u16::MAX)));
         map.optional("mtls", only("strict", &["permissive"]));
         Some(Inbound {
             listen: listen?,
             app: app?,
             protocol: protocol.unwrap_or(Protocol::Http),
+            tcp_ports: tcp_ports.unwrap_or_default(),
         })
     })
 }
@@ -87,21 +92,32 @@ fn outbound(
 ) -> Option<Outbound> {
     yaml::map(node, problems, |map| {
         let hosts = Hosts::default();
+        let redirected = map.optional("redirected", yaml::boolean).unwrap_or(false);
         let listen = listen_and_mode(map, listens);
-        let uids = map
-            .optional("uids", uids)
-            .unwrap_or_else(|| vec![rustix::process::geteuid().as_raw()]);
+        let listen = match redirected {
+            true => listen.and_then(|listen| of_both_families(listen, map, listens)),
+            false => listen,
+        };
+        let uids = match redirected {
+            // The sidecar's own connections are the ones that must not come back to it.
+            true => map.required("uids", uids),
+            false => {
+                let uids = map.optional("uids", uids);
+                Some(uids.unwrap_or_else(|| vec![rustix::process::geteuid().as_raw()]))
+            }
+        };
         let services = map.required(
             "services",
             yaml::list(|node, problems| service(node, problems, &hosts, response)),
         );
         let tcp = map.optional(
             "tcp",
-            yaml::list(|node, problems| tcp_service(node, problems, listens)),
+            yaml::list(|node, problems| tcp_service(node, problems, listens, redirected)),
         );
         Some(Outbound {
             listen: listen?,
-            uids,
+            uids: uids?,
+            redirected,
             services: services?,
             tcp: tcp.unwrap_or_default(),
         })
@@ -129,13 +145,49 @@ fn listen_and_mode(map: &mut Map<'_>, listens: &Listens) -> Option<OutboundListe
     }
 }
 
-fn tcp_service(node: &Node, problems: &Problems, listens: &Listens) -> Option<TcpService> {
+/// Redirection leads the workload's connections to exactly 127.0.0.1 and ::1.
+fn of_both_families(
+    listen: OutboundListen,
+    map: &Map<'_>,
+    listens: &Listens,
+) -> Option<OutboundListen> {
+    match listen {
+        OutboundListen::Tcp(SocketAddr::V4(address)) if *address.ip() == Ipv4Addr::LOCALHOST => {
+            let ipv6 = (Ipv6Addr::LOCALHOST, address.port()).into();
+            listens.claim(ipv6, map.node(), map.problems())?;
+            Some(listen)
+        }
+        found => {
+            let problem = format!("expected 127.0.0.1 and a port to redirect to, found {found}");
+            map.problems().push(map.node().problem(problem));
+            None
+        }
+    }
+}
+
+fn tcp_service(
+    node: &Node,
+    problems: &Problems,
+    listens: &Listens,
+    redirected: bool,
+) -> Option<TcpService> {
     yaml::map(node, problems, |map| {
-        let listen = listen_and_mode(map, listens);
+        if !redirected {
+            map.refuse("destinations", "expected none: outbound is not redirected");
+        }
+        let destinations = map.optional("destinations", some("destination", range));
+        let listen = match map.node_of("listen") {
+            None if map.node_of("destinations").is_some() => {
+                map.refuse("mode", "expected no mode: only a Unix socket has one");
+                Some(None)
+            }
+            _ => listen_and_mode(map, listens).map(Some),
+        };
         let endpoints = map.required("endpoints", some("endpoint", endpoint));
         let identity = map.required("identity", spiffe_id);
         Some(TcpService {
             listen: listen?,
+            destinations: destinations.unwrap_or_default(),
             endpoints: endpoints?,
             identity: identity?,
         })
@@ -245,11 +297,14 @@ fn outbound_listen(node: &Node, problems: &Problems, listens: &Listens) -> Optio
     }
 }
 
-/// The workload: `host:port`, or `unix:` and a path.
-fn app(node: &Node, problems: &Problems) -> Option<Destination> {
+/// The workload: `host:port`, `unix:` and a path, or `original`.
+fn app(node: &Node, problems: &Problems) -> Option<App> {
+    if yaml::text(node, problems)? == "original" {
+        return Some(App::Original);
+    }
     match unix(node, problems)? {
-        Some(path) => Some(Destination::Unix(path)),
-        None => endpoint(node, problems).map(Destination::Tcp),
+        Some(path) => Some(Destination::Unix(path).into()),
+        None => endpoint(node, problems).map(App::from),
     }
 }
 
@@ -303,6 +358,10 @@ fn spiffe_id(node: &Node, problems: &Problems) -> Option<SpiffeId> {
 
 fn endpoint(node: &Node, problems: &Problems) -> Option<Endpoint> {
     yaml::parsed("host:port such as 10.0.0.7:15006")(node, problems)
+}
+
+fn range(node: &Node, problems: &Problems) -> Option<Range> {
+    yaml::parsed("an address and port or a block such as 10.0.0.0/8")(node, problems)
 }
 
 fn path(node: &Node, problems: &Problems) -> Option<PathBuf> {

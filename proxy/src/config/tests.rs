@@ -34,7 +34,7 @@ fn good_file_is_read_with_defaults_for_what_it_leaves_out() {
     let outbound = config.outbound.unwrap();
     assert_eq!(
         config.inbound[0].app,
-        Destination::Tcp(Endpoint {
+        App::from(Endpoint {
             host: "127.0.0.1".to_owned(),
             port: 8080
         })
@@ -154,9 +154,10 @@ fn an_app_may_be_on_a_unix_socket_and_then_has_the_listeners_port() {
         .map(|config| config.inbound[0].clone())
     };
     let unix = inbound("unix:/run/app.sock").unwrap();
-    assert_eq!(unix.app, Destination::Unix("/run/app.sock".into()));
-    assert_eq!(unix.port(), 15006);
-    assert_eq!(inbound("127.0.0.1:8080").unwrap().port(), 8080);
+    assert_eq!(unix.app, Destination::Unix("/run/app.sock".into()).into());
+    assert_eq!(unix.port(), Some(15006));
+    assert_eq!(inbound("127.0.0.1:8080").unwrap().port(), Some(8080));
+    assert_eq!(inbound("original").unwrap().port(), None);
     assert_eq!(
         inbound("unix:app.sock").unwrap_err(),
         [
@@ -179,7 +180,7 @@ fn a_tcp_service_has_a_listener_of_its_own() {
     };
     assert_eq!(
         service.listen,
-        OutboundListen::Tcp("127.0.0.1:5432".parse().unwrap())
+        Some(OutboundListen::Tcp("127.0.0.1:5432".parse().unwrap()))
     );
     assert_eq!(service.endpoints[0].port, 15006);
     assert!(
@@ -239,4 +240,38 @@ fn reference_configuration_reads() {
         (Timeouts::default(), Sizes::default(), WORKERS)
     );
     assert_eq!(config.admin.listen, ADMIN_LISTEN);
+}
+
+#[test]
+fn redirected_connections_need_a_listener_that_they_can_reach_and_users_other_than_by_default() {
+    let outbound = |more: &str| {
+        read(&format!(
+            "outbound:\n  {{redirected: true, services: [], {more}}}"
+        ))
+        .map(|config| config.outbound.unwrap())
+    };
+    let service = "endpoints: ['10.0.0.9:5432'], identity: spiffe://demo.test/ns/shop/sa/db";
+    let good = format!(
+        "listen: '127.0.0.1:15001', uids: [1000], tcp: [{{destinations: ['10.0.0.9:5432', 'fd00::/8'], {service}}}]"
+    );
+    let good = outbound(&good).unwrap();
+    assert_eq!(good.tcp[0].listen, None);
+    assert_eq!(good.tcp[0].destinations.len(), 2);
+    for bad in [
+        "listen: '127.0.0.1:15001'".to_owned(),
+        "listen: '127.0.0.2:15001', uids: [1000]".to_owned(),
+        "listen: '[::1]:15001', uids: [1000]".to_owned(),
+        "listen: unix:/run/out.sock, uids: [1000]".to_owned(),
+        format!("listen: '127.0.0.1:1', uids: [1], tcp: [{{{service}}}]"),
+        format!("listen: '127.0.0.1:1', uids: [1], tcp: [{{destinations: [], {service}}}]"),
+        format!("listen: '127.0.0.1:1', uids: [1], tcp: [{{destinations: [db], {service}}}]"),
+    ] {
+        let refused = outbound(&bad).map_err(|found| found.len());
+        assert_eq!(refused, Err(1), "{bad}");
+    }
+    // Without redirection nothing ever arrives by its destination.
+    let direct = format!(
+        "outbound: {{listen: '127.0.0.1:1', services: [], tcp: [{{listen: '127.0.0.1:2', destinations: ['fd00::/8'], {service}}}]}}"
+    );
+    assert_eq!(read(&direct).map_err(|found| found.len()), Err(1));
 }

@@ -133,6 +133,7 @@ fn config(app: SocketAddr) -> Config {
             listen: any,
             app: endpoint(app).into(),
             protocol: Protocol::Http,
+            tcp_ports: Vec::new(),
         }],
         outbound: None,
         timeouts: Timeouts::default(),
@@ -159,6 +160,7 @@ pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
     Some(Outbound {
         listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
         uids: vec![uid],
+        redirected: false,
         services,
         tcp: Vec::new(),
     })

@@ -293,8 +293,11 @@ async fn an_app_on_a_unix_socket_is_served_and_its_port_is_the_listeners() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let mesh = Fixture::with(&grant_all(), |config| {
-        config.inbound[0].app = Destination::Unix(path.clone());
-        assert_eq!(config.inbound[0].port(), config.inbound[0].listen.port());
+        config.inbound[0].app = Destination::Unix(path.clone()).into();
+        assert_eq!(
+            config.inbound[0].port(),
+            Some(config.inbound[0].listen.port())
+        );
     })
     .await;
     let mut caller = mesh.http1().await;

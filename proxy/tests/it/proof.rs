@@ -73,7 +73,8 @@ impl Pair {
             |config| {
                 config.outbound = outbound(vec![service("orders.shop.example", to, ORDERS)]);
                 config.outbound.as_mut().unwrap().tcp.push(TcpService {
-                    listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
+                    listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
+                    destinations: Vec::new(),
                     endpoints: vec![endpoint(to)],
                     identity: ORDERS.parse().unwrap(),
                 });

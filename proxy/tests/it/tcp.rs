@@ -58,7 +58,8 @@ impl Pair {
             },
         );
         let service = TcpService {
-            listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
+            listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
+            destinations: Vec::new(),
             endpoints: vec![endpoint(orders.inbound)],
             identity: expected.parse().unwrap(),
         };
