@@ -5,14 +5,20 @@ use std::process::Command;
 use tempfile::TempDir;
 
 #[test]
-fn the_reference_configuration_loads() {
+fn the_reference_configurations_load() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
-    let output = Command::new(env!("CARGO_BIN_EXE_tipstaff"))
-        .args(["check", "--config", "sidecar.yaml"])
-        .current_dir(deploy)
-        .output()
-        .expect("the binary runs");
-    assert!(output.status.success(), "{output:?}");
+    for (folder, file) in [
+        ("", "sidecar.yaml"),
+        ("redirect", "caller.yaml"),
+        ("redirect", "orders.yaml"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tipstaff"))
+            .args(["check", "--config", file])
+            .current_dir(format!("{deploy}/{folder}"))
+            .output()
+            .expect("the binary runs");
+        assert!(output.status.success(), "{file}: {output:?}");
+    }
 }
 
 #[test]
