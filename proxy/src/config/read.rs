@@ -46,8 +46,18 @@ impl Config {
                 socket: None,
             })
         });
+        let inbound = inbound.unwrap_or_default();
+        for inbound in &inbound {
+            if let App::At(Destination::Tcp(endpoint)) = &inbound.app
+                && listens.lead_to(endpoint)
+            {
+                // Requests would go round until memory ends.
+                let problem = format!("expected an app, found {endpoint}, which is this sidecar");
+                map.problems().push(map.node().problem(problem));
+            }
+        }
         Some(Self {
-            inbound: inbound.unwrap_or_default(),
+            inbound,
             outbound,
             timeouts,
             sizes: map.optional("sizes", Sizes::read).unwrap_or_default(),

@@ -275,3 +275,24 @@ fn redirected_connections_need_a_listener_that_they_can_reach_and_users_other_th
     );
     assert_eq!(read(&direct).map_err(|found| found.len()), Err(1));
 }
+
+#[test]
+fn an_app_that_is_the_sidecar_itself_is_refused() {
+    let read = |app: &str| {
+        read(&format!(
+            "inbound: [{{listen: '0.0.0.0:15006', app: '{app}'}}]\noutbound: {{listen: '127.0.0.1:15001', services: []}}"
+        ))
+    };
+    for app in [
+        "127.0.0.1:15006",
+        "localhost:15001",
+        "0.0.0.0:15001",
+        "[::ffff:127.0.0.1]:15001",
+        "127.0.0.1:15000",
+    ] {
+        assert_eq!(read(app).map_err(|found| found.len()), Err(1), "{app}");
+    }
+    for app in ["127.0.0.1:8080", "10.0.0.7:15001", "orders:15006"] {
+        assert!(read(app).is_ok(), "{app}");
+    }
+}

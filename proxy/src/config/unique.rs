@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use policy::target::host::Host;
 use policy::yaml::{self, Node, Problems};
+
+use super::Endpoint;
 
 /// The ports that a host without one may mean: the workload speaks `http://` to us, and what it reaches is `https://`.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
@@ -37,6 +39,22 @@ impl Listens {
         }
         taken.push((address, node.place().line()));
         Some(address)
+    }
+
+    /// Whether a connection to `endpoint` would come back to one of these addresses.
+    pub(super) fn lead_to(&self, endpoint: &Endpoint) -> bool {
+        let host = match endpoint.host.as_str() {
+            "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            host => host.parse().map(|address: IpAddr| address.to_canonical()),
+        };
+        // What another name stands for is known when it is called.
+        let Ok(host) = host else { return false };
+        let taken = self.0.borrow();
+        taken.iter().any(|(own, _)| {
+            let any = own.ip().is_unspecified() && (host.is_loopback() || host.is_unspecified());
+            let same = own.ip() == host || (host.is_unspecified() && own.ip().is_loopback());
+            own.port() == endpoint.port && (any || same)
+        })
     }
 }
 
