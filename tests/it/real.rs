@@ -11,7 +11,8 @@ mod redirect;
 mod redis;
 mod websocket;
 
-use crate::harness::{Ca, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
+use crate::harness::{Ca, Mesh, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -115,6 +116,18 @@ impl Drop for Session {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+/// Waits until both sidecars have had `count` certificates, and calls `meanwhile` at each look.
+fn while_rotating(mesh: &Mesh, count: usize, mut meanwhile: impl FnMut()) {
+    let mut serials = [BTreeSet::new(), BTreeSet::new()];
+    wait_for("certificates to be renewed", || {
+        serials[0].insert(mesh.storefront.serial());
+        serials[1].insert(mesh.orders.serial());
+        meanwhile();
+        let have = serials.iter().map(BTreeSet::len).min();
+        have.filter(|have| *have >= count)
+    });
 }
 
 /// A key made by openssl and the chain that the CA issued for it.

@@ -1,6 +1,6 @@
 //! PostgreSQL as opaque TCP: psql through two sidecars, over a port and over a Unix socket.
 
-use super::{Session, run_ok};
+use super::{Session, run_ok, while_rotating};
 use crate::harness::{
     Mesh, Options, Process, STRANGER, Sidecar, free_address, grant, path, wait_for,
 };
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// The port in the names of Unix sockets, which is all that psql makes of it there.
@@ -188,7 +189,7 @@ fn sessions_rest_for_longer_than_an_http_connection_may_and_then_go_on() {
     writer.say("begin; insert into jobs values ('held'); select 'begun';");
     writer.hear("begun");
 
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     assert_eq!(server.ask("select count(*) from jobs"), "0\n");
     writer.say("notify jobs, 'one more'; commit; select 'committed';");
     writer.hear("committed");
@@ -199,6 +200,32 @@ fn sessions_rest_for_longer_than_an_http_connection_may_and_then_go_on() {
     assert!(
         heard.contains("\"jobs\" with payload \"one more\""),
         "{heard}"
+    );
+}
+
+#[test]
+fn a_session_and_its_transaction_outlive_the_certificates_they_began_with() {
+    let server = Postgres::start();
+    let mesh = Mesh::with(&Options {
+        ttl: Duration::from_secs(5),
+        ..options(server.address.to_string())
+    });
+    let (host, port) = &ways(&mesh.storefront)[0];
+    let mut session = Session::start(psql_command(host, *port, &[]));
+    session.say("begin; create table kept (n int);");
+    let mut asked = 0;
+    while_rotating(&mesh, 5, || {
+        asked += 1;
+        session.say(&format!(
+            "insert into kept values ({asked}) returning 'row ' || n;"
+        ));
+        session.hear(&format!("row {asked}"));
+    });
+    session.say("commit; select 'committed';");
+    session.hear("committed");
+    assert_eq!(
+        server.ask("select count(*) from kept"),
+        format!("{asked}\n")
     );
 }
 

@@ -1,9 +1,9 @@
 //! WebSockets of Python's `websockets` on both ends, through both sidecars.
 
-use super::{Session, python};
+use super::{Session, python, while_rotating};
 use crate::harness::{Mesh, Options, PATIENCE, Process, free_address, grant, http, wait_for};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -41,13 +41,20 @@ struct Setting {
 
 impl Setting {
     fn new(profile: &str, extra: &str) -> Self {
+        Self::with(&options(profile, extra))
+    }
+
+    fn with(options: &Options) -> Self {
         let folder = TempDir::new().expect("a folder");
         let app = free_address();
         let mut command = python();
         command.args([SERVER, &app.port().to_string()]);
         let server = Process::start(command, folder.path().join("server.log"));
         wait_for("the server", || TcpStream::connect(app).ok());
-        let mesh = mesh(app, profile, extra);
+        let mesh = Mesh::with(&Options {
+            app: Some(app.to_string()),
+            ..options.clone()
+        });
         Self {
             server,
             mesh,
@@ -75,13 +82,12 @@ impl Setting {
     }
 }
 
-fn mesh(app: SocketAddr, profile: &str, extra: &str) -> Mesh {
-    Mesh::with(&Options {
-        app: Some(app.to_string()),
+fn options(profile: &str, extra: &str) -> Options {
+    Options {
         policy: policy(profile),
         extra: extra.to_owned(),
         ..Options::default()
-    })
+    }
 }
 
 #[test]
@@ -135,6 +141,22 @@ fn an_upgrade_that_no_profile_lists_or_no_grant_allows_never_reaches_the_app() {
 }
 
 #[test]
+fn a_websocket_outlives_the_certificates_it_began_with() {
+    let setting = Setting::with(&Options {
+        ttl: Duration::from_secs(5),
+        ..options(PROFILE, "")
+    });
+    let mut client = Session::start(setting.client(&["/ws/echo", "talk"]));
+    let mut said = 0;
+    while_rotating(&setting.mesh, 5, || {
+        said += 1;
+        client.say(&format!("message {said}."));
+        client.hear(&format!("heard message {said}."));
+    });
+    assert_eq!(setting.opened(), 1);
+}
+
+#[test]
 fn an_open_websocket_ends_when_its_grant_is_withdrawn_and_not_before() {
     let setting = Setting::new(PROFILE, "");
     let client = Session::start(setting.client(&["/ws/echo"]));
@@ -157,7 +179,11 @@ fn an_open_websocket_ends_when_its_grant_is_withdrawn_and_not_before() {
 #[test]
 fn no_byte_of_another_protocol_reaches_the_app_before_its_101() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let mesh = mesh(listener.local_addr().expect("an address"), PROFILE, "");
+    let app = listener.local_addr().expect("an address");
+    let mesh = Mesh::with(&Options {
+        app: Some(app.to_string()),
+        ..options(PROFILE, "")
+    });
     let smuggled = "GET /admin HTTP/1.1\r\nhost: orders\r\n\r\n";
     let mut client = http::connect(mesh.storefront.outbound);
     client
@@ -193,10 +219,7 @@ fn no_byte_of_another_protocol_reaches_the_app_before_its_101() {
 
 #[test]
 fn an_offer_of_h2c_is_dropped_and_the_request_goes_on_without() {
-    let mesh = Mesh::with(&Options {
-        policy: policy(PROFILE),
-        ..Options::default()
-    });
+    let mesh = Mesh::with(&options(PROFILE, ""));
     let offer = "GET /ws/echo HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade, HTTP2-Settings, close\r\n\
          upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n";
     let reply = http::call(mesh.storefront.outbound, offer);

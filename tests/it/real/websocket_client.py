@@ -2,6 +2,7 @@
 
     websocket_client.py HOST:PORT            # all of it
     websocket_client.py HOST:PORT PATH       # the status of one attempt, or "open" and then the code of its end
+    websocket_client.py HOST:PORT PATH talk  # sends what it reads, a message a line, and prints what it hears
 """
 
 import random
@@ -18,6 +19,13 @@ HOST, PORT = sys.argv[1].split(":")
 def opened(path, **options):
     plain = socket.create_connection((HOST, int(PORT)), timeout=30)
     return connect(f"ws://orders{path}", sock=plain, subprotocols=["chat"], max_size=4 << 20, **options)
+
+
+def talk(path):
+    with opened(path) as connection:
+        for line in sys.stdin:
+            connection.send(line.rstrip("\n"))
+            print("heard", connection.recv(timeout=30), flush=True)
 
 
 def attempt(path):
@@ -79,7 +87,9 @@ def closed(code, reason):
             print("closed by the server", end.rcvd.code, end.rcvd.reason)
 
 
-if len(sys.argv) > 2:
+if len(sys.argv) > 3:
+    talk(sys.argv[2])
+elif len(sys.argv) > 2:
     attempt(sys.argv[2])
 else:
     echo()
