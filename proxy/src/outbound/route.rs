@@ -3,6 +3,7 @@
 use crate::config::{Config, Destination, Service};
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
+use crate::respond::GRPC_STATUS;
 use crate::tls::{Connector, Wanted};
 use crate::upstream::balance::{Balance, Turn};
 use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
@@ -15,6 +16,11 @@ use identity::SpiffeId;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Of gRPC: that nobody could answer, as in google/rpc/code.proto.
+const UNAVAILABLE: &str = "14";
+/// The longest that a request waits for a connection to an endpoint that has failed time after time.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// Where the requests for one service go.
 #[derive(Debug)]
@@ -76,6 +82,11 @@ impl Route {
         let mut failure = ConnectError::Unstable;
         while let Some(mut turn) = self.balance.pick(&tried) {
             let lanes = &self.endpoints[turn.endpoint()];
+            let limit = if turn.is_probe() {
+                limit.min(PROBE)
+            } else {
+                limit
+            };
             match lanes.ready(limit).await {
                 Ok(ready) => return Ok((Attempt { turn, lanes }, ready)),
                 // No endpoint's fault, nor another with any other.
@@ -126,11 +137,21 @@ impl Attempt<'_> {
 
     /// The response has begun. One that only says that nobody could answer is a failure of the endpoint.
     pub(crate) fn answered(&mut self, response: &response::Parts) {
-        match response.status {
+        let is_failure = match response.status {
             StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => self.turn.failed(),
-            _ => self.turn.answered(),
+            | StatusCode::GATEWAY_TIMEOUT => true,
+            // How a gRPC call is told so.
+            StatusCode::OK => {
+                let status = response.headers.get(GRPC_STATUS);
+                status.is_some_and(|status| status == UNAVAILABLE)
+            }
+            _ => false,
+        };
+        if is_failure {
+            self.turn.failed();
+        } else {
+            self.turn.answered();
         }
     }
 }

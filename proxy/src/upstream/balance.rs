@@ -36,15 +36,18 @@ impl Balance {
             return tried.is_empty().then_some(Turn {
                 balance: self,
                 endpoint: 0,
+                is_probe: false,
                 since: None,
                 verdict: None,
             });
         }
         let now = Instant::now();
-        let endpoint = self.lock().pick(tried, now)?;
+        let mut endpoints = self.lock();
+        let endpoint = endpoints.pick(tried, now)?;
         Some(Turn {
             balance: self,
             endpoint,
+            is_probe: endpoints.is_out(endpoint),
             since: Some(now),
             verdict: None,
         })
@@ -69,6 +72,7 @@ impl Drop for Balance {
 pub(crate) struct Turn<'b> {
     balance: &'b Balance,
     endpoint: usize,
+    is_probe: bool,
     /// None where there is no choice.
     since: Option<Instant>,
     verdict: Option<Verdict>,
@@ -77,6 +81,11 @@ pub(crate) struct Turn<'b> {
 impl Turn<'_> {
     pub(crate) fn endpoint(&self) -> usize {
         self.endpoint
+    }
+
+    /// Whether the endpoint has failed time after time.
+    pub(crate) fn is_probe(&self) -> bool {
+        self.is_probe
     }
 
     /// It has begun to answer, as it should.

@@ -1,4 +1,4 @@
-use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, frame};
+use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};
 use crate::harness::{
     Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoint, grant_all, head, outbound,
     service, sidecar,
@@ -19,6 +19,8 @@ const SOON: Duration = Duration::from_secs(5);
 const LIMIT: Duration = Duration::from_millis(300);
 /// An indexed `:status: 200` (RFC 7541 appendix A).
 const OK: &[u8] = &[0x88];
+/// A literal `:status: 502`.
+const BAD_GATEWAY: &[u8] = b"\x08\x03502";
 const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
 
 /// What an endpoint does with a request head.
@@ -26,6 +28,10 @@ const REFUSED_STREAM: [u8; 4] = [0, 0, 0, 7];
 enum Way {
     /// Answers.
     Serves,
+    /// Answers that nobody can, as a sidecar whose app is gone.
+    Fails,
+    /// Says so to a gRPC call.
+    FailsCalls,
     /// Says that it has not looked at it.
     Refuses,
     /// Says so of this one and all that follow.
@@ -43,6 +49,11 @@ impl Way {
     fn answer(self, stream: u32) -> (Vec<u8>, bool) {
         match self {
             Self::Serves => (frame(HEADERS, WHOLE, stream, OK), false),
+            Self::Fails => (frame(HEADERS, WHOLE, stream, BAD_GATEWAY), false),
+            Self::FailsCalls => {
+                let head = [OK, &block(&[("grpc-status", "14")])].concat();
+                (frame(HEADERS, WHOLE, stream, &head), false)
+            }
             Self::Refuses => (frame(RST_STREAM, 0, stream, &REFUSED_STREAM), false),
             Self::GoesAway => (frame(GOAWAY, 0, 0, &[0; 8]), false),
             Self::Cuts => (Vec::new(), true),
@@ -211,6 +222,28 @@ async fn one_endpoint_of_three_that_is_gone_costs_no_request() {
     let served = [&served, &served_too].map(|served| served.load(Ordering::SeqCst));
     assert_eq!(served.iter().sum::<usize>(), 50);
     assert!(!served.contains(&0), "{served:?}");
+}
+
+#[tokio::test]
+async fn of_endpoints_that_all_fail_half_are_left_alone() {
+    for way in [Way::Fails, Way::FailsCalls] {
+        let authority = Authority::new();
+        let (one, asked) = orders(&authority, way).await;
+        let (other, asked_too) = orders(&authority, way).await;
+        let frontend = frontend(&authority, &[one, other]);
+        let mut workload = Caller::workload(frontend.outbound()).await;
+        for _ in 0..30 {
+            workload.send(post()).await.unwrap();
+        }
+        let asked = [&asked, &asked_too].map(|asked| asked.load(Ordering::SeqCst));
+        assert_eq!(asked.iter().sum::<usize>(), 30, "{way:?}");
+        assert!(asked.contains(&5), "{way:?}: {asked:?}");
+        let metrics = frontend.metrics().await;
+        assert!(
+            metrics.contains("tipstaff_ejected_endpoints 1\n"),
+            "{metrics}"
+        );
+    }
 }
 
 /// It takes the connection, as kernels do, and never says a word.

@@ -48,6 +48,10 @@ impl Endpoints {
         self.ejected
     }
 
+    pub(super) fn is_out(&self, number: usize) -> bool {
+        self.all[number].standing != Standing::In
+    }
+
     /// Hands a request to an endpoint that is not among `tried`: to one whose time out is over, to the better of two that are
     /// in use, or if there is none of these to any that is left. [`Self::end`] takes it back.
     pub(super) fn pick(&mut self, tried: &[usize], now: Instant) -> Option<usize> {
