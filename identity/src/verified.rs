@@ -11,6 +11,10 @@ use std::time::SystemTime;
 /// How many chains are remembered, about 300 octets each. Only what verifies is, so that no stranger can fill it.
 const MOST_CHAINS: usize = 1024;
 
+/// Longer chains are verified each time: what is sent beyond a leaf and its issuers need not have signed anything, so that
+/// one peer could have many chains.
+const MOST_CERTIFICATES: usize = 4;
+
 /// Chains that [`TrustBundle::verify`] has accepted, remembered for the bundle and the use they were accepted for.
 ///
 /// The answers are those of `TrustBundle::verify` at any time and with any bundle: a chain is known by a SHA-256 over all of
@@ -51,6 +55,9 @@ impl VerifiedChains {
         }
         let (leaf, validity) = bundle.verify_for(chain, usage, now)?;
         let leaf = Arc::new(leaf);
+        if chain.len() > MOST_CERTIFICATES {
+            return Ok(leaf);
+        }
         let verified = Verified {
             leaf: Arc::clone(&leaf),
             validity,

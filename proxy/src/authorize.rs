@@ -33,6 +33,7 @@ impl Rules {
         Reading {
             profile: &profile.target,
             upgrades: Upgrades::Listed(profile.upgrades()),
+            takes_http10: profile.http10,
             hosts,
         }
     }
@@ -102,7 +103,12 @@ impl Asked<'_> {
     /// Until when it is allowed; None means that no end is known.
     fn again(self, rules: &Rules, now: SystemTime) -> Result<Option<SystemTime>, Failure> {
         let permit = match self {
-            Self::Request(head, normal) => authorize(rules, head, normal, now)?,
+            Self::Request(head, normal) => {
+                if let Some(upgrade) = head.extensions.get::<Upgrade>() {
+                    upgrade.check(Upgrades::Listed(rules.view.profile().upgrades()))?;
+                }
+                authorize(rules, head, normal, now)?
+            }
             Self::Connection => admit(rules, now)?,
         };
         Ok(permit.allow.until())

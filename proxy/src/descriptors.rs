@@ -5,6 +5,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use tokio::sync::Semaphore;
 
 /// Kept back for admin connections (32), the CA client, files read again, and one name resolution or another.
 const OWN: u64 = 64;
@@ -44,6 +45,13 @@ pub(crate) fn connections(directions: u64) -> io::Result<usize> {
     })
 }
 
+/// How many connections may have one of their own behind them, when callers get `each` in each direction: half of the fourth
+/// that callers do not get, so that pools keep the other half.
+pub(crate) fn tunnels(each: usize, directions: u64) -> usize {
+    let callers = each.saturating_mul(usize::try_from(directions).unwrap_or(1).max(1));
+    (callers / 6).clamp(1, Semaphore::MAX_PERMITS)
+}
+
 fn share(limit: u64, in_use: u64, directions: u64) -> Option<usize> {
     let left = limit.checked_sub(in_use + OWN)?;
     let each = left * CALLERS_OF_4 / 4 / directions.max(1);
@@ -66,6 +74,15 @@ mod tests {
             let found = share(limit, in_use, directions);
             assert_eq!(found, expected, "{limit} files, {in_use} in use");
         }
+    }
+
+    #[test]
+    fn tunnels_leave_the_pools_half_of_what_callers_do_not_get() {
+        // Of 160 files 120 are for callers, 40 are not.
+        assert_eq!(tunnels(120, 1), 20);
+        assert_eq!(tunnels(60, 2), 20);
+        assert_eq!(tunnels(1, 1), 1);
+        assert_eq!(tunnels(usize::MAX, 2), Semaphore::MAX_PERMITS);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sends a request that may go on, and fits the response to the hop back. Inbound it takes a [`Permit`]: forwarding
 //! what nobody allowed does not compile.
 
-use crate::authorize::Permit;
+use crate::authorize::{Asked, Permit, Rulebook};
 use crate::config::Destination;
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -86,6 +86,8 @@ impl App {
 impl Passage<'_, '_, '_> {
     /// Sends an allowed request to the app, in the protocol that the caller's request is in, and the response back.
     ///
+    /// `rulebook` is asked again for as long as the response lasts.
+    ///
     /// # Errors
     /// What the caller is to be answered: no response has begun.
     pub(crate) async fn to_app(
@@ -93,9 +95,9 @@ impl Passage<'_, '_, '_> {
         _permit: Permit<'_>,
         head: &mut Parts,
         normal: &Normal,
-        peer: &Peer,
+        (peer, rulebook): (&Peer, &Rulebook),
         app: &App,
-    ) -> Result<(), Failure> {
+    ) -> Result<Ended, Failure> {
         self.exchange.forwarded(&app.name);
         if normal.has_override {
             remove_overrides(&mut head.headers);
@@ -105,7 +107,9 @@ impl Passage<'_, '_, '_> {
         let body = framing(head, self.caller)?;
         if is_grpc(&head.method, &head.headers) {
             // Boxed: its state would make every request's future as large.
-            return Box::pin(self.to_grpc_app(head, body, app)).await;
+            let asked = Box::new(head.clone());
+            let called = Box::pin(self.to_grpc_app(head, body, app));
+            return until_withdrawn(called, (peer, rulebook), &asked, normal).await;
         }
         head.headers.remove(TE);
         let deadlines = self.deadlines;
@@ -140,10 +144,14 @@ impl Passage<'_, '_, '_> {
             }
         };
         retries.answered();
-        if let Upstream::Http1(connection) = answer(relay, without_ours(response), body).await? {
-            app.http1.put(connection);
-        }
-        Ok(())
+        let answered = async {
+            if let Upstream::Http1(connection) = answer(relay, without_ours(response), body).await?
+            {
+                app.http1.put(connection);
+            }
+            Ok(())
+        };
+        until_withdrawn(answered, (peer, rulebook), head, normal).await
     }
 
     async fn to_grpc_app(self, head: &mut Parts, body: Framing, app: &App) -> Result<(), Failure> {
@@ -200,6 +208,28 @@ impl Passage<'_, '_, '_> {
             attempt.lanes.put(connection);
         }
         Ok(())
+    }
+}
+
+/// How an allowed exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    ByItself,
+    /// What allowed it is no longer in force: nothing of it may go on.
+    Withdrawn,
+}
+
+/// Whatever lasts, lasts no longer than what allowed it. What is over at once costs nothing.
+async fn until_withdrawn(
+    passed: impl Future<Output = Result<(), Failure>>,
+    (peer, rulebook): (&Peer, &Rulebook),
+    head: &Parts,
+    normal: &Normal,
+) -> Result<Ended, Failure> {
+    tokio::select! {
+        biased;
+        passed = passed => passed.map(|()| Ended::ByItself),
+        () = rulebook.withdrawn(peer, Asked::Request(head, normal)) => Ok(Ended::Withdrawn),
     }
 }
 

@@ -26,6 +26,9 @@ const FRAME_HEAD: u32 = 9;
 /// The most of a body that is sent before the reader has made room.
 const SHORT: usize = 4 * 1024;
 
+/// Pieces up to this size are copied when they have to wait.
+const SMALL: usize = 2 * 1024;
+
 /// The sending half of a stream. What the reader has no window for is held here, one piece at most.
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -73,6 +76,9 @@ impl Sender {
             if ends || !data.is_empty() {
                 self.stream.send_data(data, ends)?;
             }
+        } else if data.len() <= SMALL {
+            // Many small pieces, each with the whole buffer it was read into, would be far more than the queue's bound.
+            self.waiting = Bytes::copy_from_slice(&data);
         } else {
             self.waiting = data;
         }

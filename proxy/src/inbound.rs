@@ -6,7 +6,7 @@ use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
-use crate::forward::App;
+use crate::forward::{App, Ended};
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
@@ -19,14 +19,14 @@ use crate::socket::Socket;
 use crate::tcp;
 use crate::tls::{Acceptors, Alpn};
 use crate::upgrade::Upgrade;
-use crate::upstream::{Deadlines, is_grpc};
+use crate::upstream::Deadlines;
 use crate::worker::Shared;
 use bytes::BytesMut;
-use http::header::ACCEPT;
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 /// One inbound listener of one worker.
@@ -198,8 +198,8 @@ impl Caller {
     async fn carry(&self, socket: Box<dyn Socket>, ends: &Ends, config: &Config) {
         let head = tcp::head();
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        let app = match self.open(&head, &mut exchange, config).await {
-            Ok(app) => app,
+        let (app, _tunnel) = match self.open(&head, &mut exchange, config).await {
+            Ok(opened) => opened,
             // There is no way to say so but to close.
             Err(failure) => return exchange.failed(&failure),
         };
@@ -218,7 +218,7 @@ impl Caller {
         head: &Parts,
         exchange: &mut Exchange<'_>,
         config: &Config,
-    ) -> Result<Box<dyn Socket>, Failure> {
+    ) -> Result<(Box<dyn Socket>, OwnedSemaphorePermit), Failure> {
         let shared = &self.origin.shared;
         shared.admission.take_request()?;
         let peer = self.peer();
@@ -227,9 +227,9 @@ impl Caller {
         let permit = admit(&rules, exchange.time)?;
         limit::charge(shared, &permit, head, peer, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
-        self.app
-            .open(permit, config.timeouts.upstream_connect, exchange)
-            .await
+        let tunnel = shared.admission.take_tunnel()?;
+        let limit = config.timeouts.upstream_connect;
+        Ok((self.app.open(permit, limit, exchange).await?, tunnel))
     }
 }
 
@@ -260,34 +260,22 @@ impl Answer for Caller {
         limit::charge(shared, &permit, head, peer, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 
-        let asked = is_long(head).then(|| Box::new(head.clone()));
         let way = Passage {
             caller,
             deadlines: Deadlines::of(&shared.config.load()),
             exchange,
         };
-        let passed = way.to_app(permit, head, &normal, peer, &self.app);
-        let Some(asked) = asked else {
-            return passed.await;
+        // A request that is upgraded keeps its connection to the app.
+        let _tunnel = match head.extensions.get::<Upgrade>() {
+            Some(_) => Some(shared.admission.take_tunnel()?),
+            None => None,
         };
-        // What may last for hours ends with what allowed it.
-        tokio::select! {
-            biased;
-            passed = passed => return passed,
-            () = self.rulebook.withdrawn(peer, Asked::Request(&asked, &normal)) => {}
+        let who = (peer, &self.rulebook);
+        if way.to_app(permit, head, &normal, who, &self.app).await? == Ended::ByItself {
+            return Ok(());
         }
         caller.abort();
         exchange.broke_off(tcp::WITHDRAWN);
         Ok(())
     }
-}
-
-/// Whether an exchange may go on for as long as its two ends please.
-fn is_long(head: &Parts) -> bool {
-    head.extensions.get::<Upgrade>().is_some()
-        || is_grpc(&head.method, &head.headers)
-        || head
-            .headers
-            .get(ACCEPT)
-            .is_some_and(|types| types.as_bytes().starts_with(b"text/event-stream"))
 }

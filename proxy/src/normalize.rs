@@ -105,6 +105,7 @@ impl Hosts {
 pub(crate) struct Reading<'r> {
     pub(crate) profile: &'r Profile,
     pub(crate) upgrades: Upgrades<'r>,
+    pub(crate) takes_http10: bool,
     /// Of requests that came the same way.
     pub(crate) hosts: &'r Hosts,
 }
@@ -114,8 +115,8 @@ pub(crate) struct Reading<'r> {
 /// its extensions then.
 pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal, Rejection> {
     let is_http2 = match head.version {
-        // The reader gives what the port takes.
-        Version::HTTP_10 | Version::HTTP_11 => false,
+        Version::HTTP_11 => false,
+        Version::HTTP_10 if reading.takes_http10 => false,
         Version::HTTP_2 => true,
         _ => return Err(Rejection::Version),
     };

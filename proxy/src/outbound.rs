@@ -134,6 +134,7 @@ impl Answer for Outbound {
             Reading {
                 profile: &WIDEST,
                 upgrades: Upgrades::Any,
+                takes_http10: false,
                 hosts: &self.origin.hosts,
             },
         )?;

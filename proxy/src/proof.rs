@@ -10,7 +10,7 @@
 use crate::authorize::reached;
 use crate::config::Destination;
 use crate::error::ConnectError;
-use crate::tls::Connector;
+use crate::tls::{Alpn, Connector};
 use crate::upstream::connect;
 use identity::SpiffeId;
 use std::collections::HashMap;
@@ -157,6 +157,9 @@ pub(crate) async fn prove(
     let credentials = connector.credentials()?;
     let stream = connect(destination).await?;
     let mut connected = connector.connect(credentials, stream).await?;
+    if connected.alpn != Alpn::Proof {
+        return Err(ConnectError::Protocol);
+    }
     let lost = |error| ConnectError::Io(Arc::new(error));
     let mut answers = Vec::with_capacity(names.len());
     for name in names.iter().take(MOST_NAMES) {

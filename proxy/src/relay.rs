@@ -12,7 +12,8 @@ use crate::normalize::{Rejection, strip_trailers};
 use crate::progress::Progress;
 use crate::upstream::{Deadlines, Upstream};
 use bytes::Bytes;
-use http::{StatusCode, Version, response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode, Version, response};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -42,6 +43,10 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     taken: Taken,
     /// After an upgrade both directions last until each has ended.
     is_tunnel: bool,
+    /// Single messages with long rests between them: a gRPC call, server-sent events.
+    is_stream: bool,
+    /// Whether the caller does not take what is there for it.
+    is_blocked: bool,
     is_answered: bool,
 }
 
@@ -68,15 +73,18 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     /// `is_stream` says that single small messages are to be expected.
     pub(crate) fn new(way: Passage<'p, 'c, 'o>, up: Upstream, is_stream: bool) -> Self {
         // Before the server has agreed to an upgrade nothing of it flows.
-        let has_body = way.caller.has_body() && !up.asks_for_upgrade();
+        let asks_for_upgrade = up.asks_for_upgrade();
+        let has_body = way.caller.has_body() && !asks_for_upgrade;
         Self {
             way,
             up,
-            progress: Progress::new(is_stream),
+            progress: Progress::new(is_stream || asks_for_upgrade),
             upload: if has_body { Upload::Open } else { Upload::Sent },
             has_upload: has_body,
             taken: Taken::Nothing,
             is_tunnel: false,
+            is_stream,
+            is_blocked: false,
             is_answered: false,
         }
     }
@@ -142,6 +150,8 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             self.is_tunnel = true;
             self.upload = Upload::Open;
         }
+        let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        self.is_stream |= content_type.is_some_and(|it| it.starts_with(b"text/event-stream"));
         date::stamp(&mut head.headers, SystemTime::now());
         self.way.exchange.answered(head.status.as_u16());
         let begun = self.way.caller.respond(head, body, close);
@@ -207,7 +217,9 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         }
         match self.upload {
             Upload::Sent if self.is_tunnel && down.is_ready() => {
-                return self.up.poll_flush(cx).map_err(|_| TUNNEL_BROKEN);
+                if let Poll::Ready(flushed) = self.up.poll_flush(cx) {
+                    return Poll::Ready(flushed.map_err(|_| TUNNEL_BROKEN));
+                }
             }
             Upload::Unwanted if self.is_tunnel => return Poll::Ready(Err(TUNNEL_BROKEN)),
             _ => {}
@@ -217,6 +229,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         }
         let (idle, reason) = match self.is_tunnel {
             true => (self.way.deadlines.tunnel_idle, "tunnel_idle"),
+            // A stream may rest; a caller that does not read holds what is ours.
+            false if self.is_stream && !self.is_blocked => {
+                (self.way.deadlines.tunnel_idle, "response_stalled")
+            }
             false => (self.way.deadlines.idle, "response_stalled"),
         };
         let ends = self.progress.ends(idle);
@@ -225,6 +241,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     }
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        self.is_blocked = true;
         while !self.is_answered {
             if ready!(self.way.caller.poll_room(cx)).is_err() {
                 return Poll::Ready(Err(CALLER_GONE));
@@ -234,6 +251,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
                 Poll::Pending => {
                     // What came goes down before there is more.
                     let flushed = ready!(self.way.caller.poll_flush(cx));
+                    self.is_blocked = false;
                     return flushed.map_or(Poll::Ready(Err(CALLER_GONE)), |()| Poll::Pending);
                 }
             };

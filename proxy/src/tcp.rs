@@ -112,6 +112,10 @@ impl Outbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let mut exchange = Exchange::begin(&self.origin, Some(&head()));
+        let _tunnel = match shared.admission.take_tunnel() {
+            Ok(tunnel) => tunnel,
+            Err(failure) => return exchange.failed(&failure),
+        };
         let (connected, destination) = match self.connect(&config, &mut exchange).await {
             Ok(connected) => connected,
             Err(failure) => return exchange.failed(&failure),

@@ -5,10 +5,11 @@
 //! flows before the app has agreed: until then it is a request without a body.
 
 use crate::normalize::Rejection;
+use crate::upstream::is_grpc;
 use h2::ext::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, response};
 
 /// From one sidecar to another: the method of a request that HTTP/2 has to call CONNECT, where it is not GET.
 const METHOD: HeaderName = HeaderName::from_static("tipstaff-method");
@@ -48,20 +49,26 @@ pub(crate) fn normalize(
     let token = if is_http2 {
         extended_connect(head)?
     } else {
-        field(&head.headers)?
+        field(&head.headers, head.version)?
     };
     let Some(token) = token else { return Ok(()) };
-    let known = token.to_str().is_ok_and(|token| upgrades.take(token));
-    if !known {
+    let upgrade = Upgrade(token);
+    upgrade.check(upgrades)?;
+    // A call goes to the app over HTTP/2, where the request would become another one.
+    if is_grpc(&head.method, &head.headers) {
         return Err(Rejection::Upgrade);
     }
     // Where it is there it is 0, which HTTP/2 would hold the other protocol to.
     head.headers.remove(CONTENT_LENGTH);
-    head.extensions.insert(Upgrade(token));
+    head.extensions.insert(upgrade);
     Ok(())
 }
 
-fn field(headers: &HeaderMap) -> Result<Option<HeaderValue>, Rejection> {
+fn field(headers: &HeaderMap, version: Version) -> Result<Option<HeaderValue>, Rejection> {
+    if version == Version::HTTP_10 {
+        // To be ignored (RFC 9110 section 7.8); the field goes with the others of the hop.
+        return Ok(None);
+    }
     let mut fields = headers
         .get_all(UPGRADE)
         .iter()
@@ -102,6 +109,14 @@ fn lists_upgrade(headers: &HeaderMap) -> bool {
 }
 
 impl Upgrade {
+    /// Whether a port takes it.
+    pub(crate) fn check(&self, upgrades: Upgrades<'_>) -> Result<(), Rejection> {
+        match self.0.to_str() {
+            Ok(token) if upgrades.take(token) => Ok(()),
+            _ => Err(Rejection::Upgrade),
+        }
+    }
+
     /// Whether a 101 with these fields is the answer to this.
     pub(crate) fn is_granted_by(&self, headers: &HeaderMap) -> bool {
         let mut fields = headers.get_all(UPGRADE).iter();

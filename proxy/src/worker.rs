@@ -23,7 +23,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Cells of the limiter store. One is some 100 bytes with its key: 65 536 callers and routes in 6 MiB.
@@ -88,6 +88,9 @@ pub(crate) struct Admission {
     pub(crate) overload: Arc<Overload>,
     inbound: Arc<Semaphore>,
     outbound: Arc<Semaphore>,
+    /// Connections of which each has another of its own behind it, for as long as it lasts: these come out of the files
+    /// that are not for callers.
+    tunnels: Arc<Semaphore>,
 }
 
 impl Admission {
@@ -105,11 +108,20 @@ impl Admission {
             );
         }
         let slots = || Arc::new(Semaphore::new(wanted.min(possible)));
+        let tunnels = descriptors::tunnels(possible, directions).min(wanted);
         Ok(Self {
             overload,
             inbound: slots(),
             outbound: slots(),
+            tunnels: Arc::new(Semaphore::new(tunnels)),
         })
+    }
+
+    /// A place for a connection that shares nothing: a WebSocket to the app, opaque TCP.
+    pub(crate) fn take_tunnel(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        Arc::clone(&self.tunnels)
+            .try_acquire_owned()
+            .map_err(|_| Failure::Overloaded)
     }
 
     /// Whether a request may be taken on, asked before its body is read.

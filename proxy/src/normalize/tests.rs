@@ -11,6 +11,7 @@ fn reading(hosts: &Hosts) -> Reading<'_> {
     Reading {
         profile: &STRICT,
         upgrades: Upgrades::Listed(&[]),
+        takes_http10: false,
         hosts,
     }
 }
@@ -130,7 +131,7 @@ fn what_two_servers_could_read_differently_is_rejected() {
             "bad_header_value",
         ),
         (
-            normalized(request(Version::HTTP_09, "/", &[host])),
+            normalized(request(Version::HTTP_10, "/", &[host])),
             "http_version",
         ),
     ] {

@@ -154,6 +154,8 @@ impl Lanes {
         for _ in 0..MAX_SENDS {
             let (mut sender, place) = match ready {
                 Ready::Http1(mut connection) => {
+                    let upgrade = head.extensions.get().map(Upgrade::fields);
+                    head.headers.extend(upgrade.into_iter().flatten());
                     connection.begin(head, body);
                     return Ok(Upstream::Http1(connection));
                 }

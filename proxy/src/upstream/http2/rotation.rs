@@ -42,13 +42,18 @@ pub(crate) async fn keep_fresh(lanes: Weak<Lanes>, live: Arc<LiveIdentity>, limi
         let Some(wait) = lanes.upgrade().map(|lanes| lanes.until_due()) else {
             return;
         };
-        tokio::select! {
-            changed = svid.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(wait) => {}
-        }
+        let is_renewed = tokio::select! {
+            changed = svid.changed() => match changed {
+                Ok(()) => true,
+                Err(_) => return,
+            },
+            () = tokio::time::sleep(wait) => false,
+        };
         let Some(lanes) = lanes.upgrade() else { return };
-        lanes.http1.clear();
-        if !lanes.lock().is_empty() {
+        if is_renewed {
+            lanes.http1.clear();
+        }
+        if lanes.need_replacement(is_renewed) {
             match lanes.connect(limit).await {
                 Ok(Connected::Lane(lane)) => *lanes.lock() = vec![lane],
                 // Whatever is there now speaks HTTP/1.1, as the next request learns. What is in flight goes on.
@@ -64,6 +69,18 @@ pub(crate) async fn keep_fresh(lanes: Weak<Lanes>, live: Arc<LiveIdentity>, limi
 }
 
 impl Lanes {
+    /// Whether there is a lane that was made with another SVID, or one whose time has come.
+    fn need_replacement(&self, is_renewed: bool) -> bool {
+        let now = SystemTime::now();
+        let is_due = |lane: &Lane| {
+            is_renewed
+                || lane
+                    .validity
+                    .is_some_and(|validity| validity.replace_at <= now)
+        };
+        self.lock().iter().any(is_due)
+    }
+
     /// How long until the first of the lanes has to be replaced or proven.
     fn until_due(&self) -> Duration {
         let now = SystemTime::now();
