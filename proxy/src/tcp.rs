@@ -175,7 +175,8 @@ impl Outbound {
         loop {
             let due = Validity::new(SystemTime::now(), ends.moment()).replace_at;
             tokio::select! {
-                Ok(()) = svid.changed() => {}
+                // Not all at once: each proof is a handshake.
+                Ok(()) = svid.changed() => tokio::time::sleep(turn(name, ends.moment())).await,
                 () = reached(Some(due)) => {}
             }
             match timeout(limit, prove(&self.prover, destination, &[name])).await {
@@ -193,6 +194,14 @@ impl Outbound {
             tokio::time::sleep(PROVE_AGAIN).await;
         }
     }
+}
+
+/// When it is a connection's turn to be proven after a renewal: up to an eighth of what it has left, 10 s at most, by its name,
+/// which is as good as random.
+fn turn(name: Name, ends: SystemTime) -> Duration {
+    const MOST: Duration = Duration::from_secs(10);
+    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+    (left / 8).min(MOST) * u32::from(name[0]) / u32::from(u8::MAX)
 }
 
 /// Why a connection was cut: no connection outlives its identity.

@@ -37,6 +37,8 @@ pub(crate) struct Stream<S> {
     /// Whether what waits has to leave before more is read.
     is_due: bool,
     is_closing: bool,
+    /// Why nothing more is read.
+    failed: Option<rustls::Error>,
 }
 
 /// What a flush does.
@@ -74,6 +76,7 @@ impl<S> Stream<S> {
             },
             is_due: false,
             is_closing: false,
+            failed: None,
         }
     }
 
@@ -86,6 +89,10 @@ impl<S> Stream<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
     /// Decrypts what was read. Once there is none of it left, more is read.
     fn poll_decrypt(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = &self.failed {
+            let error = io::Error::new(io::ErrorKind::InvalidData, error.clone());
+            return Poll::Ready(Err(error));
+        }
         if self.input.is_empty() {
             ready!(self.poll_fill(cx))?;
         }
@@ -98,7 +105,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         if let Err(error) = self.session.process_new_packets() {
             // Says why, if the socket takes it.
             let _ = self.poll_send(cx);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+            // Told at the next call: what came before is read first.
+            self.failed = Some(error);
         }
         Poll::Ready(Ok(()))
     }
@@ -187,7 +195,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             }
             match this.poll_decrypt(cx) {
                 Poll::Ready(Ok(())) => {}
-                // What came before a broken record counts; rustls says the same again at the next call.
+                // What has come counts; the next call says why there is no more.
                 Poll::Ready(Err(_)) if buffer.filled().len() > before => break,
                 other => return other,
             }

@@ -172,3 +172,22 @@ async fn what_is_no_record_of_the_peer_is_an_error() {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }
+
+#[tokio::test]
+async fn what_came_before_a_broken_record_is_read_and_then_the_error_again_and_again() {
+    let (mut near, mut far) = pair(Alpn::Http1, 1 << 20).await;
+    near.write_all(b"whole").await.unwrap();
+    near.flush().await.unwrap();
+    // Application data that nobody has encrypted.
+    near.socket
+        .write_all(b"\x17\x03\x03\x00\x14not what was agreed.")
+        .await
+        .unwrap();
+    let mut heard = [0; 100];
+    assert_eq!(far.read(&mut heard).await.unwrap(), 5);
+    assert_eq!(&heard[..5], b"whole");
+    for _ in 0..2 {
+        let error = far.read(&mut heard).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}
