@@ -109,7 +109,10 @@ impl Passage<'_, '_, '_> {
             // Boxed: its state would make every request's future as large.
             let asked = Box::new(head.clone());
             let called = Box::pin(self.to_grpc_app(head, body, app));
-            return until_withdrawn(called, (peer, rulebook), &asked, normal).await;
+            return match until_withdrawn(called, (peer, rulebook), &asked, normal).await {
+                Some(called) => called.map(|()| Ended::ByItself),
+                None => Ok(Ended::Withdrawn),
+            };
         }
         head.headers.remove(TE);
         let deadlines = self.deadlines;
@@ -144,14 +147,15 @@ impl Passage<'_, '_, '_> {
             }
         };
         retries.answered();
-        let answered = async {
-            if let Upstream::Http1(connection) = answer(relay, without_ours(response), body).await?
-            {
-                app.http1.put(connection);
-            }
-            Ok(())
-        };
-        until_withdrawn(answered, (peer, rulebook), head, normal).await
+        answer(&mut relay, without_ours(response), body)?;
+        let passed = until_withdrawn(relay.body(), (peer, rulebook), head, normal).await;
+        if passed.is_none() {
+            return Ok(Ended::Withdrawn);
+        }
+        if let Upstream::Http1(connection) = relay.into_upstream() {
+            app.http1.put(connection);
+        }
+        Ok(Ended::ByItself)
     }
 
     async fn to_grpc_app(self, head: &mut Parts, body: Framing, app: &App) -> Result<(), Failure> {
@@ -159,7 +163,8 @@ impl Passage<'_, '_, '_> {
         let up = app.http2.send(ready, head, body, self.deadlines).await?;
         let mut relay = Relay::new(self, up, true);
         let (response, body) = relay.head().await?;
-        answer(relay, without_ours(response), body).await?;
+        answer(&mut relay, without_ours(response), body)?;
+        relay.body().await;
         Ok(())
     }
 
@@ -204,7 +209,9 @@ impl Passage<'_, '_, '_> {
         retries.answered();
         attempt.answered(&response);
         spare::keep(kept.headers);
-        if let Upstream::Http1(connection) = answer(relay, response, body).await? {
+        answer(&mut relay, response, body)?;
+        relay.body().await;
+        if let Upstream::Http1(connection) = relay.into_upstream() {
             attempt.lanes.put(connection);
         }
         Ok(())
@@ -219,26 +226,26 @@ pub(crate) enum Ended {
     Withdrawn,
 }
 
-/// Whatever lasts, lasts no longer than what allowed it. What is over at once costs nothing.
-async fn until_withdrawn(
-    passed: impl Future<Output = Result<(), Failure>>,
+/// Whatever lasts, lasts no longer than what allowed it: None when that is withdrawn. What is over at once costs nothing.
+async fn until_withdrawn<T>(
+    passed: impl Future<Output = T>,
     (peer, rulebook): (&Peer, &Rulebook),
     head: &Parts,
     normal: &Normal,
-) -> Result<Ended, Failure> {
+) -> Option<T> {
     tokio::select! {
         biased;
-        passed = passed => passed.map(|()| Ended::ByItself),
-        () = rulebook.withdrawn(peer, Asked::Request(head, normal)) => Ok(Ended::Withdrawn),
+        passed = passed => Some(passed),
+        () = rulebook.withdrawn(peer, Asked::Request(head, normal)) => None,
     }
 }
 
-/// Passes the response on, without the fields of the hop it came over. Answers what it came on.
-async fn answer(
-    mut relay: Relay<'_, '_, '_>,
+/// Begins the response, without the fields of the hop it came over.
+fn answer(
+    relay: &mut Relay<'_, '_, '_>,
     mut head: response::Parts,
     body: Framing,
-) -> Result<Upstream, Failure> {
+) -> Result<(), Failure> {
     strip(&mut head.headers);
     if relay.speaks_http1() {
         let upgrade = head.extensions.get().map(Upgrade::fields);
@@ -250,8 +257,7 @@ async fn answer(
     if is_rejected && relay.speaks_http1() {
         head.headers.remove(REJECTED);
     }
-    relay.respond(head, body, is_rejected)?;
-    Ok(relay.body().await)
+    relay.respond(head, body, is_rejected)
 }
 
 fn begin(mut connection: Box<Connection>, head: &Parts, body: Framing) -> Upstream {

@@ -194,8 +194,8 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
     }
 
     /// Passes on the response's body, and what is left of the request's, until the response has ended. One that breaks off
-    /// is put on record, and the caller sees that it is not whole. Answers the server's side, for further use.
-    pub(crate) async fn body(mut self) -> Upstream {
+    /// is put on record, and the caller sees that it is not whole.
+    pub(crate) async fn body(&mut self) {
         match poll_fn(|cx| self.poll_response(cx)).await {
             Ok(()) => self.way.exchange.ended(),
             Err(reason) => {
@@ -203,6 +203,10 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
                 self.way.exchange.broke_off(reason);
             }
         }
+    }
+
+    /// The server's side, for further use.
+    pub(crate) fn into_upstream(self) -> Upstream {
         self.up
     }
 

@@ -57,10 +57,10 @@ pub(crate) async fn carry(
         deadlines: Deadlines::of(config),
         exchange,
     };
-    let relay = Relay::tunnel(way, Upstream::Http1(Box::new(up)));
+    let mut relay = Relay::tunnel(way, Upstream::Http1(Box::new(up)));
     let reason = tokio::select! {
         biased;
-        _ = relay.body() => return,
+        () = relay.body() => return,
         reason = cut => reason,
     };
     exchange.broke_off(reason);
