@@ -5,7 +5,7 @@
 use fuzz::assert_one_line;
 use policy::yaml::{self, Problems};
 use proxy::Config;
-use proxy::config::{AccessLog, Destination, Endpoint, OutboundListen};
+use proxy::config::{AccessLog, App, Destination, Endpoint, OutboundListen};
 
 fuzz::target!(|text: &str| {
     values(text);
@@ -54,8 +54,9 @@ fn laws(config: &Config) {
     assert!(config.admin.listen.ip().is_loopback());
     for inbound in &config.inbound {
         match &inbound.app {
-            Destination::Tcp(app) => endpoint(app),
-            Destination::Unix(path) => assert!(path.is_absolute()),
+            App::At(Destination::Tcp(app)) => endpoint(app),
+            App::At(Destination::Unix(path)) => assert!(path.is_absolute()),
+            App::Original => {}
         }
     }
     if let Some(outbound) = &config.outbound {
