@@ -55,7 +55,7 @@ pub(crate) enum Wanted {
     Proof,
 }
 
-/// The server side: one per process, shared by all listeners.
+/// The server side, for what one kind of listener takes.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
     acceptor: TlsAcceptor,
