@@ -5,20 +5,23 @@
 //! `identity:` and `policy:` belong to the binary, which composes the file.
 
 mod cidr;
+mod inbound;
+mod outbound;
 mod read;
 mod text;
 mod unique;
 
 pub use cidr::{Cidr, ParseCidrError, Range};
+pub use inbound::{App, Inbound, Protocol};
+pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
-use text::{as_duration, as_optional_text, as_text, as_texts};
+use text::{as_duration, as_text};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use identity::SpiffeId;
 use serde::Serialize;
 
 /// A client that has connected means to speak; ten seconds are five lost packets on a bad link.
@@ -71,133 +74,6 @@ pub struct Config {
     pub access_log: AccessLog,
     /// Threads with a runtime, listeners and pools of their own.
     pub workers: NonZeroUsize,
-}
-
-/// One inbound port: mutual TLS, strict. (`mtls: permissive` is refused: not supported yet.)
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Inbound {
-    pub listen: SocketAddr,
-    /// The workload.
-    #[serde(serialize_with = "as_text")]
-    pub app: App,
-    pub protocol: Protocol,
-    /// Ports of the workload at which callers speak [`Protocol::Tcp`] all the same. Empty unless the app is
-    /// [`App::Original`].
-    pub tcp_ports: Vec<u16>,
-}
-
-/// What callers speak inside mutual TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    Http,
-    /// Bytes that nobody looks into: PostgreSQL, Redis. Granted by identity alone.
-    Tcp,
-}
-
-impl Inbound {
-    /// What callers speak to the workload's `port`.
-    pub fn protocol_at(&self, port: u16) -> Protocol {
-        match self.tcp_ports.contains(&port) {
-            true => Protocol::Tcp,
-            false => self.protocol,
-        }
-    }
-
-    /// The port that policy documents speak of: the workload's, or where it has none this listener's. None: the one that
-    /// each connection was made to.
-    pub fn port(&self) -> Option<u16> {
-        match &self.app {
-            App::At(Destination::Tcp(endpoint)) => Some(endpoint.port),
-            App::At(Destination::Unix(_)) => Some(self.listen.port()),
-            App::Original => None,
-        }
-    }
-}
-
-/// Where the workload listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum App {
-    At(Destination),
-    /// On 127.0.0.1, at the port that each caller connected to before the kernel redirected it here.
-    Original,
-}
-
-impl<D: Into<Destination>> From<D> for App {
-    fn from(destination: D) -> Self {
-        Self::At(destination.into())
-    }
-}
-
-/// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Outbound {
-    #[serde(serialize_with = "as_text")]
-    pub listen: OutboundListen,
-    /// Users whose processes may connect (checked by the kernel's record of the connecting socket). Never empty; the proxy's own by default.
-    pub uids: Vec<u32>,
-    /// Whether the kernel leads the workload's connections here, instead of the workload itself. `listen` is on 127.0.0.1
-    /// then, and the same port of `::1` is bound, too.
-    pub redirected: bool,
-    /// In the order of the file. A destination that none of them names is refused.
-    pub services: Vec<Service>,
-    pub tcp: Vec<TcpService>,
-}
-
-/// Loopback TCP or a Unix socket; nothing that another machine reaches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutboundListen {
-    /// Always a loopback address.
-    Tcp(SocketAddr),
-    Unix {
-        path: PathBuf,
-        mode: u32,
-    },
-}
-
-/// A destination the workload may name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Service {
-    /// Canonical (folded case, no default port, no final dot); no host occurs twice in a configuration.
-    pub hosts: Vec<String>,
-    /// Sidecars that serve it. Never empty.
-    #[serde(serialize_with = "as_texts")]
-    pub endpoints: Vec<Endpoint>,
-    /// Who has to answer there.
-    #[serde(serialize_with = "as_text")]
-    pub identity: SpiffeId,
-    /// Time to the response head; [`Timeouts::response`] when not given.
-    #[serde(serialize_with = "as_duration")]
-    pub timeout: Duration,
-}
-
-/// A destination that is not HTTP. Nothing in the bytes says where they are to go: it has a listener of its own, or the
-/// addresses that redirected connections were going to, or both.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TcpService {
-    #[serde(serialize_with = "as_optional_text")]
-    pub listen: Option<OutboundListen>,
-    /// Empty unless connections are redirected.
-    #[serde(serialize_with = "as_texts")]
-    pub destinations: Vec<Range>,
-    /// Sidecars that serve it. Never empty.
-    #[serde(serialize_with = "as_texts")]
-    pub endpoints: Vec<Endpoint>,
-    /// Who has to answer there.
-    #[serde(serialize_with = "as_text")]
-    pub identity: SpiffeId,
-}
-
-/// `host:port`. The host is an address or a DNS name, resolved at connect; IPv6 is written in brackets.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// Without brackets.
-    pub host: String,
-    pub port: u16,
 }
 
 /// Where a server listens.

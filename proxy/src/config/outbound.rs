@@ -1,0 +1,81 @@
+//! `outbound:`, where the workload reaches others.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use identity::SpiffeId;
+use serde::Serialize;
+
+use super::Range;
+use super::text::{as_duration, as_optional_text, as_text, as_texts};
+
+/// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outbound {
+    #[serde(serialize_with = "as_text")]
+    pub listen: OutboundListen,
+    /// Users whose processes may connect (checked by the kernel's record of the connecting socket). Never empty; the proxy's own by default.
+    pub uids: Vec<u32>,
+    /// Whether the kernel leads the workload's connections here, instead of the workload itself. `listen` is on 127.0.0.1
+    /// then, and the same port of `::1` is bound, too.
+    pub redirected: bool,
+    /// In the order of the file. A destination that none of them names is refused.
+    pub services: Vec<Service>,
+    pub tcp: Vec<TcpService>,
+}
+
+/// Loopback TCP or a Unix socket; nothing that another machine reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutboundListen {
+    /// Always a loopback address.
+    Tcp(SocketAddr),
+    Unix {
+        path: PathBuf,
+        mode: u32,
+    },
+}
+
+/// A destination the workload may name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    /// Canonical (folded case, no default port, no final dot); no host occurs twice in a configuration.
+    pub hosts: Vec<String>,
+    /// Sidecars that serve it. Never empty.
+    #[serde(serialize_with = "as_texts")]
+    pub endpoints: Vec<Endpoint>,
+    /// Who has to answer there.
+    #[serde(serialize_with = "as_text")]
+    pub identity: SpiffeId,
+    /// Time to the response head; [`Timeouts::response`] when not given.
+    #[serde(serialize_with = "as_duration")]
+    pub timeout: Duration,
+}
+
+/// A destination that is not HTTP. Nothing in the bytes says where they are to go: it has a listener of its own, or the
+/// addresses that redirected connections were going to, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TcpService {
+    #[serde(serialize_with = "as_optional_text")]
+    pub listen: Option<OutboundListen>,
+    /// Empty unless connections are redirected.
+    #[serde(serialize_with = "as_texts")]
+    pub destinations: Vec<Range>,
+    /// Sidecars that serve it. Never empty.
+    #[serde(serialize_with = "as_texts")]
+    pub endpoints: Vec<Endpoint>,
+    /// Who has to answer there.
+    #[serde(serialize_with = "as_text")]
+    pub identity: SpiffeId,
+}
+
+/// `host:port`. The host is an address or a DNS name, resolved at connect; IPv6 is written in brackets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Without brackets.
+    pub host: String,
+    pub port: u16,
+}
