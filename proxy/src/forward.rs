@@ -183,7 +183,7 @@ impl Passage<'_, '_, '_> {
         let mut retries = Retries::begin(&route.budget, metrics, direction);
 
         let (mut attempt, ready) = route.attempt(None, deadlines.connect).await?;
-        self.exchange.forwarded(attempt.lanes.name());
+        self.exchange.forwarded(attempt.lanes().name());
         let up = attempt.send(ready, head, body, deadlines).await?;
         let mut relay = Relay::new(self, up, is_stream);
         let (response, body) = loop {
@@ -202,7 +202,7 @@ impl Passage<'_, '_, '_> {
             let next = Box::pin(route.attempt(Some(failed), deadlines.connect));
             let (next, ready) = next.await?;
             attempt = next;
-            relay.forwarded(attempt.lanes.name());
+            relay.forwarded(attempt.lanes().name());
             let up = Box::pin(attempt.send(ready, head, body, deadlines)).await?;
             relay.ask_again(up);
         };
@@ -212,7 +212,7 @@ impl Passage<'_, '_, '_> {
         answer(&mut relay, response, body)?;
         relay.body().await;
         if let Upstream::Http1(connection) = relay.into_upstream() {
-            attempt.lanes.put(connection);
+            attempt.lanes().put(connection);
         }
         Ok(())
     }

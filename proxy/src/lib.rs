@@ -59,6 +59,8 @@ mod progress;
 
 mod upstream;
 
+mod discovery;
+
 mod outbound;
 
 mod tcp;

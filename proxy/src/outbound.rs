@@ -177,7 +177,7 @@ impl Routes {
         let mut by_host = HashMap::new();
         for service in services {
             let known = previous.iter().flat_map(|routes| routes.by_host.values());
-            let route = Arc::new(Route::new(service, shared, known, &config));
+            let route = Arc::new(Route::new(service, shared, known));
             for host in &service.hosts {
                 by_host.insert(host.clone(), Arc::clone(&route));
             }

@@ -3,6 +3,7 @@
 
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
+use crate::discovery::Discovery;
 use crate::drain::Drain;
 use crate::error::Failure;
 use crate::inbound::Inbound;
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// Connections of callers whose end a proof may put off.
     pub(crate) held: Arc<Held>,
+    pub(crate) discovery: Discovery,
     start: Instant,
 }
 
@@ -71,6 +73,7 @@ impl Shared {
             drain,
             admission,
             held: Arc::default(),
+            discovery: Discovery::default(),
             start: Instant::now(),
         }
     }

@@ -1,18 +1,19 @@
 //! One service: its endpoints, which of them is next, and what it may cost to ask again.
 
-use crate::config::{Config, Destination, Service};
+mod endpoints;
+
+use crate::config::Service;
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
-use crate::tls::{Connector, Wanted};
-use crate::upstream::balance::{Balance, Turn};
-use crate::upstream::http2::{Lanes, Ready, Remote, keep_fresh};
+use crate::upstream::balance::{Number, Turn};
+use crate::upstream::http2::{Lanes, Ready};
 use crate::upstream::retry::Budget;
 use crate::upstream::{Deadlines, Upstream};
 use crate::worker::Shared;
+use endpoints::Endpoints;
 use http::request::Parts;
 use http::{StatusCode, response};
-use identity::SpiffeId;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,45 +26,31 @@ const PROBE: Duration = Duration::from_secs(1);
 /// Where the requests for one service go.
 #[derive(Debug)]
 pub(crate) struct Route {
-    /// Never empty.
-    endpoints: Vec<Arc<Lanes>>,
-    balance: Arc<Balance>,
+    endpoints: Arc<Endpoints>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) timeout: Duration,
 }
 
 impl Route {
-    /// Connections to endpoints that `previous` has, too, are kept, and with all endpoints what is known of them.
+    /// Where `previous` has a route with the same endpoints, what is known of them is kept; else the connections are.
     pub(super) fn new<'p>(
         service: &Service,
         shared: &Arc<Shared>,
         previous: impl Iterator<Item = &'p Arc<Self>> + Clone,
-        config: &Config,
     ) -> Self {
-        let endpoints = service.endpoints.iter().map(|endpoint| {
-            let destination = Destination::from(endpoint.clone());
-            let mut lanes = previous.clone().flat_map(|route| &route.endpoints);
-            let kept = lanes.find(|lanes| lanes.leads_to(&destination, &service.identity));
-            let kept = kept.cloned();
-            kept.unwrap_or_else(|| connections(destination, &service.identity, shared, config))
-        });
-        let endpoints: Vec<_> = endpoints.collect();
-        let same = previous.into_iter().find(|route| {
-            let both = route.endpoints.iter().zip(&endpoints);
-            route.endpoints.len() == endpoints.len()
-                && both.into_iter().all(|(a, b)| Arc::ptr_eq(a, b))
-        });
-        let (balance, budget) = match same {
-            Some(route) => (Arc::clone(&route.balance), Arc::clone(&route.budget)),
+        let same = previous
+            .clone()
+            .find(|route| route.endpoints.are_of(service));
+        let (endpoints, budget) = match same {
+            Some(route) => (Arc::clone(&route.endpoints), Arc::clone(&route.budget)),
             None => {
-                let ejected = shared.metrics.endpoints_ejected.clone();
-                let balance = Balance::new(endpoints.len(), ejected);
-                (Arc::new(balance), Arc::new(Budget::new()))
+                let open = previous.flat_map(|route| route.endpoints.balance.lanes());
+                let endpoints = Endpoints::new(service, shared, &open.collect::<Vec<_>>());
+                (endpoints, Arc::new(Budget::new()))
             }
         };
         Self {
             endpoints,
-            balance,
             budget,
             timeout: service.timeout,
         }
@@ -72,23 +59,21 @@ impl Route {
     /// A connection to the best endpoint that can be reached. One that has `failed` before is asked if there is no other.
     pub(crate) async fn attempt(
         &self,
-        failed: Option<usize>,
+        failed: Option<Number>,
         limit: Duration,
     ) -> Result<(Attempt<'_>, Ready), ConnectError> {
-        let mut tried: SmallVec<[usize; 4]> = failed.into_iter().collect();
-        if tried.len() == self.endpoints.len() {
-            tried.clear();
-        }
+        let balance = &self.endpoints.balance;
+        let has_other = |number: &Number| balance.has_other(*number);
+        let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
         let mut failure = ConnectError::Unstable;
-        while let Some(mut turn) = self.balance.pick(&tried) {
-            let lanes = &self.endpoints[turn.endpoint()];
+        while let Some(mut turn) = balance.pick(&tried) {
             let limit = if turn.is_probe() {
                 limit.min(PROBE)
             } else {
                 limit
             };
-            match lanes.ready(limit).await {
-                Ok(ready) => return Ok((Attempt { turn, lanes }, ready)),
+            match turn.lanes().ready(limit).await {
+                Ok(ready) => return Ok((Attempt { turn }, ready)),
                 // No endpoint's fault, nor another with any other.
                 Err(error @ (ConnectError::NoIdentity | ConnectError::IdentityExpired)) => {
                     return Err(error);
@@ -108,12 +93,15 @@ impl Route {
 #[derive(Debug)]
 pub(crate) struct Attempt<'r> {
     turn: Turn<'r>,
-    pub(crate) lanes: &'r Arc<Lanes>,
 }
 
 impl Attempt<'_> {
-    pub(crate) fn endpoint(&self) -> usize {
+    pub(crate) fn endpoint(&self) -> Number {
         self.turn.endpoint()
+    }
+
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        self.turn.lanes()
     }
 
     /// Sends a request head on `ready`. `body` says how the rest will come.
@@ -124,7 +112,7 @@ impl Attempt<'_> {
         body: Framing,
         deadlines: Deadlines,
     ) -> Result<Upstream, Failure> {
-        let sent = self.lanes.send(ready, head, body, deadlines).await;
+        let sent = self.lanes().send(ready, head, body, deadlines).await;
         sent.inspect_err(|failure| self.failed(failure))
     }
 
@@ -154,28 +142,4 @@ impl Attempt<'_> {
             self.turn.answered();
         }
     }
-}
-
-fn connections(
-    destination: Destination,
-    identity: &SpiffeId,
-    shared: &Arc<Shared>,
-    config: &Config,
-) -> Arc<Lanes> {
-    let connector = |wanted| {
-        let live = Arc::clone(&shared.identity);
-        Connector::new(identity.clone(), wanted, live)
-    };
-    let remote = Remote::Sidecar {
-        connector: connector(Wanted::Http),
-        prover: connector(Wanted::Proof),
-        metrics: Arc::clone(&shared.metrics),
-    };
-    let lanes = Lanes::new(destination, remote);
-    tokio::spawn(keep_fresh(
-        Arc::downgrade(&lanes),
-        Arc::clone(&shared.identity),
-        config.timeouts.upstream_connect,
-    ));
-    lanes
 }

@@ -3,54 +3,80 @@
 //! while; then a single request finds out how it is.
 //!
 //! Each worker judges for itself. [`Endpoints`] has the rules and no clock; a service with one endpoint has nothing to choose
-//! and costs nothing.
+//! and costs next to nothing. Which endpoints there are may change at any time ([`Balance::set`]).
 
 mod endpoints;
 
+pub(crate) use endpoints::Number;
+
+use crate::discovery::Member;
+use crate::upstream::http2::Lanes;
 use endpoints::{Endpoints, Verdict};
 use prometheus_client::metrics::gauge::Gauge;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// The endpoints of one service, by their number.
+/// The endpoints of one service.
 #[derive(Debug)]
 pub(crate) struct Balance {
     endpoints: Mutex<Endpoints>,
-    has_choice: bool,
     ejected: Gauge,
 }
 
 impl Balance {
-    /// Between `count` endpoints; those that are ejected are counted by `ejected`.
-    pub(crate) fn new(count: usize, ejected: Gauge) -> Self {
+    /// Between no endpoints, until [`Self::set`] says which there are. Those that are ejected are counted by `ejected`.
+    pub(crate) fn new(ejected: Gauge) -> Self {
         Self {
-            endpoints: Mutex::new(Endpoints::new(count)),
-            has_choice: count > 1,
+            endpoints: Mutex::new(Endpoints::new()),
             ejected,
         }
     }
 
+    /// From now on requests go to `members`. What is known of those that stay is kept, and requests go on at those that left.
+    pub(crate) fn set(&self, members: Vec<(Member, Arc<Lanes>)>) {
+        let mut endpoints = self.lock();
+        let before = endpoints.ejected();
+        endpoints.set(members);
+        self.note(before, endpoints.ejected());
+    }
+
+    /// The connections to each endpoint there is.
+    pub(crate) fn lanes(&self) -> Vec<Arc<Lanes>> {
+        self.lock().lanes().cloned().collect()
+    }
+
+    /// Whether there are other endpoints than `number`.
+    pub(crate) fn has_other(&self, number: Number) -> bool {
+        self.lock().has_other(number)
+    }
+
     /// A turn at the best endpoint that is not among `tried`. None if all are.
-    pub(crate) fn pick(&self, tried: &[usize]) -> Option<Turn<'_>> {
-        if !self.has_choice {
-            return tried.is_empty().then_some(Turn {
+    pub(crate) fn pick(&self, tried: &[Number]) -> Option<Turn<'_>> {
+        let mut endpoints = self.lock();
+        if let Some((endpoint, lanes)) = endpoints.only() {
+            return (!tried.contains(&endpoint)).then(|| Turn {
                 balance: self,
-                endpoint: 0,
+                lanes: Arc::clone(lanes),
+                endpoint,
                 is_probe: false,
                 since: None,
                 verdict: None,
             });
         }
         let now = Instant::now();
-        let mut endpoints = self.lock();
-        let endpoint = endpoints.pick(tried, now)?;
+        let picked = endpoints.pick(tried, now)?;
         Some(Turn {
             balance: self,
-            endpoint,
-            is_probe: endpoints.is_out(endpoint),
+            lanes: picked.lanes,
+            endpoint: picked.number,
+            is_probe: picked.is_probe,
             since: Some(now),
             verdict: None,
         })
+    }
+
+    fn note(&self, before: usize, after: usize) {
+        self.ejected.inc_by(after as i64 - before as i64);
     }
 
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
@@ -71,7 +97,8 @@ impl Drop for Balance {
 #[derive(Debug)]
 pub(crate) struct Turn<'b> {
     balance: &'b Balance,
-    endpoint: usize,
+    lanes: Arc<Lanes>,
+    endpoint: Number,
     is_probe: bool,
     /// None where there is no choice.
     since: Option<Instant>,
@@ -79,8 +106,12 @@ pub(crate) struct Turn<'b> {
 }
 
 impl Turn<'_> {
-    pub(crate) fn endpoint(&self) -> usize {
+    pub(crate) fn endpoint(&self) -> Number {
         self.endpoint
+    }
+
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        &self.lanes
     }
 
     /// Whether the endpoint has failed time after time.
@@ -107,8 +138,7 @@ impl Turn<'_> {
         let mut endpoints = self.balance.lock();
         let before = endpoints.ejected();
         endpoints.judge(self.endpoint, verdict, now - since, now);
-        let change = endpoints.ejected() as i64 - before as i64;
-        self.balance.ejected.inc_by(change);
+        self.balance.note(before, endpoints.ejected());
     }
 }
 

@@ -1,6 +1,9 @@
 //! What is known of each endpoint, and what follows from it.
 
+use crate::discovery::Member;
+use crate::upstream::http2::Lanes;
 use crate::upstream::random::Random;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For so long a slow response weighs on its endpoint: after this the memory of it has faded to a third.
@@ -20,8 +23,23 @@ const OUT_AT_MOST: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Endpoints {
     all: Vec<Endpoint>,
+    next: Number,
     ejected: usize,
     random: Random,
+}
+
+/// Names an endpoint for as long as it is one. No two of a service ever have the same; one that leaves and comes back has
+/// another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number(u64);
+
+/// An endpoint that is handed a request.
+#[derive(Debug)]
+pub(super) struct Picked {
+    pub(super) number: Number,
+    pub(super) lanes: Arc<Lanes>,
+    /// Whether it has failed time after time.
+    pub(super) is_probe: bool,
 }
 
 /// How an endpoint has taken a request.
@@ -32,15 +50,46 @@ pub(super) enum Verdict {
 }
 
 impl Endpoints {
-    pub(super) fn new(count: usize) -> Self {
-        Self::with(count, Random::new())
+    pub(super) fn new() -> Self {
+        Self::with(Random::new())
     }
 
-    fn with(count: usize, random: Random) -> Self {
+    fn with(random: Random) -> Self {
         Self {
-            all: (0..count).map(|_| Endpoint::default()).collect(),
+            all: Vec::new(),
+            next: Number(0),
             ejected: 0,
             random,
+        }
+    }
+
+    /// Has these from now on, in this order. What is known of those that it has already is kept.
+    pub(super) fn set(&mut self, members: Vec<(Member, Arc<Lanes>)>) {
+        let mut before = std::mem::take(&mut self.all);
+        for (member, lanes) in members {
+            let known = before
+                .iter()
+                .position(|endpoint| endpoint.member.address == member.address);
+            self.all.push(match known {
+                Some(known) => Endpoint {
+                    member,
+                    lanes,
+                    ..before.swap_remove(known)
+                },
+                None => {
+                    let number = self.next;
+                    self.next = Number(number.0 + 1);
+                    Endpoint::new(number, member, lanes)
+                }
+            });
+        }
+        let is_out = |endpoint: &&mut Endpoint| matches!(endpoint.standing, Standing::Out { .. });
+        self.ejected = self.all.iter().filter(|all| all.is_ejected()).count();
+        // Those that left may have been the ones in use.
+        let too_many = self.ejected.saturating_sub(self.most_ejected());
+        for endpoint in self.all.iter_mut().filter(is_out).take(too_many) {
+            endpoint.standing = Standing::In;
+            self.ejected -= 1;
         }
     }
 
@@ -48,34 +97,57 @@ impl Endpoints {
         self.ejected
     }
 
-    pub(super) fn is_out(&self, number: usize) -> bool {
-        self.all[number].standing != Standing::In
+    fn most_ejected(&self) -> usize {
+        self.all.len() / 2
+    }
+
+    pub(super) fn lanes(&self) -> impl Iterator<Item = &Arc<Lanes>> {
+        self.all.iter().map(|endpoint| &endpoint.lanes)
+    }
+
+    pub(super) fn has_other(&self, number: Number) -> bool {
+        self.all.iter().any(|endpoint| endpoint.number != number)
+    }
+
+    /// The one there is, if it is the only one.
+    pub(super) fn only(&self) -> Option<(Number, &Arc<Lanes>)> {
+        match &self.all[..] {
+            [only] => Some((only.number, &only.lanes)),
+            _ => None,
+        }
     }
 
     /// Hands a request to an endpoint that is not among `tried`: to one whose time out is over, to the better of two that are
     /// in use, or if there is none of these to any that is left. [`Self::end`] takes it back.
-    pub(super) fn pick(&mut self, tried: &[usize], now: Instant) -> Option<usize> {
+    pub(super) fn pick(&mut self, tried: &[Number], now: Instant) -> Option<Picked> {
         let chosen = self
             .due(tried, now)
             .or_else(|| self.better_of_two(tried, now))
-            .or_else(|| (0..self.all.len()).find(|number| !tried.contains(number)))?;
-        self.all[chosen].in_hand += 1;
-        Some(chosen)
+            .or_else(|| self.all.iter().position(|all| !tried.contains(&all.number)))?;
+        let endpoint = &mut self.all[chosen];
+        endpoint.in_hand += 1;
+        Some(Picked {
+            number: endpoint.number,
+            lanes: Arc::clone(&endpoint.lanes),
+            is_probe: endpoint.is_ejected(),
+        })
     }
 
     /// One that was ejected and whose time is over: one request at a time finds out how it is.
-    fn due(&mut self, tried: &[usize], now: Instant) -> Option<usize> {
+    fn due(&mut self, tried: &[Number], now: Instant) -> Option<usize> {
         if self.ejected == 0 {
             return None;
         }
         let is_due = |endpoint: &Endpoint| matches!(endpoint.standing, Standing::Out { until } if until <= now);
-        let due = (0..self.all.len())
-            .find(|number| is_due(&self.all[*number]) && !tried.contains(number))?;
+        let due = self
+            .all
+            .iter()
+            .position(|endpoint| is_due(endpoint) && !tried.contains(&endpoint.number))?;
         self.all[due].standing = Standing::Probed;
         Some(due)
     }
 
-    fn better_of_two(&mut self, tried: &[usize], now: Instant) -> Option<usize> {
+    fn better_of_two(&mut self, tried: &[Number], now: Instant) -> Option<usize> {
         let first = self.any_in_use(None, tried)?;
         let Some(second) = self.any_in_use(Some(first), tried) else {
             return Some(first);
@@ -85,15 +157,15 @@ impl Endpoints {
     }
 
     /// One in use, each as likely as the others.
-    fn any_in_use(&mut self, other_than: Option<usize>, tried: &[usize]) -> Option<usize> {
+    fn any_in_use(&mut self, other_than: Option<usize>, tried: &[Number]) -> Option<usize> {
         let (mut seen, mut chosen) = (0, None);
-        for (number, endpoint) in self.all.iter().enumerate() {
-            let is_other = Some(number) != other_than && !tried.contains(&number);
+        for (place, endpoint) in self.all.iter().enumerate() {
+            let is_other = Some(place) != other_than && !tried.contains(&endpoint.number);
             if is_other && endpoint.standing == Standing::In {
                 seen += 1;
                 // The n-th takes the place of the one before with a chance of 1/n.
                 if self.random.below(seen) == 0 {
-                    chosen = Some(number);
+                    chosen = Some(place);
                 }
             }
         }
@@ -101,9 +173,17 @@ impl Endpoints {
     }
 
     /// Takes note of how `number` took a request, `after` so long.
-    pub(super) fn judge(&mut self, number: usize, verdict: Verdict, after: Duration, now: Instant) {
-        let most_ejected = self.all.len() / 2;
-        let endpoint = &mut self.all[number];
+    pub(super) fn judge(
+        &mut self,
+        number: Number,
+        verdict: Verdict,
+        after: Duration,
+        now: Instant,
+    ) {
+        let most_ejected = self.most_ejected();
+        let Some(endpoint) = self.all.iter_mut().find(|all| all.number == number) else {
+            return; // It has left.
+        };
         match verdict {
             Verdict::Answered => {
                 endpoint.observe(after, now);
@@ -133,8 +213,10 @@ impl Endpoints {
 
     /// Takes a request back from `number` that it was handed at `since`. One that was to find out how the endpoint is and
     /// has not, leaves that to the next.
-    pub(super) fn end(&mut self, number: usize, is_judged: bool, since: Instant) {
-        let endpoint = &mut self.all[number];
+    pub(super) fn end(&mut self, number: Number, is_judged: bool, since: Instant) {
+        let Some(endpoint) = self.all.iter_mut().find(|all| all.number == number) else {
+            return; // It has left.
+        };
         endpoint.in_hand -= 1;
         if !is_judged && endpoint.standing == Standing::Probed {
             endpoint.standing = Standing::Out { until: since };
@@ -142,8 +224,11 @@ impl Endpoints {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Endpoint {
+    number: Number,
+    member: Member,
+    lanes: Arc<Lanes>,
     in_hand: u32,
     /// Response time in seconds: at once up to a peak, slowly down from it.
     cost: f64,
@@ -156,9 +241,8 @@ struct Endpoint {
     back_since: Option<Instant>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    #[default]
     In,
     Out {
         until: Instant,
@@ -168,6 +252,25 @@ enum Standing {
 }
 
 impl Endpoint {
+    fn new(number: Number, member: Member, lanes: Arc<Lanes>) -> Self {
+        Self {
+            number,
+            member,
+            lanes,
+            in_hand: 0,
+            cost: 0.0,
+            measured: None,
+            failures: 0,
+            standing: Standing::In,
+            last_out: Duration::ZERO,
+            back_since: None,
+        }
+    }
+
+    fn is_ejected(&self) -> bool {
+        self.standing != Standing::In
+    }
+
     /// How long a request would take here, in seconds, were it to wait for those before it.
     fn load(&self, now: Instant) -> f64 {
         let cost = match self.measured {

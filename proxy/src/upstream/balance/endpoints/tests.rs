@@ -1,6 +1,37 @@
 use super::*;
+use crate::config::{self, Destination};
+use crate::upstream::http2::Remote;
 
 const MS: Duration = Duration::from_millis(1);
+
+fn at(port: u16) -> config::Endpoint {
+    let host = "127.0.0.1".to_owned();
+    config::Endpoint { host, port }
+}
+
+/// Has endpoints on these ports.
+fn on(endpoints: &mut Endpoints, ports: impl IntoIterator<Item = u16>) {
+    let members = ports.into_iter().map(|port| {
+        let lanes = Lanes::new(Destination::from(at(port)), Remote::App);
+        (Member { address: at(port) }, lanes)
+    });
+    let members = members.collect();
+    endpoints.set(members);
+}
+
+fn endpoints(count: u16) -> Endpoints {
+    let mut endpoints = Endpoints::with(Random::seeded(7));
+    on(&mut endpoints, 0..count);
+    endpoints
+}
+
+impl Endpoints {
+    /// The place of the one that is handed a request.
+    fn hand(&mut self, tried: &[Number], now: Instant) -> Option<usize> {
+        let picked = self.pick(tried, now)?;
+        self.all.iter().position(|all| all.number == picked.number)
+    }
+}
 
 /// A service under load: every millisecond a request, answered by each endpoint in its own way.
 struct Service {
@@ -16,7 +47,7 @@ struct Service {
 impl Service {
     fn new(ways: Vec<fn(u32) -> (Verdict, u32)>) -> Self {
         Self {
-            endpoints: Endpoints::with(ways.len(), Random::seeded(7)),
+            endpoints: endpoints(ways.len() as u16),
             now: Instant::now(),
             handed: vec![0; ways.len()],
             ways,
@@ -33,10 +64,11 @@ impl Service {
             self.in_hand = left;
             let over: Vec<(Instant, usize, Verdict, Instant)> = over;
             for (ends, number, verdict, since) in over {
-                self.endpoints.judge(number, verdict, ends - since, ends);
-                self.endpoints.end(number, true, since);
+                let place = self.endpoints.all[number].number;
+                self.endpoints.judge(place, verdict, ends - since, ends);
+                self.endpoints.end(place, true, since);
             }
-            let number = self.endpoints.pick(&[], self.now).unwrap();
+            let number = self.endpoints.hand(&[], self.now).unwrap();
             self.handed[number] += 1;
             let (verdict, after) = self.ways[number](request);
             self.in_hand
@@ -110,38 +142,84 @@ fn an_endpoint_that_is_well_again_gets_its_share_again() {
 
 #[test]
 fn one_request_at_a_time_finds_out_how_an_ejected_endpoint_is() {
-    let mut endpoints = Endpoints::with(2, Random::seeded(7));
+    let mut endpoints = endpoints(2);
+    let first = endpoints.all[0].number;
     let mut now = Instant::now();
-    let eject = |endpoints: &mut Endpoints, now| {
-        for _ in 0..TOO_MANY {
-            endpoints.all[0].in_hand += 1;
-            endpoints.judge(0, Verdict::Failed, MS, now);
-            endpoints.end(0, true, now);
-        }
-    };
-    eject(&mut endpoints, now);
+    eject(&mut endpoints, 0, now);
     for wait in [10, 20, 40, 80, 160, 300, 300] {
         let early = now + Duration::from_secs(wait) - MS;
-        assert_eq!(endpoints.pick(&[], early), Some(1), "before {wait} s");
+        assert_eq!(endpoints.hand(&[], early), Some(1), "before {wait} s");
         now += Duration::from_secs(wait);
-        assert_eq!(endpoints.pick(&[], now), Some(0), "after {wait} s");
-        assert_eq!(endpoints.pick(&[], now), Some(1), "one is on its way");
+        assert_eq!(endpoints.hand(&[], now), Some(0), "after {wait} s");
+        assert_eq!(endpoints.hand(&[], now), Some(1), "one is on its way");
         // The first gives up before it knows.
-        endpoints.end(0, false, now);
-        assert_eq!(endpoints.pick(&[], now), Some(0), "the next one asks");
-        endpoints.judge(0, Verdict::Failed, MS, now);
-        endpoints.end(0, true, now);
+        endpoints.end(first, false, now);
+        assert_eq!(endpoints.hand(&[], now), Some(0), "the next one asks");
+        endpoints.judge(first, Verdict::Failed, MS, now);
+        endpoints.end(first, true, now);
+    }
+}
+
+/// Has the endpoint at `place` fail until it is out.
+fn eject(endpoints: &mut Endpoints, place: usize, now: Instant) {
+    let number = endpoints.all[place].number;
+    for _ in 0..TOO_MANY {
+        endpoints.all[place].in_hand += 1;
+        endpoints.judge(number, Verdict::Failed, MS, now);
+        endpoints.end(number, true, now);
     }
 }
 
 #[test]
 fn what_was_tried_is_not_picked_again() {
-    let mut endpoints = Endpoints::with(3, Random::seeded(7));
+    let mut endpoints = endpoints(3);
     let now = Instant::now();
     let mut tried = Vec::new();
-    while let Some(number) = endpoints.pick(&tried, now) {
-        assert!(!tried.contains(&number));
-        tried.push(number);
+    while let Some(picked) = endpoints.pick(&tried, now) {
+        assert!(!tried.contains(&picked.number));
+        tried.push(picked.number);
     }
     assert_eq!(tried.len(), 3);
+}
+
+#[test]
+fn what_is_known_of_endpoints_that_stay_is_kept() {
+    let mut endpoints = endpoints(4);
+    let now = Instant::now();
+    eject(&mut endpoints, 1, now);
+    let handed = endpoints.all[2].number;
+    endpoints.all[2].in_hand = 1;
+    on(&mut endpoints, [9, 2, 1, 8]);
+    assert_eq!(endpoints.all[1].number, handed);
+    assert_eq!(endpoints.all[1].in_hand, 1);
+    assert!(endpoints.all[2].is_ejected());
+    assert_eq!(endpoints.ejected(), 1);
+}
+
+#[test]
+fn requests_end_at_endpoints_that_have_left_and_count_for_none_that_came_instead() {
+    let mut endpoints = endpoints(2);
+    let now = Instant::now();
+    let left = endpoints.pick(&[], now).unwrap().number;
+    on(&mut endpoints, [7, 8]);
+    // As the endpoints that left do, these come back as new ones.
+    on(&mut endpoints, [0, 1]);
+    for _ in 0..TOO_MANY {
+        endpoints.judge(left, Verdict::Failed, MS, now);
+    }
+    endpoints.end(left, true, now);
+    assert_eq!(endpoints.ejected(), 0);
+    assert!(endpoints.all.iter().all(|all| all.in_hand == 0));
+}
+
+#[test]
+fn half_of_the_endpoints_are_in_use_when_those_that_were_have_left() {
+    let mut endpoints = endpoints(4);
+    let now = Instant::now();
+    eject(&mut endpoints, 0, now);
+    eject(&mut endpoints, 1, now);
+    on(&mut endpoints, [0, 1]);
+    assert_eq!(endpoints.ejected(), 1);
+    on(&mut endpoints, [0]);
+    assert_eq!(endpoints.ejected(), 0);
 }

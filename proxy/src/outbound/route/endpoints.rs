@@ -1,0 +1,102 @@
+//! The endpoints of a service as one worker knows them: they follow what is found, and connections to those that stay are
+//! kept.
+
+use crate::config::{Destination, Service};
+use crate::discovery::{Known, Member};
+use crate::tls::{Connector, Wanted};
+use crate::upstream::balance::Balance;
+use crate::upstream::http2::{Lanes, Remote, keep_fresh};
+use crate::worker::Shared;
+use identity::SpiffeId;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Where the requests for one service may go.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pub(super) balance: Arc<Balance>,
+    listed: Vec<crate::config::Endpoint>,
+    identity: SpiffeId,
+    /// Keeps `balance` up to date; ends with this.
+    _following: JoinSet<()>,
+}
+
+impl Endpoints {
+    /// `open` are connections there are already; those to endpoints of this service go on being used.
+    pub(super) fn new(service: &Service, shared: &Arc<Shared>, open: &[Arc<Lanes>]) -> Arc<Self> {
+        let balance = Arc::new(Balance::new(shared.metrics.endpoints_ejected.clone()));
+        let known = shared.discovery.follow(&service.endpoints);
+        let mut follower = Follower {
+            balance: Arc::clone(&balance),
+            identity: service.identity.clone(),
+            shared: Arc::clone(shared),
+            known,
+        };
+        follower.take(open);
+        let mut following = JoinSet::new();
+        following.spawn(follower.run());
+        Arc::new(Self {
+            balance,
+            listed: service.endpoints.clone(),
+            identity: service.identity.clone(),
+            _following: following,
+        })
+    }
+
+    /// Whether these are found as those of `service` are, and have the same identity to prove.
+    pub(super) fn are_of(&self, service: &Service) -> bool {
+        self.listed == service.endpoints && self.identity == service.identity
+    }
+}
+
+/// Has a service's requests go where its endpoints are.
+struct Follower {
+    balance: Arc<Balance>,
+    identity: SpiffeId,
+    shared: Arc<Shared>,
+    known: watch::Receiver<Known>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        while self.known.changed().await.is_ok() {
+            self.take(&self.balance.lanes());
+        }
+    }
+
+    fn take(&mut self, open: &[Arc<Lanes>]) {
+        let Known::Members(members) = &*self.known.borrow_and_update();
+        let members = members.iter().map(|member| {
+            let destination = Destination::from(member.address.clone());
+            let kept = open
+                .iter()
+                .find(|lanes| lanes.leads_to(&destination, &self.identity));
+            let lanes = match kept {
+                Some(lanes) => Arc::clone(lanes),
+                None => connections(destination, &self.identity, &self.shared),
+            };
+            (Member::clone(member), lanes)
+        });
+        self.balance.set(members.collect());
+    }
+}
+
+fn connections(destination: Destination, identity: &SpiffeId, shared: &Arc<Shared>) -> Arc<Lanes> {
+    let connector = |wanted| {
+        let live = Arc::clone(&shared.identity);
+        Connector::new(identity.clone(), wanted, live)
+    };
+    let remote = Remote::Sidecar {
+        connector: connector(Wanted::Http),
+        prover: connector(Wanted::Proof),
+        metrics: Arc::clone(&shared.metrics),
+    };
+    let lanes = Lanes::new(destination, remote);
+    tokio::spawn(keep_fresh(
+        Arc::downgrade(&lanes),
+        Arc::clone(&shared.identity),
+        shared.config.load().timeouts.upstream_connect,
+    ));
+    lanes
+}
