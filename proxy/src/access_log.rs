@@ -18,6 +18,8 @@ pub use writer::{AccessLog, Writer};
 
 /// The reason of an exchange whose caller broke off.
 pub(crate) const CALLER_GONE: &str = "caller_gone";
+/// The deadline of a gRPC call came before its end.
+pub(crate) const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
 /// The reason of an exchange that ended with its connection: by a certificate, a drain, or the process.
 pub(crate) const CUT_OFF: &str = "cut_off";
 

@@ -1,6 +1,6 @@
 //! What can go wrong with a request, and whose fault it is. No statuses here: `respond.rs` chooses those.
 
-use crate::access_log::CALLER_GONE;
+use crate::access_log::{CALLER_GONE, DEADLINE_EXCEEDED};
 use crate::authorize::{DecisionId, Denial};
 use crate::body::Broken;
 use crate::limit::Exceeded;
@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     Connect(#[from] ConnectError),
     #[error("expected a response head within {0:?}, found none")]
     ResponseTimeout(Duration),
+    #[error("the deadline of the call is over")]
+    DeadlineExceeded,
     #[error("the upstream broke off before its response head")]
     NoResponse(#[source] Broken),
     /// Nobody is left to be answered.
@@ -79,7 +81,10 @@ impl Failure {
                 Fault::Internal
             }
             Self::CallerGone => Fault::Downstream,
-            Self::Connect(_) | Self::ResponseTimeout(_) | Self::NoResponse(_) => Fault::Upstream,
+            Self::Connect(_)
+            | Self::ResponseTimeout(_)
+            | Self::DeadlineExceeded
+            | Self::NoResponse(_) => Fault::Upstream,
         }
     }
 
@@ -93,6 +98,7 @@ impl Failure {
             Self::Overloaded => "overloaded",
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
+            Self::DeadlineExceeded => DEADLINE_EXCEEDED,
             Self::NoResponse(Broken::UnaskedUpgrade) => "unasked_upgrade",
             Self::NoResponse(Broken::Head(_)) => "bad_response",
             Self::NoResponse(_) => "no_response",

@@ -108,7 +108,9 @@ impl Passage<'_, '_, '_> {
         if is_grpc(&head.method, &head.headers) {
             // Boxed: its state would make every request's future as large.
             let asked = Box::new(head.clone());
-            let called = Box::pin(self.to_grpc_app(head, body, app));
+            let deadlines = self.deadlines.of_call(&head.headers)?;
+            let way = Passage { deadlines, ..self };
+            let called = Box::pin(way.to_grpc_app(head, body, app));
             return match until_withdrawn(called, (peer, rulebook), &asked, normal).await {
                 Some(called) => called.map(|()| Ended::ByItself),
                 None => Ok(Ended::Withdrawn),
@@ -138,7 +140,8 @@ impl Passage<'_, '_, '_> {
             // The connection may have closed under the request.
             Err(failure) => {
                 let is_repeatable = is_repeatable && relay.can_ask_again() && !relay.has_begun();
-                if !Box::pin(retries.again(&failure, is_repeatable)).await {
+                let until = relay.wait().until;
+                if !Box::pin(retries.again(&failure, is_repeatable, until)).await {
                     return Err(failure);
                 }
                 let connection = Box::pin(app.connect(deadlines)).await?;
@@ -159,8 +162,12 @@ impl Passage<'_, '_, '_> {
     }
 
     async fn to_grpc_app(self, head: &mut Parts, body: Framing, app: &App) -> Result<(), Failure> {
-        let ready = app.http2.ready(self.deadlines.connect).await?;
-        let up = app.http2.send(ready, head, body, self.deadlines).await?;
+        let deadlines = self.deadlines;
+        let wait = deadlines.first_wait();
+        let ready = app.http2.ready(wait).await;
+        let ready = ready.map_err(|error| deadlines.failure(error))?;
+        deadlines.pass_on(&mut head.headers)?;
+        let up = app.http2.send(ready, head, body, wait).await?;
         let mut relay = Relay::new(self, up, true);
         let (response, body) = relay.head().await?;
         answer(&mut relay, without_ours(response), body)?;
@@ -172,8 +179,15 @@ impl Passage<'_, '_, '_> {
     ///
     /// # Errors
     /// What the caller is to be answered: no response has begun.
-    pub(crate) async fn to_service(self, head: &mut Parts, route: &Route) -> Result<(), Failure> {
+    pub(crate) async fn to_service(
+        mut self,
+        head: &mut Parts,
+        route: &Route,
+    ) -> Result<(), Failure> {
         let is_stream = is_grpc(&head.method, &head.headers);
+        if is_stream {
+            self.deadlines = self.deadlines.of_call(&head.headers)?;
+        }
         let is_idempotent = is_idempotent(head);
         let body = framing(head, self.caller)?;
         let deadlines = self.deadlines;
@@ -182,9 +196,11 @@ impl Passage<'_, '_, '_> {
         let (metrics, direction) = self.exchange.counters();
         let mut retries = Retries::begin(&route.budget, metrics, direction);
 
-        let (mut attempt, ready) = route.attempt(None, deadlines.connect).await?;
+        let wait = deadlines.first_wait();
+        let (mut attempt, ready) = route.attempt(None, wait, deadlines).await?;
         self.exchange.forwarded(attempt.lanes().name());
-        let up = attempt.send(ready, head, body, deadlines).await?;
+        deadlines.pass_on(&mut head.headers)?;
+        let up = attempt.send(ready, head, body, wait).await?;
         let mut relay = Relay::new(self, up, is_stream);
         let (response, body) = loop {
             let failure = match relay.head().await {
@@ -193,17 +209,21 @@ impl Passage<'_, '_, '_> {
             };
             attempt.failed(&failure);
             let is_repeatable = is_idempotent && !relay.has_begun();
-            if !relay.can_ask_again() || !Box::pin(retries.again(&failure, is_repeatable)).await {
+            let wait = relay.wait();
+            let again = relay.can_ask_again()
+                && Box::pin(retries.again(&failure, is_repeatable, wait.until)).await;
+            if !again {
                 return Err(failure);
             }
             head.clone_from(&kept);
             let failed = attempt.endpoint();
             // Boxed, as it is rare.
-            let next = Box::pin(route.attempt(Some(failed), deadlines.connect));
+            let next = Box::pin(route.attempt(Some(failed), wait, deadlines));
             let (next, ready) = next.await?;
             attempt = next;
             relay.forwarded(attempt.lanes().name());
-            let up = Box::pin(attempt.send(ready, head, body, deadlines)).await?;
+            deadlines.pass_on(&mut head.headers)?;
+            let up = Box::pin(attempt.send(ready, head, body, wait)).await?;
             relay.ask_again(up);
         };
         retries.answered();

@@ -41,6 +41,8 @@ pub(crate) enum Rejection {
     ConnectionHeader,
     #[error("a header field has a character that is not allowed there")]
     HeaderValue,
+    #[error("expected one grpc-timeout of up to eight digits and a unit")]
+    GrpcTimeout,
     #[error("policy speaks of another protocol here: {0}")]
     Protocol(&'static str),
 }
@@ -59,6 +61,7 @@ impl Rejection {
             Self::Body(error) => error.reason(),
             Self::ConnectionHeader => "h2_connection_header",
             Self::HeaderValue => "bad_header_value",
+            Self::GrpcTimeout => "bad_grpc_timeout",
             Self::Protocol(reason) => reason,
         }
     }

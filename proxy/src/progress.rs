@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// Less than this in one wait is a trickle that holds a connection, not an upload (slowloris in the body).
@@ -50,10 +49,10 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// `is_stream` says that single small messages are to be expected.
-    pub(crate) fn new(is_stream: bool) -> Self {
+    /// Of an exchange that began at `begun`. `is_stream` says that single small messages are to be expected.
+    pub(crate) fn new(is_stream: bool, begun: Instant) -> Self {
         Self {
-            waits_since: Instant::now(),
+            waits_since: begun,
             has_moved: false,
             step: if is_stream { 1 } else { LEAST },
             uploaded: 0,
@@ -74,12 +73,12 @@ impl Progress {
         self.has_moved = true;
     }
 
-    /// To be asked when the exchange has to wait: when nothing will have moved for `limit`.
-    pub(crate) fn ends(&mut self, limit: Duration) -> Instant {
+    /// To be asked when the exchange has to wait: when something last moved.
+    pub(crate) fn moved(&mut self) -> Instant {
         // The clock is read once for all moves since the last wait.
         if std::mem::take(&mut self.has_moved) {
             self.waits_since = Instant::now();
         }
-        self.waits_since + limit
+        self.waits_since
     }
 }

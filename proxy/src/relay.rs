@@ -1,7 +1,7 @@
 //! The bytes of one exchange, both ways at once: the request's body up, the response down. Neither side is read faster than
 //! the other takes it, and an exchange in which nothing moves is ended.
 
-use crate::access_log::CALLER_GONE;
+use crate::access_log::{CALLER_GONE, DEADLINE_EXCEEDED};
 use crate::body::{Broken, Piece};
 use crate::date;
 use crate::downstream::Downstream;
@@ -10,7 +10,8 @@ use crate::exchange::Exchange;
 use crate::h1::head::Framing;
 use crate::normalize::{Rejection, strip_trailers};
 use crate::progress::Progress;
-use crate::upstream::{Deadlines, Upstream};
+use crate::respond;
+use crate::upstream::{Deadlines, Upstream, Wait};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Version, response};
@@ -47,6 +48,8 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     is_stream: bool,
     /// Whether the caller does not take what is there for it.
     is_blocked: bool,
+    /// Whether the response may end otherwise than its source meant it to: in trailers.
+    takes_trailers: bool,
     is_answered: bool,
 }
 
@@ -75,16 +78,18 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         // Before the server has agreed to an upgrade nothing of it flows.
         let asks_for_upgrade = up.asks_for_upgrade();
         let has_body = way.caller.has_body() && !asks_for_upgrade;
+        let begun = way.deadlines.begun;
         Self {
             way,
             up,
-            progress: Progress::new(is_stream || asks_for_upgrade),
+            progress: Progress::new(is_stream || asks_for_upgrade, begun),
             upload: if has_body { Upload::Open } else { Upload::Sent },
             has_upload: has_body,
             taken: Taken::Nothing,
             is_tunnel: false,
             is_stream,
             is_blocked: false,
+            takes_trailers: false,
             is_answered: false,
         }
     }
@@ -125,6 +130,11 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         Ok(())
     }
 
+    /// How long the request may wait for another connection.
+    pub(crate) fn wait(&mut self) -> Wait {
+        self.way.deadlines.wait(self.progress.moved())
+    }
+
     /// Where the request goes instead.
     pub(crate) fn forwarded(&mut self, upstream: &Arc<str>) {
         self.way.exchange.forwarded(upstream);
@@ -152,6 +162,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         }
         let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         self.is_stream |= content_type.is_some_and(|it| it.starts_with(b"text/event-stream"));
+        self.takes_trailers = !self.speaks_http1() && body == Framing::Chunked;
         date::stamp(&mut head.headers, SystemTime::now());
         self.way.exchange.answered(head.status.as_u16());
         let begun = self.way.caller.respond(head, body, close);
@@ -187,10 +198,12 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             return Poll::Ready(Err(Failure::CallerGone));
         }
         // Since the last move of the upload: a large body is no slow app.
-        let limit = self.way.deadlines.response;
-        let ends = self.progress.ends(limit);
+        let ends = self.wait().until;
         ready!(self.way.caller.deadline().poll(ends, cx));
-        Poll::Ready(Err(Failure::ResponseTimeout(limit)))
+        Poll::Ready(Err(match self.way.deadlines.are_over() {
+            true => Failure::DeadlineExceeded,
+            false => Failure::ResponseTimeout(self.way.deadlines.response),
+        }))
     }
 
     /// Passes on the response's body, and what is left of the request's, until the response has ended. One that breaks off
@@ -199,9 +212,19 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         match poll_fn(|cx| self.poll_response(cx)).await {
             Ok(()) => self.way.exchange.ended(),
             Err(reason) => {
-                self.way.caller.abort();
+                if reason != DEADLINE_EXCEEDED || self.end_call().is_err() {
+                    self.way.caller.abort();
+                }
                 self.way.exchange.broke_off(reason);
             }
+        }
+    }
+
+    /// Tells the caller that its deadline is over, where that can be said after what it was sent.
+    fn end_call(&mut self) -> Result<(), Broken> {
+        match self.takes_trailers && !self.is_answered {
+            true => self.way.caller.end(Some(respond::deadline_trailers())),
+            false => Err(Broken::Closed),
         }
     }
 
@@ -239,9 +262,17 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             }
             false => (self.way.deadlines.idle, "response_stalled"),
         };
-        let ends = self.progress.ends(idle);
+        let stalls = self.progress.moved() + idle;
+        let ends = self
+            .way
+            .deadlines
+            .ends
+            .map_or(stalls, |ends| ends.min(stalls));
         ready!(self.way.caller.deadline().poll(ends, cx));
-        Poll::Ready(Err(reason))
+        Poll::Ready(Err(match self.way.deadlines.are_over() {
+            true => DEADLINE_EXCEEDED,
+            false => reason,
+        }))
     }
 
     fn poll_download(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {

@@ -122,19 +122,20 @@ fn response(failure: &Failure, manner: Manner) -> Response<Bytes> {
     response
 }
 
+/// Status codes of gRPC, as in google/rpc/code.proto.
+const INVALID_ARGUMENT: u8 = 3;
+const DEADLINE_EXCEEDED: u8 = 4;
+const PERMISSION_DENIED: u8 = 7;
+const RESOURCE_EXHAUSTED: u8 = 8;
+const UNAVAILABLE: u8 = 14;
+
 struct Answer {
     status: StatusCode,
-    /// Status codes of gRPC, as in google/rpc/code.proto.
     grpc_status: u8,
     detail: String,
 }
 
 fn answer(failure: &Failure) -> Answer {
-    const INVALID_ARGUMENT: u8 = 3;
-    const DEADLINE_EXCEEDED: u8 = 4;
-    const PERMISSION_DENIED: u8 = 7;
-    const RESOURCE_EXHAUSTED: u8 = 8;
-    const UNAVAILABLE: u8 = 14;
     let (status, grpc_status) = match failure {
         Failure::Rejected(rejection) => (rejected(*rejection), INVALID_ARGUMENT),
         Failure::Denied(_) | Failure::UnknownDestination { .. } => {
@@ -149,7 +150,9 @@ fn answer(failure: &Failure) -> Answer {
         Failure::Connect(_) | Failure::NoResponse(_) | Failure::CallerGone => {
             (StatusCode::BAD_GATEWAY, UNAVAILABLE)
         }
-        Failure::ResponseTimeout(_) => (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED),
+        Failure::ResponseTimeout(_) | Failure::DeadlineExceeded => {
+            (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED)
+        }
     };
     let detail = match failure {
         // These say what the caller itself wrote, or what it has to wait for.
@@ -189,6 +192,14 @@ fn grpc(answer: &Answer) -> Response<Bytes> {
     );
     headers.insert(GRPC_MESSAGE, text(&answer.detail));
     response
+}
+
+/// The end of a call's response that had begun before its deadline.
+pub(crate) fn deadline_trailers() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, HeaderValue::from(u16::from(DEADLINE_EXCEEDED)));
+    trailers.insert(GRPC_MESSAGE, text(&Failure::DeadlineExceeded.to_string()));
+    trailers
 }
 
 /// RFC 9457. `reason` is our own member: a word from a closed set.

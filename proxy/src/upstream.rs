@@ -2,6 +2,7 @@
 //! ([`http2`] over mutual TLS). Pools belong to one worker.
 
 pub(crate) mod balance;
+pub(crate) mod call;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod retry;
@@ -10,7 +11,7 @@ mod random;
 
 use crate::body::{Broken, Piece};
 use crate::config::{Config, Destination, Endpoint};
-use crate::error::ConnectError;
+use crate::error::{ConnectError, Failure};
 use crate::h1;
 use crate::h1::head::Framing;
 use crate::metrics::{Direction, Metrics};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 /// The server's side of one exchange. Dropping it before both bodies have ended closes an HTTP/1.1 connection and resets an
 /// HTTP/2 stream, since what is left on it belongs to nobody.
@@ -110,10 +112,14 @@ impl Upstream {
     }
 }
 
-/// How long each step of an exchange may take.
+/// How long an exchange, and each step of it, may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadlines {
+    pub(crate) begun: Instant,
+    /// Of a gRPC call with a deadline: until then it is wanted.
+    pub(crate) ends: Option<Instant>,
     pub(crate) connect: Duration,
+    /// To the response head, over all attempts.
     pub(crate) response: Duration,
     /// Without any of the two bodies moving.
     pub(crate) idle: Duration,
@@ -124,15 +130,80 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
+    /// Of an exchange that begins now.
     pub(crate) fn of(config: &Config) -> Self {
         let timeouts = &config.timeouts;
         Self {
+            begun: Instant::now(),
+            ends: None,
             connect: timeouts.upstream_connect,
             response: timeouts.response,
             idle: timeouts.idle,
             tunnel_idle: timeouts.tunnel_idle,
             rest: timeouts.app_idle,
         }
+    }
+
+    /// Those of a gRPC call: it ends when its caller says.
+    pub(crate) fn of_call(self, headers: &HeaderMap) -> Result<Self, Failure> {
+        let timeout = call::timeout(headers)?;
+        if timeout == Some(Duration::ZERO) {
+            return Err(Failure::DeadlineExceeded);
+        }
+        // What the clock cannot count to is no limit.
+        let ends = timeout.and_then(|timeout| self.begun.checked_add(timeout));
+        Ok(Self { ends, ..self })
+    }
+
+    /// How long the request may wait for a connection, having last moved at `moved`.
+    pub(crate) fn wait(&self, moved: Instant) -> Wait {
+        let head = moved + self.response;
+        Wait {
+            connect: self.connect,
+            until: self.ends.map_or(head, |ends| head.min(ends)),
+            parts: 1,
+        }
+    }
+
+    pub(crate) fn first_wait(&self) -> Wait {
+        self.wait(self.begun)
+    }
+
+    /// Tells the next hop how long the call is still wanted.
+    pub(crate) fn pass_on(&self, headers: &mut HeaderMap) -> Result<(), Failure> {
+        self.ends
+            .map_or(Ok(()), |ends| call::pass_on(headers, ends))
+    }
+
+    /// Why a request that got no connection is answered.
+    pub(crate) fn failure(&self, error: ConnectError) -> Failure {
+        match self.are_over() {
+            true => Failure::DeadlineExceeded,
+            false => error.into(),
+        }
+    }
+
+    /// Whether nobody wants the call any more.
+    pub(crate) fn are_over(&self) -> bool {
+        self.ends.is_some_and(|ends| ends <= Instant::now())
+    }
+}
+
+/// How long a request waits for a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    /// What one may take to be made.
+    pub(crate) connect: Duration,
+    /// When the request has no time left for it.
+    pub(crate) until: Instant,
+    /// Of the time that is left, one part of so many may be waited for this one.
+    pub(crate) parts: u32,
+}
+
+impl Wait {
+    pub(crate) fn limit(&self) -> Duration {
+        let left = self.until.saturating_duration_since(Instant::now());
+        (left / self.parts).min(self.connect)
     }
 }
 

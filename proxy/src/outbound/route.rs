@@ -9,7 +9,7 @@ use crate::respond::GRPC_STATUS;
 use crate::upstream::balance::{Number, Turn};
 use crate::upstream::http2::{Lanes, Ready};
 use crate::upstream::retry::Budget;
-use crate::upstream::{Deadlines, Upstream};
+use crate::upstream::{Deadlines, Upstream, Wait};
 use crate::worker::Shared;
 use endpoints::Endpoints;
 use http::request::Parts;
@@ -17,6 +17,7 @@ use http::{StatusCode, response};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Of gRPC: that nobody could answer, as in google/rpc/code.proto.
 const UNAVAILABLE: &str = "14";
@@ -60,23 +61,37 @@ impl Route {
     pub(crate) async fn attempt(
         &self,
         failed: Option<Number>,
-        limit: Duration,
-    ) -> Result<(Attempt<'_>, Ready), ConnectError> {
+        wait: Wait,
+        deadlines: Deadlines,
+    ) -> Result<(Attempt<'_>, Ready), Failure> {
         let balance = &self.endpoints.balance;
         let has_other = |number: &Number| balance.has_other(*number);
         let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
         let mut failure = ConnectError::Unstable;
         while let Some(mut turn) = balance.pick(&tried) {
-            let limit = if turn.is_probe() {
-                limit.min(PROBE)
-            } else {
-                limit
+            let connect = match turn.is_probe() {
+                true => wait.connect.min(PROBE),
+                false => wait.connect,
             };
-            match turn.lanes().ready(limit).await {
+            // Nor is all that is left of a request's time spent on one that may be gone, while there is another.
+            let parts = match turn.has_other() {
+                true => 2,
+                false => 1,
+            };
+            let wait = Wait {
+                connect,
+                parts,
+                ..wait
+            };
+            match turn.lanes().ready(wait).await {
                 Ok(ready) => return Ok((Attempt { turn }, ready)),
                 // No endpoint's fault, nor another with any other.
                 Err(error @ (ConnectError::NoIdentity | ConnectError::IdentityExpired)) => {
-                    return Err(error);
+                    return Err(error.into());
+                }
+                Err(_) if deadlines.are_over() => {
+                    turn.late();
+                    return Err(Failure::DeadlineExceeded);
                 }
                 Err(error) => {
                     turn.failed();
@@ -84,8 +99,11 @@ impl Route {
                     failure = error;
                 }
             }
+            if wait.until <= Instant::now() {
+                break;
+            }
         }
-        Err(failure)
+        Err(failure.into())
     }
 }
 
@@ -110,16 +128,19 @@ impl Attempt<'_> {
         ready: Ready,
         head: &mut Parts,
         body: Framing,
-        deadlines: Deadlines,
+        wait: Wait,
     ) -> Result<Upstream, Failure> {
-        let sent = self.lanes().send(ready, head, body, deadlines).await;
+        let sent = self.lanes().send(ready, head, body, wait).await;
         sent.inspect_err(|failure| self.failed(failure))
     }
 
     /// No response has begun. What is not the endpoint's fault says nothing about it.
     pub(crate) fn failed(&mut self, failure: &Failure) {
-        if failure.fault() == Fault::Upstream {
-            self.turn.failed();
+        match failure {
+            // How long a caller waits is its own affair.
+            Failure::DeadlineExceeded => self.turn.late(),
+            _ if failure.fault() == Fault::Upstream => self.turn.failed(),
+            _ => {}
         }
     }
 

@@ -59,6 +59,7 @@ impl Balance {
                 lanes: Arc::clone(lanes),
                 endpoint,
                 is_probe: false,
+                has_other: false,
                 since: None,
                 verdict: None,
             });
@@ -70,6 +71,7 @@ impl Balance {
             lanes: picked.lanes,
             endpoint: picked.number,
             is_probe: picked.is_probe,
+            has_other: picked.has_other,
             since: Some(now),
             verdict: None,
         })
@@ -100,6 +102,7 @@ pub(crate) struct Turn<'b> {
     lanes: Arc<Lanes>,
     endpoint: Number,
     is_probe: bool,
+    has_other: bool,
     /// None where there is no choice.
     since: Option<Instant>,
     verdict: Option<Verdict>,
@@ -119,6 +122,11 @@ impl Turn<'_> {
         self.is_probe
     }
 
+    /// Whether there is another endpoint that was not tried.
+    pub(crate) fn has_other(&self) -> bool {
+        self.has_other
+    }
+
     /// It has begun to answer, as it should.
     pub(crate) fn answered(&mut self) {
         self.judge(Verdict::Answered);
@@ -127,6 +135,11 @@ impl Turn<'_> {
     /// It cannot be reached, or does not answer, or cannot.
     pub(crate) fn failed(&mut self) {
         self.judge(Verdict::Failed);
+    }
+
+    /// Its answer did not come while it was wanted.
+    pub(crate) fn late(&mut self) {
+        self.judge(Verdict::Late);
     }
 
     fn judge(&mut self, verdict: Verdict) {

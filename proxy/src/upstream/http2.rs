@@ -11,7 +11,7 @@ pub(crate) use lane::{Stream, length};
 pub(crate) use rotation::{Validity, keep_fresh};
 
 use super::http1::Pool;
-use super::{Deadlines, Upstream, connect, connect_sidecar};
+use super::{Upstream, Wait, connect, connect_sidecar};
 use crate::config::Destination;
 use crate::error::{ConnectError, Failure};
 use crate::h1::client::Connection as Http1Connection;
@@ -105,13 +105,33 @@ impl Lanes {
     }
 
     /// A place on a lane with room, connecting if there is none.
-    pub(crate) async fn ready(self: &Arc<Self>, limit: Duration) -> Result<Ready, ConnectError> {
-        if let Some(ready) = self.pick() {
-            return Ok(ready);
+    pub(crate) async fn ready(self: &Arc<Self>, wait: Wait) -> Result<Ready, ConnectError> {
+        match self.pick() {
+            Some(ready) => Ok(ready),
+            // Boxed: rare, and its state would make every request's future as large.
+            None => Box::pin(self.await_connection(wait)).await,
         }
+    }
+
+    /// A connection that nobody waits for any more is still made: else those who wait for less than a handshake takes would
+    /// never have one.
+    async fn await_connection(self: &Arc<Self>, wait: Wait) -> Result<Ready, ConnectError> {
+        let limit = wait.limit();
+        let lanes = Arc::clone(self);
+        // Ends within the time for a connection, and that of the one before it.
+        let connecting = tokio::spawn(async move { lanes.connected(wait.connect).await });
+        match timeout(limit, connecting).await {
+            Ok(Ok(connected)) => connected,
+            // The worker ends.
+            Ok(Err(_)) => Err(ConnectError::Unstable),
+            Err(_) => Err(ConnectError::Timeout(limit)),
+        }
+    }
+
+    async fn connected(self: &Arc<Self>, limit: Duration) -> Result<Ready, ConnectError> {
         if self.speaks_http1.load(Ordering::Relaxed) {
             // Each request needs a connection of its own there: nothing is gained by waiting for another's.
-            return Ok(Box::pin(self.connect(limit)).await?.into_ready(self));
+            return Ok(self.connect(limit).await?.into_ready(self));
         }
         let mut last_failure = self.connecting.lock().await;
         if let Some(ready) = self.pick() {
@@ -122,8 +142,7 @@ impl Lanes {
         {
             return Err(error.clone());
         }
-        // Boxed: rare, and a handshake's state would make every request's future as large.
-        match Box::pin(self.connect(limit)).await {
+        match self.connect(limit).await {
             Ok(connected) => {
                 *last_failure = None;
                 Ok(connected.into_ready(self))
@@ -149,7 +168,7 @@ impl Lanes {
         mut ready: Ready,
         head: &mut request::Parts,
         body: Framing,
-        deadlines: Deadlines,
+        wait: Wait,
     ) -> Result<Upstream, Failure> {
         for _ in 0..MAX_SENDS {
             let (mut sender, place) = match ready {
@@ -179,7 +198,7 @@ impl Lanes {
                 )));
             }
             self.discard(&place);
-            ready = self.ready(deadlines.connect).await?;
+            ready = self.ready(wait).await?;
         }
         Err(Failure::Connect(ConnectError::Unstable))
     }

@@ -11,6 +11,7 @@ use crate::upstream::random::Random;
 use h2::Reason;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Retries of one request.
 const MOST: u32 = 2;
@@ -81,8 +82,13 @@ impl<'b> Retries<'b> {
     }
 
     /// Whether to send the request again after `failure`, once this returns. `is_repeatable` says that the server may see
-    /// it twice.
-    pub(crate) async fn again(&mut self, failure: &Failure, is_repeatable: bool) -> bool {
+    /// it twice; `until` is when nobody waits for an answer any more.
+    pub(crate) async fn again(
+        &mut self,
+        failure: &Failure,
+        is_repeatable: bool,
+        until: Instant,
+    ) -> bool {
         self.settle("failed");
         let may_repeat = is_repeatable && !self.is_repeated;
         let is_allowed = match Fate::of(failure) {
@@ -90,7 +96,11 @@ impl<'b> Retries<'b> {
             Fate::Lost => may_repeat,
             Fate::Settled => false,
         };
-        if !is_allowed || self.made == MOST {
+        let pause = match self.made {
+            0 => Duration::ZERO,
+            _ => Random::new().between(SHORTEST_PAUSE, LONGEST_PAUSE),
+        };
+        if !is_allowed || self.made == MOST || Instant::now() + pause >= until {
             return false;
         }
         if !self.budget.spend() {
@@ -98,8 +108,8 @@ impl<'b> Retries<'b> {
             return false;
         }
         self.is_repeated |= Fate::of(failure) == Fate::Lost;
-        if self.made > 0 {
-            tokio::time::sleep(Random::new().between(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
         self.made += 1;
         self.is_pending = true;
@@ -184,21 +194,23 @@ mod tests {
     async fn a_lost_request_is_repeated_once_and_only_if_it_may_be() {
         let (budget, metrics) = (Budget::new(), Metrics::new());
         let begin = || Retries::begin(&budget, &metrics, Direction::Outbound);
-        assert!(!begin().again(&lost(), false).await);
+        let until = Instant::now() + Duration::from_secs(60);
+        assert!(!begin().again(&lost(), false, until).await);
+        assert!(!begin().again(&lost(), true, Instant::now()).await);
         let mut retries = begin();
-        assert!(retries.again(&lost(), true).await);
-        assert!(!retries.again(&lost(), true).await);
+        assert!(retries.again(&lost(), true, until).await);
+        assert!(!retries.again(&lost(), true, until).await);
         let timeout = Failure::ResponseTimeout(Duration::ZERO);
-        assert!(!begin().again(&timeout, true).await);
+        assert!(!begin().again(&timeout, true, until).await);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_budget_ends_retries() {
         let (budget, metrics) = (Budget::new(), Metrics::new());
-        let mut made = 0;
+        let (mut made, until) = (0, Instant::now() + Duration::from_secs(60));
         for _ in 0..10 {
             let mut retries = Retries::begin(&budget, &metrics, Direction::Outbound);
-            made += u32::from(retries.again(&lost(), true).await);
+            made += u32::from(retries.again(&lost(), true, until).await);
         }
         // What ten requests have earned, and what was there.
         assert_eq!(made, AT_FIRST + 10 / PRICE);

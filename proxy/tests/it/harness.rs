@@ -6,7 +6,7 @@ mod certs;
 mod recorder;
 
 pub(crate) use app::{App, raw_app, unix_app};
-pub(crate) use caller::{Caller, head, tls};
+pub(crate) use caller::{Caller, Reply, head, tls};
 pub(crate) use certs::{Authority, Life, Minted, leaf};
 pub(crate) use recorder::{Evidence, Recorder};
 

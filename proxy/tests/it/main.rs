@@ -9,6 +9,7 @@ mod transcript; // What a reader made of a connection.
 
 mod admin; // The operator's port, out of reach through the others.
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
+mod deadlines; // gRPC calls end when their callers say.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.
 mod h1_oracle; // hyper reads the same bytes.

@@ -8,10 +8,23 @@ use std::path::Path;
 const SERVER: &str = r#"
 import sys, grpc, threading
 from concurrent import futures
+ended = threading.Event()
+def wait(request, context):
+    ended.clear()
+    context.add_callback(ended.set)
+    for _ in range(int(request)):
+        yield b"one"
+    ended.wait(10)
 class Handler(grpc.GenericRpcHandler):
     def service(self, call):
         if call.method == "/shop.v1.Orders/Get":
             return grpc.unary_unary_rpc_method_handler(lambda request, context: b"order " + request)
+        if call.method == "/shop.v1.Orders/Left":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"%f" % context.time_remaining())
+        if call.method == "/shop.v1.Orders/Wait":
+            return grpc.unary_stream_rpc_method_handler(wait)
+        if call.method == "/shop.v1.Orders/Ended":
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"cancelled" if ended.wait(10) else b"no")
         if call.method == "/shop.v1.Orders/List":
             return grpc.unary_stream_rpc_method_handler(lambda request, context: (b"%d" % n for n in range(100)))
 server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[Handler()])
@@ -33,6 +46,14 @@ def attempt(call):
 attempt(lambda: channel.unary_unary("/shop.v1.Orders/Get")(b"42", timeout=20).decode())
 attempt(lambda: len(list(channel.unary_stream("/shop.v1.Orders/List")(b"", timeout=20))))
 attempt(lambda: channel.unary_unary("/shop.v1.Orders/Delete")(b"42", timeout=20))
+def left(timeout):
+    left = float(channel.unary_unary("/shop.v1.Orders/Left")(b"", timeout=timeout))
+    # grpcio's server rounds up by a tenth of a second.
+    return "%s of %s" % ("most" if timeout - 10 < left < timeout + 0.5 else left, timeout)
+attempt(lambda: left(20))
+for messages in (b"0", b"3"):
+    attempt(lambda: list(channel.unary_stream("/shop.v1.Orders/Wait")(messages, timeout=0.5)))
+    attempt(lambda: channel.unary_unary("/shop.v1.Orders/Ended")(b"", timeout=20).decode())
 for _ in range(3):
     attempt(lambda: channel.unary_unary("/shop.v1.Orders/Charge")(b"42", timeout=20))
 "#;
@@ -54,7 +75,7 @@ metadata: {{name: calls-orders, namespace: shop}}
 spec:
   from: ["{STOREFRONT}"]
   to: ["{ORDERS}"]
-  allow: [{{grpc: shop.v1.Orders, methods: [Get, List]}}]
+  allow: [{{grpc: shop.v1.Orders, methods: [Get, List, Left, Wait, Ended]}}]
   purpose: {{id: orders, owner: team-shop}}
   validity: {{notAfter: never, because: "a test"}}
 ---
@@ -86,6 +107,11 @@ spec:
         "order 42",
         "100",
         "PERMISSION_DENIED",
+        "most of 20",
+        "DEADLINE_EXCEEDED",
+        "cancelled",
+        "DEADLINE_EXCEEDED",
+        "cancelled",
         "UNIMPLEMENTED",
         "RESOURCE_EXHAUSTED",
         "RESOURCE_EXHAUSTED",

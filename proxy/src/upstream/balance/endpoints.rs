@@ -40,6 +40,8 @@ pub(super) struct Picked {
     pub(super) lanes: Arc<Lanes>,
     /// Whether it has failed time after time.
     pub(super) is_probe: bool,
+    /// Whether there is another that was not tried.
+    pub(super) has_other: bool,
 }
 
 /// How an endpoint has taken a request.
@@ -47,6 +49,8 @@ pub(super) struct Picked {
 pub(super) enum Verdict {
     Answered,
     Failed,
+    /// It took longer than somebody waited; whether it would have answered is not known.
+    Late,
 }
 
 impl Endpoints {
@@ -124,12 +128,14 @@ impl Endpoints {
             .due(tried, now)
             .or_else(|| self.better_of_two(tried, now))
             .or_else(|| self.all.iter().position(|all| !tried.contains(&all.number)))?;
+        let has_other = self.all.len() > tried.len() + 1;
         let endpoint = &mut self.all[chosen];
         endpoint.in_hand += 1;
         Some(Picked {
             number: endpoint.number,
             lanes: Arc::clone(&endpoint.lanes),
             is_probe: endpoint.is_ejected(),
+            has_other,
         })
     }
 
@@ -194,6 +200,7 @@ impl Endpoints {
                     self.ejected -= 1;
                 }
             }
+            Verdict::Late => endpoint.observe(after, now),
             Verdict::Failed => {
                 endpoint.observe(after.max(FAILURE), now);
                 endpoint.failures += 1;

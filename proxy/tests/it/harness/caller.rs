@@ -22,12 +22,19 @@ use tokio_rustls::client::TlsStream;
 pub(crate) struct Reply {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    pub(crate) trailers: HeaderMap,
     pub(crate) body: String,
 }
 
 impl Reply {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn trailer(&self, name: &str) -> &str {
+        self.trailers
             .get(name)
             .map_or("", |value| value.to_str().unwrap())
     }
@@ -143,8 +150,11 @@ impl Caller {
 
 async fn read(response: Response<Incoming>) -> hyper::Result<Reply> {
     let (head, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
+    let body = body.collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let body = body.to_bytes();
     Ok(Reply {
+        trailers,
         status: head.status,
         headers: head.headers,
         body: String::from_utf8(body.to_vec()).unwrap(),
