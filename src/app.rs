@@ -1,13 +1,13 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
 use crate::config::{Config, Identity};
-use crate::files::Stamp;
 use crate::reload::{self, Files, Reload};
 use crate::{policy_dir, signal};
 use anyhow::Context;
 use ca::client::{self, ClientConfig, ClientState};
 use identity::TrustBundle;
 use proxy::drain::{Drain, Readiness};
+use proxy::files::{Looks, Stamp};
 use proxy::{Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -50,7 +50,7 @@ async fn serve(config_file: &Path) -> anyhow::Result<()> {
             policy: config.policy,
             policy_options,
         },
-        read,
+        looks: Looks::since(read),
         hangup,
         proxy: bound.reload_handle(),
         policy: policy_sender,

@@ -3,9 +3,9 @@
 //! Every problem of the file is reported in one run, with file, line and key. Relative paths are taken from the
 //! working directory.
 
-use crate::files::read_text;
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Problem, Problems};
+use proxy::files::read_text;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -16,8 +16,6 @@ mod config;
 
 mod policy_dir;
 
-mod files;
-
 mod app;
 
 mod reload;

@@ -1,9 +1,9 @@
 //! A directory of policy documents, from disk to a compiled policy. (The policy crate does no I/O.)
 
 use crate::config::problems_text;
-use crate::files::{Stamp, read_text};
 use policy::yaml::Problem;
 use policy::{Options, Policy, Source};
+use proxy::files::{Stamp, read_text};
 use std::io;
 use std::path::{Path, PathBuf};
 

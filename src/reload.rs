@@ -2,40 +2,28 @@
 //!
 //! A whole new value is built before anything is swapped. A bad file leaves the last good one serving, is logged and
 //! counted, and shows in `/ready` until a good one arrives.
-//!
-//! The files are looked at, not watched: a look also sees a folder that was removed and made anew, a symbolic link that
-//! points elsewhere now (how Kubernetes updates a ConfigMap) and a file on a network share, and it needs no kernel
-//! watches, of which a crowded machine runs out.
 
 use crate::config::{Config, Identity, PolicyFiles};
-use crate::files::Stamp;
 use crate::policy_dir;
 use anyhow::Context;
 use policy::Policy;
 use proxy::ReloadHandle;
 use proxy::access_log::AccessLog;
 use proxy::admin::PolicyStatus;
+use proxy::files::{LOOK_EVERY, Looks, RETRY_AFTER, Stamp};
 use proxy::metrics::Metrics;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-
-/// Files are read once two looks in a row find them the same, so that those that belong together, or are still being
-/// written, are read as one change: within a second. A hundred files cost a tenth of a millisecond a look.
-const LOOK_EVERY: Duration = Duration::from_millis(400);
-
-/// A refused reload is tried again after this long without any change: the reason may have been the machine's.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// What a reload replaces.
 #[derive(Debug)]
 pub(crate) struct Reload {
     pub(crate) files: Files,
-    /// How the files looked just before they were read.
-    pub(crate) read: Stamp,
+    pub(crate) looks: Looks,
     pub(crate) hangup: Signal,
     pub(crate) proxy: ReloadHandle,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
@@ -83,7 +71,6 @@ impl Reload {
     pub(crate) async fn run(mut self) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut previous = self.read.clone();
         let mut retry_at = None;
         loop {
             let is_asked = tokio::select! {
@@ -98,11 +85,10 @@ impl Reload {
             let Ok(stamp) = tokio::task::spawn_blocking(move || files.stamp()).await else {
                 continue;
             };
-            let has_settled = stamp == previous;
-            previous = stamp.clone();
+            let has_changed = self.looks.take(stamp);
             let is_due = retry_at.is_some_and(|at| Instant::now() >= at);
-            if is_asked || is_due || (has_settled && stamp != self.read) {
-                self.read = stamp;
+            if is_asked || is_due || has_changed {
+                self.looks.read();
                 let outcome = self.once().await;
                 retry_at = outcome.is_err().then(|| Instant::now() + RETRY_AFTER);
                 self.tell(outcome);

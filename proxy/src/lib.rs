@@ -10,6 +10,8 @@
 // The configuration, checked before anything is bound; threads, each with listeners and pools of its own.
 pub mod config;
 
+pub mod files;
+
 mod worker;
 
 mod descriptors;

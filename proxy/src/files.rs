@@ -3,13 +3,22 @@
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Files are looked at, not watched: a look also sees a folder that was removed and made anew, a symbolic link that points
+/// elsewhere now (how Kubernetes updates a ConfigMap) and a file on a network share, and it needs no kernel watches, of
+/// which a crowded machine runs out. A hundred files cost a tenth of a millisecond a look.
+pub const LOOK_EVERY: Duration = Duration::from_millis(400);
+
+/// Files that were refused are read again after this long without any change: the reason may have been the machine's.
+pub const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// The text of a configuration or policy file. What is larger than any of these may be is cut, one byte past the limit,
 /// for the YAML reader to refuse.
 ///
 /// # Errors
 /// When it cannot be read, is not a file (opening a named pipe would wait for its writer) or not UTF-8.
-pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+pub fn read_text(path: &Path) -> io::Result<String> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("expected a file"));
     }
@@ -31,13 +40,14 @@ pub(crate) fn read_text(path: &Path) -> io::Result<String> {
 /// How files look from outside. A change to one of them, by whatever way it is made, gives another stamp: an edit, a
 /// rename, a symbolic link that points elsewhere, a folder that is removed or made anew, a permission taken or given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Stamp(Vec<(PathBuf, Result<Look, io::ErrorKind>)>);
+pub struct Stamp(Vec<(PathBuf, Result<Look, io::ErrorKind>)>);
 
 /// Device, inode and size; seconds and nanoseconds of the last change to content and to the inode.
 type Look = ([u64; 3], [i64; 4]);
 
 impl Stamp {
-    pub(crate) fn add(&mut self, path: &Path) {
+    /// Adds the look of a file, or of there being none.
+    pub fn add(&mut self, path: &Path) {
         let look = std::fs::metadata(path).map(|now| {
             (
                 [now.dev(), now.ino(), now.size()],
@@ -49,8 +59,36 @@ impl Stamp {
     }
 
     /// A file that could not even be listed.
-    pub(crate) fn add_failed(&mut self, path: &Path, error: &io::Error) {
+    pub fn add_failed(&mut self, path: &Path, error: &io::Error) {
         self.0.push((path.to_owned(), Err(error.kind())));
+    }
+}
+
+/// When to read files again: once two looks in a row find the same change, so that those that belong together, or are still
+/// being written, are read as one.
+#[derive(Debug)]
+pub struct Looks {
+    read: Stamp,
+    last: Stamp,
+}
+
+impl Looks {
+    /// `read` is how the files looked just before they were read.
+    pub fn since(read: Stamp) -> Self {
+        let last = read.clone();
+        Self { read, last }
+    }
+
+    /// Whether `now` shows something to be read.
+    pub fn take(&mut self, now: Stamp) -> bool {
+        let has_settled = now == self.last;
+        self.last = now;
+        has_settled && self.last != self.read
+    }
+
+    /// The files are read, as they looked last.
+    pub fn read(&mut self) {
+        self.read.clone_from(&self.last);
     }
 }
 
@@ -89,6 +127,22 @@ mod tests {
         expect_change("permissions");
         fs::remove_file(&file).expect("removed");
         expect_change("removed");
+    }
+
+    #[test]
+    fn a_change_is_read_once_and_not_before_it_has_come_to_rest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("a.yaml");
+        fs::write(&file, "one").expect("a file");
+        let mut looks = Looks::since(stamp(&file));
+        assert!(!looks.take(stamp(&file)), "nothing has changed");
+        for text in ["first", "and second", "half of it"] {
+            fs::write(&file, text).expect("a file");
+            assert!(!looks.take(stamp(&file)), "still being written: {text}");
+        }
+        assert!(looks.take(stamp(&file)));
+        looks.read();
+        assert!(!looks.take(stamp(&file)), "read already");
     }
 
     #[test]
