@@ -3,7 +3,7 @@
 //! by frame leaves together.
 
 use super::Alpn;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use rustls::Connection;
 use std::cell::RefCell;
 use std::io::{self, BufRead, IoSlice, Write};
@@ -15,6 +15,8 @@ use tokio_util::io::poll_read_buf;
 
 /// The most that is read from a socket at once.
 const MOST_READ: usize = 64 * 1024;
+/// The least that is asked of a socket at once, for readers that take a few bytes at a time.
+const LEAST_READ: usize = 2 * 1024;
 /// Nothing more is encrypted while this much waits for the socket.
 const ENOUGH: usize = 64 * 1024;
 /// Buffers that a thread keeps for its next reads: hardly ever is there something in more than one.
@@ -81,20 +83,24 @@ impl<S> Stream<S> {
     }
 
     /// Where the records come and go.
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
     pub(crate) fn socket_mut(&mut self) -> &mut S {
         &mut self.socket
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
-    /// Decrypts what was read. Once there is none of it left, more is read.
-    fn poll_decrypt(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Decrypts what was read. Once there is none of it left, more is read; `wanted` is what there is room for.
+    fn poll_decrypt(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<()>> {
         if let Some(error) = &self.failed {
             let error = io::Error::new(io::ErrorKind::InvalidData, error.clone());
             return Poll::Ready(Err(error));
         }
         if self.input.is_empty() {
-            ready!(self.poll_fill(cx))?;
+            ready!(self.poll_fill(cx, wanted))?;
         }
         // Nothing is the end of it: rustls knows whether the other side may end here.
         let taken = self.session.read_tls(&mut &self.input[..])?;
@@ -111,10 +117,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<usize>> {
+        let most = match self.flushing {
+            // Whoever does not come back for the rest would hold the thread's buffer for it.
+            Flushing::AtOnce => wanted.clamp(LEAST_READ, MOST_READ),
+            // Its reader always does.
+            Flushing::BeforeReading => MOST_READ,
+        };
         let spare = SPARE.with_borrow_mut(Vec::pop);
         self.input = spare.unwrap_or_else(|| BytesMut::with_capacity(MOST_READ));
-        let read = poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input);
+        let mut input = (&mut self.input).limit(most);
+        let read = poll_read_buf(Pin::new(&mut self.socket), cx, &mut input);
         if self.input.is_empty() {
             self.give_back();
         }
@@ -193,7 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             if this.input.is_empty() && buffer.filled().len() > before {
                 break;
             }
-            match this.poll_decrypt(cx) {
+            match this.poll_decrypt(cx, buffer.remaining()) {
                 Poll::Ready(Ok(())) => {}
                 // What has come counts; the next call says why there is no more.
                 Poll::Ready(Err(_)) if buffer.filled().len() > before => break,

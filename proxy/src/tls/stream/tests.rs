@@ -134,6 +134,20 @@ async fn no_more_is_taken_than_has_room() {
     }
 }
 
+/// Each used to keep 64 KiB.
+#[tokio::test]
+async fn a_reader_that_stalls_holds_no_buffer() {
+    let (mut near, mut far) = pair(Alpn::Http1, 200_000).await;
+    for _ in 0..100 {
+        far.write_all(&[7; 1000]).await.unwrap();
+        far.flush().await.unwrap();
+    }
+    for room in [2048, 8192, 32_768] {
+        near.read_exact(&mut vec![0; room]).await.unwrap();
+        assert_eq!(near.input.capacity(), 0, "after {room}");
+    }
+}
+
 #[tokio::test]
 async fn an_end_without_a_farewell_is_an_error() {
     let (mut near, far) = pair(Alpn::Http1, 1000).await;
