@@ -162,8 +162,12 @@ impl Upgrade {
     }
 }
 
-/// Fits a response head to the answer to an extended CONNECT.
-pub(crate) fn answer_connect(head: &mut response::Parts) {
+/// Fits a response head to the answer to an extended CONNECT. `is_whole` says that no body follows.
+pub(crate) fn answer_connect(head: &mut response::Parts, is_whole: bool) {
+    if is_whole {
+        // What the answer to a HEAD says of a body that does not come would be a broken one in the answer to a CONNECT.
+        head.headers.remove(CONTENT_LENGTH);
+    }
     if head.extensions.get::<Upgrade>().is_some() {
         head.status = StatusCode::OK;
         head.headers.remove(CONTENT_LENGTH);

@@ -12,7 +12,8 @@ use crate::upgrade;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, Method, Request, Response, response};
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, response};
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -106,8 +107,13 @@ pub(crate) struct Stream {
     is_head: bool,
     /// An extended CONNECT (RFC 8441).
     is_connect: bool,
+    waits_for_continue: bool,
     pub(crate) deadline: Deadline,
     _turn: Turn,
+}
+
+fn is_continue(expected: &HeaderValue) -> bool {
+    expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
 }
 
 impl Stream {
@@ -118,12 +124,15 @@ impl Stream {
         turn: Turn,
     ) -> (http::request::Parts, Self) {
         let (head, body) = request.into_parts();
+        let waits_for_continue =
+            !body.is_end_stream() && head.headers.get(EXPECT).is_some_and(is_continue);
         let stream = Self {
             respond,
             body,
             response: None,
             is_head: head.method == Method::HEAD,
             is_connect: head.method == Method::CONNECT,
+            waits_for_continue,
             deadline: Deadline::default(),
             _turn: turn,
         };
@@ -142,6 +151,13 @@ impl Stream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece, Broken>>> {
+        // Whoever asks for the body wants it (RFC 9110 section 10.1.1).
+        if std::mem::take(&mut self.waits_for_continue) && self.response.is_none() {
+            let mut go_on = Response::new(());
+            *go_on.status_mut() = StatusCode::CONTINUE;
+            // Fails on a stream that has ended, as the next line tells.
+            let _ = self.respond.send_informational(go_on);
+        }
         super::poll_body(&mut self.body, cx)
     }
 
@@ -151,10 +167,10 @@ impl Stream {
         mut head: response::Parts,
         body: Framing,
     ) -> Result<(), Broken> {
-        if self.is_connect {
-            upgrade::answer_connect(&mut head);
-        }
         let is_whole = self.is_head || matches!(body, Framing::Empty | Framing::Length(0));
+        if self.is_connect {
+            upgrade::answer_connect(&mut head, is_whole);
+        }
         let response = Response::from_parts(head, ());
         let mut sender = Sender::new(self.respond.send_response(response, is_whole)?);
         sender.ends = is_whole;

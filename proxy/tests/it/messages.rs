@@ -4,6 +4,7 @@ use crate::harness::{
 };
 use http::{Method, Request, StatusCode};
 use identity::Svid;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -66,6 +67,41 @@ async fn a_caller_that_waits_to_be_told_to_continue_is() {
     let answer = head(&mut stream).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(!answer.contains("expect:"), "{answer}");
+}
+
+/// On HTTP/2 nobody told it.
+#[tokio::test]
+async fn a_caller_on_http2_that_waits_to_be_told_to_continue_is_unless_it_is_refused() {
+    let app = App::start().await;
+    let mesh = Mesh::new(
+        app.address,
+        &grant("allow: [{methods: [POST], path: \"/a\"}]"),
+    );
+    let svid = Some(&mesh.frontend);
+    let stream = tls(mesh.sidecar.inbound, &mesh.authority, svid, b"h2").await;
+    let (mut sender, connection) = h2::client::handshake(stream.unwrap()).await.unwrap();
+    tokio::spawn(connection);
+    for (path, expects, told, status) in [
+        ("/a", "100-continue", true, StatusCode::OK),
+        ("/a", "", false, StatusCode::OK),
+        ("/b", "100-continue", false, StatusCode::FORBIDDEN),
+    ] {
+        let mut request = Request::post(format!("https://{HOST}{path}"));
+        if !expects.is_empty() {
+            request = request.header("expect", expects);
+        }
+        let (mut response, mut body) = sender
+            .send_request(request.body(()).unwrap(), false)
+            .unwrap();
+        let wait = if told { SOON } else { SOON / 10 };
+        let interim = timeout(wait, poll_fn(|cx| response.poll_informational(cx))).await;
+        let heard = matches!(&interim, Ok(Some(Ok(head))) if head.status() == StatusCode::CONTINUE);
+        assert_eq!(heard, told, "{path} {expects}: {interim:?}");
+        // It may have been refused already.
+        body.send_data("a body".into(), true).ok();
+        let answer = timeout(SOON, response).await.expect("an answer").unwrap();
+        assert_eq!(answer.status(), status, "{path} {expects}");
+    }
 }
 
 #[tokio::test]

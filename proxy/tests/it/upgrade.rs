@@ -1,11 +1,13 @@
-//! Upgrades: who may ask for one, when its bytes flow, and when it ends.
+//! Upgrades: who may ask for one, and when its bytes flow.
+
+mod lasting; // What lasts, and what ends it.
+mod profiles; // What else a port takes only if its profile says so.
 
 use crate::harness::{
-    App, Authority, FRONTEND, Life, ORDERS, Sidecar, compile, document, grant, grant_all, head,
-    outbound, service, sidecar, tls,
+    Authority, FRONTEND, Life, ORDERS, Sidecar, document, grant, grant_all, head, outbound,
+    service, sidecar, tls,
 };
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -314,127 +316,33 @@ async fn an_app_that_does_not_switch_is_heard_with_its_own_status() {
     }
 }
 
+/// What the answer to a HEAD says of the body that it does not have broke the answer to a CONNECT.
 #[tokio::test]
-async fn a_withdrawn_grant_ends_its_websockets_and_another_change_does_not() {
-    let documents = grant_all() + &profile();
-    let pair = Pair::new(&documents, SWITCH).await;
-    let mut stream = pair.workload().await;
-    stream.write_all(ASK.as_bytes()).await.unwrap();
-    head(&mut stream).await;
-    for change in 0..20 {
-        let more = document("Guard", &format!("g{change}"), "deny: [{path: \"/other\"}]");
-        pair.orders
-            .policy
-            .send_replace(Arc::new(compile(&(documents.clone() + &more))));
-        stream.write_all(b"still").await.unwrap();
-        said(&mut stream, "still").await;
-    }
-    let guard = document("Guard", "none", "deny: [{path: \"/chat\"}]");
-    pair.orders
-        .policy
-        .send_replace(Arc::new(compile(&(documents + &guard))));
-    assert_eq!(rest(&mut stream).await, "");
-}
-
-#[tokio::test]
-async fn a_response_that_goes_on_ends_with_its_grant_whatever_the_request_said() {
-    let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
-    let pair = Pair::new(&grant_all(), answer).await;
-    let streams: [Box<dyn Both>; 2] = [
-        Box::new(pair.direct().await),
-        Box::new(pair.workload().await),
-    ];
-    for mut stream in streams {
-        pair.orders
-            .policy
-            .send_replace(Arc::new(compile(&grant_all())));
-        let ask = b"GET /events HTTP/1.1\r\nHost: orders.shop.example\r\n\r\n";
-        stream.write_all(ask).await.unwrap();
-        let begun = head(&mut stream).await;
-        assert!(begun.starts_with("HTTP/1.1 200 "), "{begun}");
-        pair.orders.policy.send_replace(Arc::new(compile("")));
-        let after = rest(&mut stream).await;
-        assert!(!after.contains("0\r\n\r\n"), "it looks whole: {after:?}");
-    }
-}
-
-#[tokio::test]
-async fn events_and_calls_may_rest_for_longer_than_a_body_may_stall() {
-    for (answer, is_cut) in [
-        (&b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"[..], false),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", true),
+async fn a_head_that_asks_for_an_upgrade_is_answered_as_a_head() {
+    for (answer, status) in [
+        (&b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"[..], 200),
+        (
+            b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            304,
+        ),
+        (
+            b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 5\r\n\r\n",
+            426,
+        ),
     ] {
-        let pair = Pair::new(&grant_all(), answer).await;
-        for sidecar in [&pair.orders, &pair.frontend] {
-            let mut config = sidecar.config.clone();
-            config.timeouts.idle = Duration::from_millis(300);
-            sidecar.reload.apply(config).unwrap();
+        let all = grant("allow: [{methods: [HEAD], path: \"/**\"}]");
+        let mut pair = Pair::new(&(all + &profile()), answer).await;
+        let streams: [Box<dyn Both>; 2] = [
+            Box::new(pair.direct().await),
+            Box::new(pair.workload().await),
+        ];
+        for mut stream in streams {
+            let ask = ASK.replace("GET", "HEAD");
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            let heard = head(&mut stream).await;
+            assert!(heard.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
+            let asked = pair.told.recv().await.unwrap();
+            assert!(asked.starts_with("HEAD /chat "), "{asked}");
         }
-        let mut stream = pair.workload().await;
-        let ask = b"GET /events HTTP/1.1\r\nHost: orders.shop.example\r\n\r\n";
-        stream.write_all(ask).await.unwrap();
-        head(&mut stream).await;
-        let mut bytes = Vec::new();
-        let ended = timeout(Duration::from_secs(2), stream.read_to_end(&mut bytes)).await;
-        assert_eq!(ended.is_ok(), is_cut, "{}", String::from_utf8_lossy(answer));
     }
-}
-
-#[tokio::test]
-async fn a_preflight_passes_where_its_request_does_if_the_profile_says_so() {
-    let preflight = "OPTIONS /bytes/5 HTTP/1.1\r\nHost: orders\r\nOrigin: https://shop.example\r\n\
-                     Access-Control-Request-Method: POST\r\n\r\n";
-    let with_body = preflight.replace("\r\n\r\n", "\r\nContent-Length: 2\r\n\r\nhi");
-    let of_put = preflight.replace("POST", "PUT");
-    let app = App::start().await;
-    let authority = Authority::new();
-    let cors = document("HttpProfile", "cors", "cors: preflight");
-    for (documents, ask, status) in [
-        (grant_all() + &cors, preflight, "200"),
-        (grant_all() + &cors, &with_body, "403"),
-        (grant_all() + &cors, &of_put, "403"),
-        (grant_all(), preflight, "403"),
-    ] {
-        let svid = authority.svid(ORDERS, Life::Hour);
-        let orders = sidecar(&authority, svid, app.address, &documents, |_| ());
-        let frontend = authority.svid(FRONTEND, Life::Hour);
-        let mut caller = tls(orders.inbound, &authority, Some(&frontend), b"http/1.1")
-            .await
-            .unwrap();
-        caller.write_all(ask.as_bytes()).await.unwrap();
-        let answer = head(&mut caller).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{answer}\n{ask}"
-        );
-    }
-}
-
-#[tokio::test]
-async fn http_1_0_is_taken_where_the_profile_says_so() {
-    let authority = Authority::new();
-    let app = App::start().await;
-    for (profile, version) in [("", "505"), ("http10: true", "200")] {
-        let documents = match profile {
-            "" => grant_all(),
-            spec => grant_all() + &document("HttpProfile", "old", spec),
-        };
-        let svid = authority.svid(ORDERS, Life::Hour);
-        let orders = sidecar(&authority, svid, app.address, &documents, |_| ());
-        let frontend = authority.svid(FRONTEND, Life::Hour);
-        let mut caller = tls(orders.inbound, &authority, Some(&frontend), b"http/1.1")
-            .await
-            .unwrap();
-        let ask = "GET /bytes/5 HTTP/1.0\r\nHost: orders\r\nConnection: keep-alive\r\n\r\n\
-                   GET /bytes/6 HTTP/1.1\r\nHost: orders\r\n\r\n";
-        caller.write_all(ask.as_bytes()).await.unwrap();
-        let answer = rest(&mut caller).await;
-        assert!(
-            answer.starts_with(&format!("HTTP/1.1 {version} ")),
-            "{answer}"
-        );
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
-        assert!(!answer.contains("chunked"), "{answer}");
-    }
-    assert_eq!(app.requests(), 1);
 }
