@@ -6,12 +6,16 @@
 //! On the wire, under an ALPN of its own: names of 32 octets go up; for each comes down, in order, the moment until which
 //! the connection may go on now, as seconds since 1970 in 8 octets, or 0 if nobody here knows such a connection of this caller.
 //! A name alone is of no use: whoever says it has to hold a key for the same identity.
+//!
+//! Here are how long a connection lasts and the answering side; `claims` has the asking side.
+
+mod claims;
+mod until;
+
+pub(crate) use claims::{Claim, Claims, Lasting, keep_proven};
+pub(crate) use until::Until;
 
 use crate::authorize::reached;
-use crate::config::Destination;
-use crate::error::ConnectError;
-use crate::tls::{Alpn, Connector};
-use crate::upstream::connect;
 use identity::SpiffeId;
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +26,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The label of the exporter.
 pub(crate) const LABEL: &[u8] = b"EXPORTER-tipstaff-connection";
-/// Names on one connection: more than one endpoint has connections in use.
+/// Names on one connection: few callers have more in use at once, and those make another.
 const MOST_NAMES: usize = 1024;
 
 /// What the ends of one connection call it.
@@ -49,6 +53,26 @@ impl Ends {
     pub(crate) async fn reached(&self) {
         while SystemTime::now() < self.moment() {
             reached(Some(self.moment())).await;
+        }
+    }
+}
+
+/// When a connection has to be replaced or proven again, from the certificates at its two ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Validity {
+    /// From here on that is due.
+    pub(crate) replace_at: SystemTime,
+    /// From here on it takes no request.
+    pub(crate) retire_at: SystemTime,
+}
+
+impl Validity {
+    pub(crate) fn new(now: SystemTime, not_after: SystemTime) -> Self {
+        let left = not_after.duration_since(now).unwrap_or_default();
+        // Well before the server side sends us away, and early enough for a second attempt.
+        Self {
+            replace_at: not_after - (left / 2).min(Duration::from_secs(60)),
+            retire_at: not_after - (left / 4).min(Duration::from_secs(20)),
         }
     }
 }
@@ -145,34 +169,6 @@ impl Drop for Hold {
     fn drop(&mut self) {
         self.held.lock().remove(&self.name);
     }
-}
-
-/// Proves ourselves to the sidecar at `destination` again, for the connections `names`. Answers until when each may go on;
-/// None for one that is not known there. The caller of this sets the deadline.
-pub(crate) async fn prove(
-    connector: &Connector,
-    destination: &Destination,
-    names: &[Name],
-) -> Result<Vec<Option<SystemTime>>, ConnectError> {
-    let credentials = connector.credentials()?;
-    let stream = connect(destination).await?;
-    let mut connected = connector.connect(credentials, stream).await?;
-    if connected.alpn != Alpn::Proof {
-        return Err(ConnectError::Protocol);
-    }
-    let lost = |error| ConnectError::Io(Arc::new(error));
-    let mut answers = Vec::with_capacity(names.len());
-    for name in names.iter().take(MOST_NAMES) {
-        let stream = &mut connected.tls;
-        stream.write_all(name).await.map_err(lost)?;
-        stream.flush().await.map_err(lost)?;
-        let answer = stream.read_u64().await.map_err(lost)?;
-        // Theirs is the earlier of both sides' certificates; a greater one than ours is not believed.
-        let until = (UNIX_EPOCH + Duration::from_secs(answer.min(seconds(connected.ends))))
-            .min(connected.ends);
-        answers.push((answer > 0).then_some(until));
-    }
-    Ok(answers)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::tls;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, Join};
@@ -17,6 +18,14 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
         Poll::Ready(Ok(()))
     }
 
+    /// Who is at the other end.
+    ///
+    /// # Errors
+    /// The connection is gone, or none that has an address.
+    fn peer(&self) -> io::Result<SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Whether the kernel has something for us to read, or the end. Those that cannot tell have nothing.
     fn has_input(&self) -> bool {
         false
@@ -24,6 +33,10 @@ pub(crate) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
 }
 
 impl Socket for TcpStream {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        self.peer_addr()
+    }
+
     fn has_input(&self) -> bool {
         has_input(self)
     }
@@ -47,6 +60,10 @@ impl Socket for UnixStream {
 }
 
 impl Socket for Box<dyn Socket> {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        self.as_ref().peer()
+    }
+
     fn has_input(&self) -> bool {
         self.as_ref().has_input()
     }
@@ -57,6 +74,10 @@ impl Socket for Box<dyn Socket> {
 }
 
 impl<S: Socket> Socket for tls::Stream<S> {
+    fn peer(&self) -> io::Result<SocketAddr> {
+        self.socket().peer()
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket_mut().poll_room(cx)
     }

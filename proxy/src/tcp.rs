@@ -1,7 +1,6 @@
 //! Opaque TCP over mutual TLS, under an ALPN of its own. Who may connect is decided by identity alone: inbound once for each
 //! connection, and again whenever the answer may have changed. Outbound each service has a listener of its own.
 
-use crate::authorize::reached;
 use crate::config::{Config, Destination, TcpService};
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -11,11 +10,10 @@ use crate::h1::{client, server};
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
-use crate::proof::{Ends, Name, prove};
+use crate::proof::{Claim, Claims, keep_proven};
 use crate::relay::{Passage, Relay};
 use crate::socket::Socket;
 use crate::tls::{Alpn, Connected, Connector, Wanted};
-use crate::upstream::http2::Validity;
 use crate::upstream::{Deadlines, Upstream, connect_sidecar};
 use crate::worker::Shared;
 use bytes::BytesMut;
@@ -23,7 +21,6 @@ use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 /// A connection as the access log shows it: as a CONNECT, of which HTTP lets none pass.
@@ -74,11 +71,8 @@ pub(crate) struct Outbound {
     endpoints: Vec<(Destination, Arc<str>)>,
     next: AtomicUsize,
     connector: Connector,
-    prover: Connector,
+    claims: Arc<Claims<Claim>>,
 }
-
-/// Between two proofs of one connection.
-const PROVE_AGAIN: Duration = Duration::from_secs(1);
 
 impl Outbound {
     pub(crate) fn new(shared: &Arc<Shared>, service: &TcpService) -> Arc<Self> {
@@ -90,6 +84,8 @@ impl Outbound {
             let live = Arc::clone(&shared.identity);
             Connector::new(service.identity.clone(), wanted, live)
         };
+        let claims = Claims::new(connector(Wanted::Proof));
+        tokio::spawn(keep_proven(Arc::downgrade(&claims), Arc::clone(shared)));
         Arc::new(Self {
             origin: Origin {
                 shared: Arc::clone(shared),
@@ -100,7 +96,7 @@ impl Outbound {
             endpoints: endpoints.collect(),
             next: AtomicUsize::new(0),
             connector: connector(Wanted::Tcp),
-            prover: connector(Wanted::Proof),
+            claims,
         })
     }
 
@@ -116,17 +112,15 @@ impl Outbound {
             Ok(tunnel) => tunnel,
             Err(failure) => return exchange.failed(&failure),
         };
-        let (connected, destination) = match self.connect(&config, &mut exchange).await {
+        let (connected, claim) = match self.connect(&config, &mut exchange).await {
             Ok(connected) => connected,
             Err(failure) => return exchange.failed(&failure),
         };
         exchange.allowed(None);
-        let ends = Ends::new(connected.ends);
+        self.claims.add(&claim);
         let cut = async {
-            tokio::select! {
-                () = ends.reached() => CERTIFICATE_ENDED,
-                () = self.keep_proven(destination, connected.name, &ends, &config) => CERTIFICATE_ENDED,
-            }
+            claim.ends.reached().await;
+            CERTIFICATE_ENDED
         };
         carry(stream, Box::new(connected.tls), &config, &mut exchange, cut).await;
     }
@@ -136,7 +130,7 @@ impl Outbound {
         &self,
         config: &Config,
         exchange: &mut Exchange<'_>,
-    ) -> Result<(Connected<Box<dyn Socket>>, &Destination), Failure> {
+    ) -> Result<(Connected<Box<dyn Socket>>, Arc<Claim>), Failure> {
         self.origin.shared.admission.take_request()?;
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let limit = config.timeouts.upstream_connect;
@@ -152,7 +146,8 @@ impl Outbound {
             );
             match connected.await.unwrap_or(Err(ConnectError::Timeout(limit))) {
                 Ok(connected) if connected.alpn == Alpn::Tcp => {
-                    return Ok((connected, destination));
+                    let claim = Claim::of(&connected)?;
+                    return Ok((connected, Arc::new(claim)));
                 }
                 Ok(_) => failure = ConnectError::Protocol,
                 Err(error) => failure = error,
@@ -160,48 +155,6 @@ impl Outbound {
         }
         Err(failure.into())
     }
-
-    /// Has a connection go on when one of its certificates is renewed. Never ends.
-    async fn keep_proven(
-        &self,
-        destination: &Destination,
-        name: Name,
-        ends: &Ends,
-        config: &Config,
-    ) {
-        let mut svid = self.origin.shared.identity.watch();
-        svid.mark_unchanged();
-        let limit = config.timeouts.upstream_connect;
-        loop {
-            let due = Validity::new(SystemTime::now(), ends.moment()).replace_at;
-            tokio::select! {
-                // Not all at once: each proof is a handshake.
-                Ok(()) = svid.changed() => tokio::time::sleep(turn(name, ends.moment())).await,
-                () = reached(Some(due)) => {}
-            }
-            match timeout(limit, prove(&self.prover, destination, &[name])).await {
-                Ok(Ok(answers)) => {
-                    if let Some(until) = answers.first().copied().flatten() {
-                        ends.put_off(until);
-                    }
-                }
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, %destination, "cannot prove a connection's identity again")
-                }
-                Err(_) => tracing::debug!(%destination, "no answer to a proof"),
-            }
-            // A server that is as old as the connection has no more to give for a while.
-            tokio::time::sleep(PROVE_AGAIN).await;
-        }
-    }
-}
-
-/// When it is a connection's turn to be proven after a renewal: up to an eighth of what it has left, 10 s at most, by its name,
-/// which is as good as random.
-fn turn(name: Name, ends: SystemTime) -> Duration {
-    const MOST: Duration = Duration::from_secs(10);
-    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
-    (left / 8).min(MOST) * u32::from(name[0]) / u32::from(u8::MAX)
 }
 
 /// Why a connection was cut: no connection outlives its identity.

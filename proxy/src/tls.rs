@@ -51,6 +51,8 @@ pub(crate) enum Alpn {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     Http,
+    /// For one exchange that HTTP/2 does not carry there.
+    Http1,
     Tcp,
     Proof,
 }
@@ -213,6 +215,7 @@ impl Connector {
         let expected = self.expected.clone();
         let alpn: &[&[u8]] = match self.wanted {
             Wanted::Http => &[HTTP2, HTTP1],
+            Wanted::Http1 => &[HTTP1],
             Wanted::Tcp => &[TCP],
             Wanted::Proof => &[PROOF],
         };

@@ -7,8 +7,8 @@
 mod lane;
 mod rotation;
 
-pub(crate) use lane::{Stream, length};
-pub(crate) use rotation::{Validity, keep_fresh};
+pub(crate) use lane::{Standing, Stream, length};
+pub(crate) use rotation::keep_fresh;
 
 use super::http1::Pool;
 use super::{Upstream, Wait, connect, connect_sidecar};
@@ -19,8 +19,9 @@ use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
 use crate::metrics::Metrics;
 use crate::normalize::Rejection;
-use crate::proof::{Ends, Name};
-use crate::tls::{Alpn, Connector};
+use crate::proof::{Claim, Claims, Until, Validity};
+use crate::socket::Socket;
+use crate::tls::{Alpn, Connected as Shaken, Connector};
 use crate::upgrade::Upgrade;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -28,10 +29,10 @@ use http::header::HOST;
 use http::uri::{self, Authority, Scheme};
 use http::{Request, Uri, Version, request};
 use identity::SpiffeId;
-use lane::{Lane, Place, Standing};
+use lane::{Lane, Place};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout;
 
@@ -45,10 +46,6 @@ const MAX_SENDS: usize = MAX_LANES + 1;
 /// How long an HTTP/1.1 connection to a sidecar may rest: half of what sidecars wait by default.
 const HTTP1_REST: Duration = Duration::from_secs(30);
 
-/// How often, and after how long each, a lane is asked again what it takes: its settings are on the way.
-const SETTLES: u32 = 100;
-const SETTLE: Duration = Duration::from_millis(10);
-
 /// Who is at the other end, and how to know.
 #[derive(Debug)]
 pub(crate) enum Remote {
@@ -57,8 +54,10 @@ pub(crate) enum Remote {
     /// A sidecar that has to prove exactly this identity.
     Sidecar {
         connector: Connector,
-        /// For connections that outlive the certificates they were made with.
-        prover: Connector,
+        /// For upgrades where HTTP/2 carries none (RFC 8441 is an extension).
+        http1: Connector,
+        /// Lanes that may outlive the certificates they were made with.
+        claims: Arc<Claims<Standing>>,
         metrics: Arc<Metrics>,
     },
 }
@@ -70,8 +69,6 @@ pub(crate) struct Lanes {
     name: Arc<str>,
     remote: Remote,
     open: Mutex<Vec<Lane>>,
-    /// Every lane that may still be in use, with its name.
-    made: Mutex<Vec<(Name, Weak<Standing>)>>,
     /// Connections to a sidecar that speaks HTTP/1.1 alone.
     http1: Pool,
     speaks_http1: AtomicBool,
@@ -86,7 +83,6 @@ impl Lanes {
             destination,
             remote,
             open: Mutex::new(Vec::new()),
-            made: Mutex::new(Vec::new()),
             http1: Pool::new(),
             speaks_http1: AtomicBool::new(false),
             connecting: tokio::sync::Mutex::new(None),
@@ -182,10 +178,13 @@ impl Lanes {
             };
             // Never waits: what is over the server's limit on streams queues in the library.
             if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
-                let upgrade: Option<Upgrade> = head.extensions.remove();
-                if upgrade.is_some() && !takes_upgrades(&sender).await {
-                    return Err(Rejection::Upgrade.into());
+                if head.extensions.get::<Upgrade>().is_some()
+                    && let Some(http1) = Box::pin(self.around(&sender, &place, deadlines)).await?
+                {
+                    ready = Ready::Http1(http1);
+                    continue;
                 }
+                let upgrade: Option<Upgrade> = head.extensions.remove();
                 let ends = upgrade.is_none() && matches!(body, Framing::Empty | Framing::Length(0));
                 let mut request = self.request(head);
                 if let Some(upgrade) = &upgrade {
@@ -203,9 +202,11 @@ impl Lanes {
         Err(Failure::Connect(ConnectError::Unstable))
     }
 
-    /// Keeps an HTTP/1.1 connection of [`Ready::Http1`] for the next request.
+    /// Keeps an HTTP/1.1 connection of [`Ready::Http1`] for the next request, where requests need one.
     pub(crate) fn put(&self, connection: Box<Http1Connection>) {
-        self.http1.put(connection);
+        if self.speaks_http1.load(Ordering::Relaxed) {
+            self.http1.put(connection);
+        }
     }
 
     /// The request as HTTP/2 has it: scheme and authority from the URI. Host was made canonical, so it can be an authority;
@@ -258,30 +259,23 @@ impl Lanes {
             match &self.remote {
                 Remote::App => {
                     let stream = connect(&self.destination).await?;
-                    Ok(Connected::Lane(Lane::open(stream, None, None).await?))
+                    Ok(Connected::Lane(Lane::open(stream, None).await?))
                 }
                 Remote::Sidecar {
-                    connector, metrics, ..
+                    connector,
+                    claims,
+                    metrics,
+                    ..
                 } => {
                     let connected = connect_sidecar(&self.destination, connector, metrics).await?;
-                    let (tls, validity) = (
-                        Box::new(connected.tls),
-                        Validity::new(SystemTime::now(), connected.ends),
-                    );
-                    Ok(match connected.alpn {
-                        Alpn::Http2 => {
-                            let ends = Ends::new(connected.ends);
-                            let lane = Lane::open(tls, Some(validity), Some(ends)).await?;
-                            self.note(connected.name, &lane);
-                            Connected::Lane(lane)
-                        }
-                        // What was not offered is not agreed to.
-                        Alpn::Http1 | Alpn::Tcp | Alpn::Proof => {
-                            let wire = Wire::new(tls, BytesMut::new());
-                            let retire_at = Some(validity.retire_at);
-                            Connected::Http1(Box::new(Http1Connection::new(wire, retire_at)))
-                        }
-                    })
+                    // What was not offered is not agreed to.
+                    if connected.alpn != Alpn::Http2 {
+                        return Ok(Connected::Http1(http1(connected)));
+                    }
+                    let claim = Claim::of(&connected)?;
+                    let claims = Some((claim, Arc::clone(claims)));
+                    let lane = Lane::open(Box::new(connected.tls), claims).await?;
+                    Ok(Connected::Lane(lane))
                 }
             }
         };
@@ -290,20 +284,42 @@ impl Lanes {
             .unwrap_or(Err(ConnectError::Timeout(limit)))
     }
 
+    /// A connection for one upgrade, if the lane carries none.
+    async fn around(
+        &self,
+        sender: &SendRequest<Bytes>,
+        place: &Place,
+        deadlines: Deadlines,
+    ) -> Result<Option<Box<Http1Connection>>, Failure> {
+        let limit = deadlines.connect;
+        let late = |_| ConnectError::Timeout(limit);
+        let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
+        if takes_upgrades.map_err(late)? {
+            return Ok(None);
+        }
+        let Remote::Sidecar {
+            http1: connector,
+            metrics,
+            ..
+        } = &self.remote
+        else {
+            return Err(Rejection::Upgrade.into());
+        };
+        let connecting = connect_sidecar(&self.destination, connector, metrics);
+        let connected = timeout(limit, connecting).await.map_err(late)??;
+        Ok(Some(http1(connected)))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether a lane takes extended CONNECT. One that was just opened has not said so yet.
-async fn takes_upgrades(lane: &SendRequest<Bytes>) -> bool {
-    for _ in 0..SETTLES {
-        if lane.is_extended_connect_protocol_enabled() {
-            return true;
-        }
-        tokio::time::sleep(SETTLE).await;
-    }
-    lane.is_extended_connect_protocol_enabled()
+fn http1(connected: Shaken<Box<dyn Socket>>) -> Box<Http1Connection> {
+    let retire_at = Validity::new(SystemTime::now(), connected.ends).retire_at;
+    let socket = Box::new(Until::new(Box::new(connected.tls), connected.ends));
+    let wire = Wire::new(socket, BytesMut::new());
+    Box::new(Http1Connection::new(wire, Some(retire_at)))
 }
 
 /// What a handshake led to.

@@ -1,5 +1,7 @@
 //! Long streams outlive the certificates of their connection, if their peer proves itself again, and only then.
 
+mod peers;
+
 use crate::harness::{
     Authority, FRONTEND, Life, ORDERS, Sidecar, document, endpoint, grant_all, head, outbound,
     service, sidecar,
@@ -172,4 +174,57 @@ async fn a_peer_that_stops_renewing_is_cut_whichever_side_it_is() {
             );
         }
     }
+}
+
+/// A proof used to go to the service's next endpoint, or to whichever replica its name stood for at that time.
+#[tokio::test]
+async fn each_stream_is_proven_at_the_replica_it_leads_to() {
+    let pair = Pair::new(Protocol::Tcp).await;
+    let app = echo(false).await;
+    let documents = grant_all().replace("{methods: [GET, POST], path: \"/**\"}", "{tcp: true}");
+    let other = pair.authority.svid(ORDERS, LIFE);
+    let other = sidecar(&pair.authority, other, app, &documents, |config| {
+        config.inbound[0].protocol = Protocol::Tcp;
+    });
+    let frontend = pair.authority.svid(FRONTEND, LIFE);
+    let frontend = sidecar(&pair.authority, frontend, app, "", |config| {
+        config.outbound = outbound(vec![]);
+        config.outbound.as_mut().unwrap().tcp.push(TcpService {
+            listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
+            destinations: Vec::new(),
+            endpoints: vec![endpoint(pair.orders.inbound), endpoint(other.inbound)],
+            identity: ORDERS.parse().unwrap(),
+        });
+    });
+    let [Address::Tcp(address)] = frontend.tcp[..] else {
+        panic!("expected one TCP service");
+    };
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        lasts(&mut stream, Duration::from_millis(1), || {}).await;
+        streams.push(stream);
+    }
+    let renew = || {
+        pair.renew(&pair.orders, ORDERS);
+        pair.renew(&other, ORDERS);
+        pair.renew(&frontend, FRONTEND);
+    };
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(8) {
+        renew();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    for stream in &mut streams {
+        let lasted = lasts(stream, Duration::from_millis(50), || {}).await;
+        assert!(lasted >= Duration::from_millis(50), "a stream has ended");
+    }
+    // One proof for all that lead to a replica, after each renewal and seldom besides.
+    let metrics = other.metrics().await;
+    let handshakes = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tipstaff_tls_handshakes_total{direction=\"inbound\"} "))
+        .expect("handshakes are counted");
+    let handshakes: u32 = handshakes.parse().unwrap();
+    assert!((12..40).contains(&handshakes), "{handshakes}");
 }

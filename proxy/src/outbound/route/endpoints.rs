@@ -3,6 +3,7 @@
 
 use crate::config::{Destination, Service};
 use crate::discovery::{Known, Member};
+use crate::proof::{Claims, keep_proven};
 use crate::tls::{Connector, Wanted};
 use crate::upstream::balance::Balance;
 use crate::upstream::http2::{Lanes, Remote, keep_fresh};
@@ -87,9 +88,12 @@ fn connections(destination: Destination, identity: &SpiffeId, shared: &Arc<Share
         let live = Arc::clone(&shared.identity);
         Connector::new(identity.clone(), wanted, live)
     };
+    let claims = Claims::new(connector(Wanted::Proof));
+    tokio::spawn(keep_proven(Arc::downgrade(&claims), Arc::clone(shared)));
     let remote = Remote::Sidecar {
         connector: connector(Wanted::Http),
-        prover: connector(Wanted::Proof),
+        http1: connector(Wanted::Http1),
+        claims,
         metrics: Arc::clone(&shared.metrics),
     };
     let lanes = Lanes::new(destination, remote);

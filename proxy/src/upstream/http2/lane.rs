@@ -1,12 +1,11 @@
 //! One HTTP/2 connection to a server, and the exchanges on it.
 
 use super::Ready;
-use super::rotation::Validity;
 use crate::body::{Broken, Piece};
 use crate::error::ConnectError;
 use crate::h1::head::Framing;
 use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
-use crate::proof::Ends;
+use crate::proof::{Claim, Claims, Lasting, Validity};
 use crate::socket::Socket;
 use crate::upgrade::Upgrade;
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
@@ -19,7 +18,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+use tokio::sync::SetOnce;
 
 /// A sidecar that is gone without a FIN is noticed after two of these, if requests are waiting on it.
 const PING: Duration = Duration::from_secs(10);
@@ -39,11 +39,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Speaks HTTP/2 on `socket`.
+    /// Speaks HTTP/2 on `socket`, whose certificates may be proven again with `claims`; none in plain text.
     pub(super) async fn open(
         socket: Box<dyn Socket>,
-        validity: Option<Validity>,
-        ends: Option<Ends>,
+        claims: Option<(Claim, Arc<Claims<Standing>>)>,
     ) -> Result<Self, ConnectError> {
         let (sender, connection) = ::h2::client::Builder::new()
             .enable_push(false)
@@ -55,10 +54,18 @@ impl Lane {
             .handshake(socket)
             .await
             .map_err(|error| ConnectError::Http(Arc::new(error)))?;
+        let (claim, claims) = claims.unzip();
+        let validity = claim
+            .as_ref()
+            .map(|claim| Validity::new(SystemTime::now(), claim.ends.moment()));
         let standing = Arc::new(Standing {
-            ends,
+            claim,
+            claims,
             ..Standing::default()
         });
+        if let Some(claims) = &standing.claims {
+            claims.add(&standing);
+        }
         // Boxed: making a task copies it several times.
         tokio::spawn(Box::pin(drive(connection, Arc::clone(&standing))));
         Ok(Self {
@@ -88,16 +95,40 @@ impl Lane {
 
 /// What a lane's users know of it.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(crate) struct Standing {
     pub(super) streams: AtomicUsize,
     /// None in plain text.
-    pub(super) ends: Option<Ends>,
+    claim: Option<Claim>,
+    /// A service that loses the endpoint keeps what is open to it.
+    claims: Option<Arc<Claims<Self>>>,
     pub(super) is_closed: AtomicBool,
+    /// Set once the server has said what it takes, or will not.
+    settled: SetOnce<()>,
+}
+
+impl Lasting for Standing {
+    fn claim(&self) -> Option<&Claim> {
+        self.claim.as_ref()
+    }
+
+    fn is_needed(&self) -> bool {
+        self.streams.load(Ordering::Relaxed) > 0 && !self.is_closed.load(Ordering::Relaxed)
+    }
 }
 
 /// One request's place on a lane, counted until dropped.
 #[derive(Debug)]
 pub(crate) struct Place(pub(super) Arc<Standing>);
+
+impl Place {
+    /// Whether the lane takes extended CONNECT. One that was just opened has not said so yet.
+    pub(super) async fn takes_upgrades(&self, sender: &SendRequest<Bytes>) -> bool {
+        if !sender.is_extended_connect_protocol_enabled() {
+            self.0.settled.wait().await;
+        }
+        sender.is_extended_connect_protocol_enabled()
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -184,11 +215,13 @@ pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
 /// stream has ended, or with its certificates.
 async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc<Standing>) {
     let mut pings = connection.ping_pong();
-    let mut awaits_pong = false;
+    // A server's settings are the first that it says (RFC 9113 section 3.4): with the answer to this they are there.
+    let is_asked = pings.as_mut().map(|pings| pings.send_ping(Ping::opaque()));
+    let mut awaits_pong = matches!(is_asked, Some(Ok(())));
     let mut alarm = pin!(tokio::time::sleep(PING));
     let mut ended = pin!(async {
-        match &standing.ends {
-            Some(ends) => ends.reached().await,
+        match &standing.claim {
+            Some(claim) => claim.ends.reached().await,
             None => std::future::pending().await,
         }
     });
@@ -209,6 +242,8 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
         };
         if awaits_pong && pings.poll_pong(cx).is_ready() {
             awaits_pong = false;
+            // Fails from the second on.
+            let _ = standing.settled.set(());
         }
         while alarm.as_mut().poll(cx).is_ready() {
             if awaits_pong {
@@ -224,4 +259,5 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
     })
     .await;
     standing.is_closed.store(true, Ordering::Relaxed);
+    let _ = standing.settled.set(());
 }
