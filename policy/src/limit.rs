@@ -29,7 +29,7 @@ use store::Store;
 /// What limits may be keyed by: the parts of one allowed request, borrowed.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
-    /// The caller's SPIFFE ID; `None` for callers without one, who share a budget.
+    /// The caller's SPIFFE ID; `None` for callers without one, who are told apart by `client_ip`.
     pub identity: Option<&'a str>,
     /// The namespace in the caller's SPIFFE ID.
     pub namespace: Option<&'a str>,

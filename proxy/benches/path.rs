@@ -236,6 +236,7 @@ fn config() -> Config {
             listen: any,
             app: app.into(),
             protocol: config::Protocol::Http,
+            mtls: config::Mtls::Strict,
             tcp_ports: Vec::new(),
         }],
         outbound: None,

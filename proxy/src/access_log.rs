@@ -10,6 +10,7 @@
 mod line;
 mod writer;
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::metrics::{Caller, Decision, Direction, Metrics};
@@ -31,6 +32,8 @@ pub struct Record<'a> {
     pub direction: Direction,
     /// Who called, by its certificate. Outbound it is the workload itself: none.
     pub peer: Option<Peer<'a>>,
+    /// Where one who called in plain text did so from: all that is known of it.
+    pub address: Option<IpAddr>,
     pub method: &'a str,
     /// Host or `:authority`; bytes, since that of a rejected request may be anything.
     pub host: Option<&'a [u8]>,

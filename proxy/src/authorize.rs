@@ -2,13 +2,13 @@
 
 use crate::error::Failure;
 use crate::normalize::{Hosts, Normal, Reading, Rejection};
-use crate::peer::Peer;
+use crate::peer::Who;
 use crate::upgrade::{Upgrade, Upgrades};
 use crate::worker::Shared;
 use http::HeaderMap;
 use http::request::Parts;
 use identity::SpiffeId;
-use policy::{Allow, Attributes, Caller, Decision, Policy, View};
+use policy::{Allow, Attributes, Decision, Policy, View};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -54,9 +54,9 @@ pub(crate) struct Rulebook {
 
 impl Rulebook {
     /// `callee` and `port` say which workload is being called: the sidecar's own identity and its app's port.
-    pub(crate) fn new(shared: &Shared, peer: &Peer, callee: SpiffeId, port: u16) -> Self {
+    pub(crate) fn new(shared: &Shared, who: &Who, callee: SpiffeId, port: u16) -> Self {
         let mut policy = shared.policy.clone();
-        let rules = rules(&policy.borrow_and_update(), peer, &callee, port);
+        let rules = rules(&policy.borrow_and_update(), who, &callee, port);
         Self {
             callee,
             port,
@@ -64,25 +64,25 @@ impl Rulebook {
         }
     }
 
-    pub(crate) fn rules(&self, peer: &Peer) -> Arc<Rules> {
+    pub(crate) fn rules(&self, who: &Who) -> Arc<Rules> {
         let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
         let (policy, rules_now) = &mut *present;
         // An error means that nobody can publish any more: the last policy goes on.
         if policy.has_changed().unwrap_or(false) {
-            *rules_now = rules(&policy.borrow_and_update(), peer, &self.callee, self.port);
+            *rules_now = rules(&policy.borrow_and_update(), who, &self.callee, self.port);
         }
         Arc::clone(rules_now)
     }
 
     /// Waits until the policy no longer allows what it allowed once: another policy is in force, or the grant has ended.
-    pub(crate) async fn withdrawn(&self, peer: &Peer, asked: Asked<'_>) {
+    pub(crate) async fn withdrawn(&self, who: &Who, asked: Asked<'_>) {
         let mut policy = {
             let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
             present.0.clone()
         };
         loop {
             policy.mark_unchanged();
-            let allowed = asked.again(&self.rules(peer), SystemTime::now());
+            let allowed = asked.again(&self.rules(who), SystemTime::now());
             let Ok(until) = allowed else { return };
             tokio::select! {
                 Ok(()) = policy.changed() => {}
@@ -128,9 +128,9 @@ pub(crate) async fn reached(moment: Option<SystemTime>) {
     }
 }
 
-fn rules(policy: &Arc<Policy>, peer: &Peer, callee: &SpiffeId, port: u16) -> Arc<Rules> {
+fn rules(policy: &Arc<Policy>, who: &Who, callee: &SpiffeId, port: u16) -> Arc<Rules> {
     Arc::new(Rules {
-        view: policy.view(Caller::Identity(peer.id()), callee, port),
+        view: policy.view(who.caller(), callee, port),
         policy: Arc::clone(policy),
     })
 }

@@ -8,6 +8,7 @@ use crate::config::Protocol;
 use crate::exchange::{Exchange, Origin};
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
+use crate::peer::Who;
 use crate::tls::{Acceptor, Connector, LiveIdentity, Wanted};
 use crate::worker::Shared;
 use crate::{Bound, IdentityFeed, drain, limit, normalize};
@@ -65,13 +66,14 @@ impl Connection {
         let peer = accepted.expect("the sidecar trusts the caller").peer;
         let port = shared.config.load().inbound[0].port();
         let port = port.expect("the app of a bench has a port");
-        let rulebook = Rulebook::new(&shared, &peer, own.id().clone(), port);
         let counters = shared.metrics.caller(peer.id());
+        let who = Who::Peer(peer, counters);
+        let rulebook = Rulebook::new(&shared, &who, own.id().clone(), port);
         Self {
             origin: Origin {
                 shared,
                 direction: Direction::Inbound,
-                peer: Some((peer, counters)),
+                who: Some(who),
                 hosts: Hosts::default(),
             },
             rulebook,
@@ -79,14 +81,13 @@ impl Connection {
         }
     }
 
-    fn peer(&self) -> &crate::peer::Peer {
-        let (peer, _) = self.origin.peer.as_ref().expect("made with a peer");
-        peer
+    fn who(&self) -> &Who {
+        self.origin.who.as_ref().expect("made with a peer")
     }
 
     /// The rules of the connection.
     pub fn rules(&self) -> Rules {
-        Rules(self.rulebook.rules(self.peer()))
+        Rules(self.rulebook.rules(self.who()))
     }
 
     /// Step 1: one reading of the head.
@@ -111,7 +112,7 @@ impl Connection {
     /// Step 3: charges every limit of the grant.
     pub fn limit(&self, permit: &Permit<'_>, head: &Parts) {
         let shared = &self.origin.shared;
-        limit::charge(shared, &permit.0, head, self.peer(), self.address)
+        limit::charge(shared, &permit.0, head, self.who(), self.address)
             .expect("room in the limit");
     }
 

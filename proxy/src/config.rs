@@ -12,7 +12,7 @@ mod text;
 mod unique;
 
 pub use cidr::{Cidr, ParseCidrError, Range};
-pub use inbound::{App, Inbound, Protocol};
+pub use inbound::{App, Inbound, Mtls, Protocol};
 pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
 use text::{as_duration, as_text};
@@ -26,6 +26,9 @@ use serde::Serialize;
 
 /// A client that has connected means to speak; ten seconds are five lost packets on a bad link.
 pub const TLS_HELLO: Duration = Duration::from_secs(10);
+/// Who means to speak first has done so by then, with one packet lost (1 s) and one more (2 s). Each connection of a client
+/// that waits for its server to speak waits as long.
+pub const DETECT: Duration = Duration::from_secs(3);
 /// Heads fit into a few packets. Longer is a slow client or an attack that holds connections (slowloris).
 pub const REQUEST_HEAD: Duration = Duration::from_secs(30);
 /// Kept below the 75 s at which many clients drop idle connections, so that it is mostly we who close.
@@ -106,6 +109,10 @@ pub struct Timeouts {
     /// From accept to the end of the TLS handshake.
     #[serde(serialize_with = "as_duration")]
     pub tls_hello: Duration,
+    /// How long a caller of a permissive [`Protocol::Tcp`] port may be silent until it is taken for one in plain text whose
+    /// server speaks first.
+    #[serde(serialize_with = "as_duration")]
+    pub detect: Duration,
     /// From the first chance to send a request head to its end.
     #[serde(serialize_with = "as_duration")]
     pub request_head: Duration,
@@ -212,6 +219,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             tls_hello: TLS_HELLO,
+            detect: DETECT,
             request_head: REQUEST_HEAD,
             idle: IDLE,
             tunnel_idle: TUNNEL_IDLE,

@@ -4,9 +4,9 @@
 use crate::access_log::{self, Path, Record};
 use crate::authorize::Rules;
 use crate::error::Failure;
-use crate::metrics::{self, Decision, Direction, Metrics};
+use crate::metrics::{Decision, Direction, Metrics};
 use crate::normalize::Hosts;
-use crate::peer::Peer;
+use crate::peer::Who;
 use crate::worker::Shared;
 use http::header::HOST;
 use http::request::Parts;
@@ -19,8 +19,8 @@ use std::time::{Instant, SystemTime};
 pub(crate) struct Origin {
     pub(crate) shared: Arc<Shared>,
     pub(crate) direction: Direction,
-    /// Inbound: the authenticated caller. Outbound the caller is the workload itself.
-    pub(crate) peer: Option<(Peer, metrics::Caller)>,
+    /// Inbound: the caller. Outbound the caller is the workload itself.
+    pub(crate) who: Option<Who>,
     pub(crate) hosts: Hosts,
 }
 
@@ -168,17 +168,23 @@ impl Drop for Exchange<'_> {
             path if shown.is_canonical => Path::Canonical(path),
             path => Path::Raw(path.as_bytes()),
         });
-        Record {
-            time: self.time,
-            direction: origin.direction,
-            peer: origin
-                .peer
-                .as_ref()
-                .map(|(peer, counters)| access_log::Peer {
+        let (peer, address) = match &origin.who {
+            Some(Who::Peer(peer, counters)) => {
+                let peer = access_log::Peer {
                     id: peer.id().as_str(),
                     serial: &peer.leaf().serial,
                     counters,
-                }),
+                };
+                (Some(peer), None)
+            }
+            Some(Who::Unauthenticated(address)) => (None, Some(*address)),
+            None => (None, None),
+        };
+        Record {
+            time: self.time,
+            direction: origin.direction,
+            peer,
+            address,
             method: shown.map_or("", |shown| shown.method.as_str()),
             host: shown
                 .and_then(|shown| shown.host.as_ref())

@@ -12,7 +12,7 @@ use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::Route;
-use crate::peer::Peer;
+use crate::peer::Who;
 use crate::relay::{Passage, Relay};
 use crate::respond::{DECISION_ID, REJECTED};
 use crate::socket::Socket;
@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 /// The caller's certificate, in Envoy's format.
 const FORWARDED_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-/// The caller's SPIFFE ID.
+/// The caller's SPIFFE ID, or `unauthenticated`.
 const PEER: HeaderName = HeaderName::from_static("tipstaff-peer");
 
 /// The workload of this sidecar, as one worker reaches it.
@@ -95,15 +95,17 @@ impl Passage<'_, '_, '_> {
         _permit: Permit<'_>,
         head: &mut Parts,
         normal: &Normal,
-        (peer, rulebook): (&Peer, &Rulebook),
+        (who, rulebook): (&Who, &Rulebook),
         app: &App,
     ) -> Result<Ended, Failure> {
         self.exchange.forwarded(&app.name);
         if normal.has_override {
             remove_overrides(&mut head.headers);
         }
-        head.headers.insert(FORWARDED_CERT, peer.forwarded_cert());
-        head.headers.insert(PEER, peer.header());
+        if let Some(forwarded_cert) = who.forwarded_cert() {
+            head.headers.insert(FORWARDED_CERT, forwarded_cert);
+        }
+        head.headers.insert(PEER, who.header());
         let body = framing(head, self.caller)?;
         if is_grpc(&head.method, &head.headers) {
             // Boxed: its state would make every request's future as large.
@@ -111,7 +113,7 @@ impl Passage<'_, '_, '_> {
             let deadlines = self.deadlines.of_call(&head.headers)?;
             let way = Passage { deadlines, ..self };
             let called = Box::pin(way.to_grpc_app(head, body, app));
-            return match until_withdrawn(called, (peer, rulebook), &asked, normal).await {
+            return match until_withdrawn(called, (who, rulebook), &asked, normal).await {
                 Some(called) => called.map(|()| Ended::ByItself),
                 None => Ok(Ended::Withdrawn),
             };
@@ -151,7 +153,7 @@ impl Passage<'_, '_, '_> {
         };
         retries.answered();
         answer(&mut relay, without_ours(response), body)?;
-        let passed = until_withdrawn(relay.body(), (peer, rulebook), head, normal).await;
+        let passed = until_withdrawn(relay.body(), (who, rulebook), head, normal).await;
         if passed.is_none() {
             return Ok(Ended::Withdrawn);
         }
@@ -249,14 +251,14 @@ pub(crate) enum Ended {
 /// Whatever lasts, lasts no longer than what allowed it: None when that is withdrawn. What is over at once costs nothing.
 async fn until_withdrawn<T>(
     passed: impl Future<Output = T>,
-    (peer, rulebook): (&Peer, &Rulebook),
+    (who, rulebook): (&Who, &Rulebook),
     head: &Parts,
     normal: &Normal,
 ) -> Option<T> {
     tokio::select! {
         biased;
         passed = passed => Some(passed),
-        () = rulebook.withdrawn(peer, Asked::Request(head, normal)) => None,
+        () = rulebook.withdrawn(who, Asked::Request(head, normal)) => None,
     }
 }
 

@@ -1,7 +1,9 @@
-//! Callers to the workload: handshake, then one function per request.
+//! Callers to the workload: who they are (`inbound/admit.rs`), then one function per request.
+
+mod admit;
 
 use crate::authorize::{Asked, Rulebook, admit, authorize};
-use crate::config::{self, Config, Protocol};
+use crate::config::{self, Config};
 use crate::connection::{self, Answer, Terms};
 use crate::downstream::Downstream;
 use crate::error::Failure;
@@ -10,9 +12,9 @@ use crate::forward::{App, Ended};
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
-use crate::normalize::{Hosts, normalize};
-use crate::peer::Peer;
-use crate::proof::{Ends, Hold};
+use crate::normalize::normalize;
+use crate::peer::Who;
+use crate::proof::Ends;
 use crate::redirect::Apps;
 use crate::relay::Passage;
 use crate::socket::Socket;
@@ -21,13 +23,11 @@ use crate::tls::{Acceptors, Alpn};
 use crate::upgrade::Upgrade;
 use crate::upstream::Deadlines;
 use crate::worker::Shared;
-use bytes::BytesMut;
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 /// One inbound listener of one worker.
 #[derive(Debug)]
@@ -61,121 +61,25 @@ impl Inbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         // Boxed: its memory is free again when it ends, which is long before the connection does.
-        let Some(Admitted {
-            tls,
-            alpn,
-            caller,
-            ends,
-            _hold,
-        }) = Box::pin(self.admit(stream, &config)).await
-        else {
+        let Some(admitted) = Box::pin(self.admit(stream, &config)).await else {
             return;
         };
-        let terms = match alpn {
-            Alpn::Tcp => return caller.carry(tls, &ends, &config).await,
+        let (socket, caller) = (admitted.socket, admitted.caller);
+        let ends = admitted.held.as_ref().map(|held| Arc::clone(&held.ends));
+        let terms = match admitted.alpn {
+            Alpn::Tcp => return caller.carry(socket, ends.as_deref(), &config).await,
             protocol => Terms {
                 protocol,
-                http10: caller.rulebook.rules(caller.peer()).takes_http10(),
-                ends: Some(ends),
+                http10: caller.rulebook.rules(caller.who()).takes_http10(),
+                ends,
                 drain: shared.drain.clone(),
             },
         };
-        connection::serve(tls, BytesMut::new(), terms, &config, caller).await;
-    }
-
-    /// The handshake; `None` if nobody was let in.
-    async fn admit(&self, stream: TcpStream, config: &Config) -> Option<Admitted> {
-        let shared = &self.shared;
-        // Fails for those who left between accept and here.
-        let address = stream.peer_addr().ok()?;
-        let (app, port) = match self.apps.of(&stream) {
-            Ok(found) => found,
-            Err(misled) => {
-                shared
-                    .metrics
-                    .connection_refused(Direction::Inbound, misled.reason());
-                tracing::debug!(%address, error = %misled, "connection of a caller refused");
-                return None;
-            }
-        };
-        let protocol = self.config.protocol_at(port);
-        let accepting = self.acceptors.of(protocol).accept(stream);
-        let accepted = match timeout(config.timeouts.tls_hello, accepting).await {
-            Ok(Ok(accepted)) => accepted,
-            Ok(Err(error)) => {
-                shared
-                    .metrics
-                    .handshake_failure(Direction::Inbound, error.reason());
-                // Counted in full above; a line each would let strangers fill the disk.
-                tracing::debug!(
-                    %address,
-                    reason = error.reason(),
-                    error = &error as &dyn std::error::Error,
-                    "handshake with a caller failed"
-                );
-                return None;
-            }
-            Err(_) => {
-                shared
-                    .metrics
-                    .handshake_failure(Direction::Inbound, "hello_timeout");
-                return None;
-            }
-        };
-        // Only who has asked for bytes that nobody looks into gets them, and never where HTTP is expected.
-        let is_tcp = accepted.alpn == Alpn::Tcp;
-        if accepted.alpn != Alpn::Proof && is_tcp != (protocol == Protocol::Tcp) {
-            shared
-                .metrics
-                .handshake_failure(Direction::Inbound, "no_common_protocol");
-            return None;
-        }
-        shared.metrics.handshake(Direction::Inbound);
-        let peer = accepted.peer;
-        if accepted.alpn == Alpn::Proof {
-            let (held, ends) = (&shared.held, accepted.ends);
-            let answered = held.answer(accepted.tls, peer.id(), &accepted.own, ends);
-            // A caller that breaks off has only itself to prove to.
-            let _ = timeout(config.timeouts.tls_hello, answered).await;
-            return None;
-        }
-        let ends = Arc::new(Ends::new(accepted.ends));
-        let hold = shared
-            .held
-            .hold(accepted.name, peer.id(), &accepted.own, &ends);
-        let rulebook = Rulebook::new(shared, &peer, accepted.own, port);
-        let counters = shared.metrics.caller(peer.id());
-        let caller = Arc::new(Caller {
-            origin: Origin {
-                shared: Arc::clone(shared),
-                direction: Direction::Inbound,
-                peer: Some((peer, counters)),
-                hosts: Hosts::default(),
-            },
-            rulebook,
-            address: address.ip(),
-            app,
-        });
-        Some(Admitted {
-            tls: Box::new(accepted.tls),
-            alpn: accepted.alpn,
-            caller,
-            ends,
-            _hold: hold,
-        })
+        connection::serve(socket, admitted.start, terms, &config, caller).await;
     }
 }
 
-/// A caller that was let in.
-struct Admitted {
-    tls: Box<dyn Socket>,
-    alpn: Alpn,
-    caller: Arc<Caller>,
-    ends: Arc<Ends>,
-    _hold: Hold,
-}
-
-/// An authenticated connection.
+/// A connection that was let in.
 #[derive(Debug)]
 struct Caller {
     origin: Origin,
@@ -185,17 +89,13 @@ struct Caller {
 }
 
 impl Caller {
-    fn peer(&self) -> &Peer {
-        let (peer, _) = self
-            .origin
-            .peer
-            .as_ref()
-            .expect("inbound connections are made with a peer");
-        peer
+    fn who(&self) -> &Who {
+        let who = self.origin.who.as_ref();
+        who.expect("inbound connections are made with a caller")
     }
 
     /// The life of an opaque TCP connection.
-    async fn carry(&self, socket: Box<dyn Socket>, ends: &Ends, config: &Config) {
+    async fn carry(&self, socket: Box<dyn Socket>, ends: Option<&Ends>, config: &Config) {
         let head = tcp::head();
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
         let (app, _tunnel) = match self.open(&head, &mut exchange, config).await {
@@ -205,8 +105,8 @@ impl Caller {
         };
         let cut = async {
             tokio::select! {
-                () = ends.reached() => tcp::CERTIFICATE_ENDED,
-                () = self.rulebook.withdrawn(self.peer(), Asked::Connection) => tcp::WITHDRAWN,
+                () = reached(ends) => tcp::CERTIFICATE_ENDED,
+                () = self.rulebook.withdrawn(self.who(), Asked::Connection) => tcp::WITHDRAWN,
             }
         };
         tcp::carry(socket, app, config, &mut exchange, cut).await;
@@ -221,11 +121,11 @@ impl Caller {
     ) -> Result<(Box<dyn Socket>, OwnedSemaphorePermit), Failure> {
         let shared = &self.origin.shared;
         shared.admission.take_request()?;
-        let peer = self.peer();
-        let rules = self.rulebook.rules(peer);
+        let who = self.who();
+        let rules = self.rulebook.rules(who);
         exchange.decided_by(Arc::clone(&rules));
         let permit = admit(&rules, exchange.time)?;
-        limit::charge(shared, &permit, head, peer, self.address)?;
+        limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel()?;
         let limit = config.timeouts.upstream_connect;
@@ -248,8 +148,8 @@ impl Answer for Caller {
     ) -> Result<(), Failure> {
         let shared = &self.origin.shared;
         shared.admission.take_request()?;
-        let peer = self.peer();
-        let rules = self.rulebook.rules(peer);
+        let who = self.who();
+        let rules = self.rulebook.rules(who);
         exchange.decided_by(Arc::clone(&rules));
 
         let mut normal = normalize(head, rules.reading(&self.origin.hosts))?;
@@ -257,7 +157,7 @@ impl Answer for Caller {
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;
-        limit::charge(shared, &permit, head, peer, self.address)?;
+        limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 
         let way = Passage {
@@ -270,12 +170,20 @@ impl Answer for Caller {
             Some(_) => Some(shared.admission.take_tunnel()?),
             None => None,
         };
-        let who = (peer, &self.rulebook);
-        if way.to_app(permit, head, &normal, who, &self.app).await? == Ended::ByItself {
+        let asked = (who, &self.rulebook);
+        if way.to_app(permit, head, &normal, asked, &self.app).await? == Ended::ByItself {
             return Ok(());
         }
         caller.abort();
         exchange.broke_off(tcp::WITHDRAWN);
         Ok(())
+    }
+}
+
+/// Waits for the end of a certificate. Who has none waits for ever.
+async fn reached(ends: Option<&Ends>) {
+    match ends {
+        Some(ends) => ends.reached().await,
+        None => std::future::pending().await,
     }
 }

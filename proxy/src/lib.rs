@@ -27,6 +27,8 @@ mod redirect;
 
 mod socket;
 
+mod detect;
+
 mod tls;
 
 mod peer;

@@ -2,10 +2,12 @@
 
 use crate::authorize::{DecisionId, Fields, Permit};
 use crate::error::Failure;
-use crate::peer::Peer;
+use crate::peer::Who;
 use crate::upstream::is_grpc;
 use crate::worker::Shared;
 use http::request::Parts;
+use identity::SpiffeId;
+use policy::Caller;
 use policy::limit::Subject;
 use std::net::IpAddr;
 
@@ -27,7 +29,7 @@ pub(crate) fn charge(
     shared: &Shared,
     permit: &Permit<'_>,
     head: &Parts,
-    peer: &Peer,
+    who: &Who,
     client_ip: IpAddr,
 ) -> Result<(), Failure> {
     let allow = permit.allow();
@@ -35,9 +37,13 @@ pub(crate) fn charge(
         return Ok(());
     }
     let path = head.uri.path();
+    let id = match who.caller() {
+        Caller::Identity(id) => Some(id),
+        Caller::Unauthenticated => None,
+    };
     let subject = Subject {
-        identity: Some(peer.id().as_str()),
-        namespace: peer.id().namespace(),
+        identity: id.map(SpiffeId::as_str),
+        namespace: id.and_then(SpiffeId::namespace),
         route: allow.route(),
         method: head.method.as_str(),
         grpc_method: is_grpc(&head.method, &head.headers).then(|| path.trim_start_matches('/')),

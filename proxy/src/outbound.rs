@@ -7,33 +7,27 @@ pub(crate) use route::Route;
 use crate::authorize::DecisionId;
 use crate::config::Config;
 use crate::connection::{self, Answer, Terms};
+use crate::detect;
 use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
-use crate::h1::wire::FIRST_READ;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::{Hosts, Reading, normalize};
 use crate::relay::Passage;
 use crate::socket::Socket;
-use crate::tls::Alpn;
 use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
 use crate::worker::Shared;
-use bytes::BytesMut;
 use http::HeaderMap;
 use http::header::HOST;
 use http::request::Parts;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-/// How an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1.1 method is `PRI`.
-const PREFACE: &[u8] = b"PRI ";
 /// The callee's profile decides what its paths may hold, at its sidecar; here only what no profile allows is refused.
 const WIDEST: Profile = Profile {
     encoded_slash: EncodedSlash::Opaque,
@@ -56,7 +50,7 @@ impl Outbound {
             origin: Origin {
                 shared: Arc::clone(shared),
                 direction: Direction::Outbound,
-                peer: None,
+                who: None,
                 hosts: Hosts::default(),
             },
         })
@@ -76,7 +70,7 @@ impl Outbound {
         let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let detected = tokio::select! {
-            detected = timeout(config.timeouts.request_head, detect(&mut stream)) => detected,
+            detected = timeout(config.timeouts.request_head, detect::http(&mut stream)) => detected,
             () = shared.drain.started() => return,
         };
         let (protocol, start) = match (detected, destination) {
@@ -204,21 +198,4 @@ impl Routes {
 /// Whether bytes can be the start of a request line or of HTTP/2. A TLS handshake, for one, cannot.
 fn begins_as_http(start: &[u8]) -> bool {
     start.first().is_some_and(u8::is_ascii_alphabetic)
-}
-
-/// Reads just enough to tell HTTP/2 with prior knowledge from HTTP/1.1. Answers what was read, too.
-async fn detect(stream: &mut Box<dyn Socket>) -> io::Result<(Alpn, BytesMut)> {
-    let mut start = BytesMut::with_capacity(FIRST_READ);
-    loop {
-        if stream.read_buf(&mut start).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let seen = start.len().min(PREFACE.len());
-        if start[..seen] != PREFACE[..seen] {
-            return Ok((Alpn::Http1, start));
-        }
-        if seen == PREFACE.len() {
-            return Ok((Alpn::Http2, start));
-        }
-    }
 }

@@ -1,8 +1,49 @@
-//! Who is connected. Constructed only by `tls.rs`, from a certificate that the handshake verified.
+//! Who is connected. A [`Peer`] is constructed only by `tls.rs`, from a certificate that the handshake verified.
 
+use crate::metrics;
 use http::HeaderValue;
 use identity::{Leaf, SpiffeId};
+use policy::Caller;
+use std::net::IpAddr;
 use std::sync::Arc;
+
+/// What the app is told of a caller in plain text, in place of a SPIFFE ID. None is spelt like that.
+const UNAUTHENTICATED: HeaderValue = HeaderValue::from_static("unauthenticated");
+
+/// Whoever is at the other end of an inbound connection, for as long as it lasts.
+#[derive(Debug)]
+pub(crate) enum Who {
+    /// With the counters of its requests.
+    Peer(Peer, metrics::Caller),
+    /// In plain text, from this address. It has no identity and never gets one.
+    Unauthenticated(IpAddr),
+}
+
+impl Who {
+    /// As policy knows it.
+    pub(crate) fn caller(&self) -> Caller<'_> {
+        match self {
+            Self::Peer(peer, _) => Caller::Identity(peer.id()),
+            Self::Unauthenticated(_) => Caller::Unauthenticated,
+        }
+    }
+
+    /// The value of `tipstaff-peer`, ready to be cloned into a request.
+    pub(crate) fn header(&self) -> HeaderValue {
+        match self {
+            Self::Peer(peer, _) => peer.header.clone(),
+            Self::Unauthenticated(_) => UNAUTHENTICATED,
+        }
+    }
+
+    /// The value of `x-forwarded-client-cert`, in Envoy's format. Who has no certificate has none.
+    pub(crate) fn forwarded_cert(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Peer(peer, _) => Some(peer.forwarded_cert.clone()),
+            Self::Unauthenticated(_) => None,
+        }
+    }
+}
 
 /// An authenticated caller.
 ///
@@ -11,6 +52,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Peer {
     leaf: Arc<Leaf>,
+    /// The SPIFFE ID.
     header: HeaderValue,
     forwarded_cert: HeaderValue,
 }
@@ -41,15 +83,5 @@ impl Peer {
     /// The verified certificate's own words.
     pub(crate) fn leaf(&self) -> &Leaf {
         &self.leaf
-    }
-
-    /// The value of `tipstaff-peer`: the SPIFFE ID, ready to be cloned into a request.
-    pub(crate) fn header(&self) -> HeaderValue {
-        self.header.clone()
-    }
-
-    /// The value of `x-forwarded-client-cert`, in Envoy's format.
-    pub(crate) fn forwarded_cert(&self) -> HeaderValue {
-        self.forwarded_cert.clone()
     }
 }

@@ -90,7 +90,7 @@ impl Outbound {
             origin: Origin {
                 shared: Arc::clone(shared),
                 direction: Direction::Outbound,
-                peer: None,
+                who: None,
                 hosts: Hosts::default(),
             },
             endpoints: endpoints.collect(),

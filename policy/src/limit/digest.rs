@@ -32,15 +32,19 @@ impl Hasher {
         let mut hasher = SipHasher13::new_with_keys(self.key[0], self.key[1]);
         for key in spec.key() {
             match key {
-                Key::Identity => text(&mut hasher, subject.identity),
+                Key::Identity => match subject.identity {
+                    Some(identity) => part(&mut hasher, identity.as_bytes()),
+                    // Marked as none first: no address is ever taken for a name.
+                    None => {
+                        absent(&mut hasher);
+                        address(&mut hasher, spec, subject);
+                    }
+                },
                 Key::Namespace => text(&mut hasher, subject.namespace),
                 Key::Route => text(&mut hasher, Some(subject.route)),
                 Key::Method => text(&mut hasher, Some(subject.method)),
                 Key::GrpcMethod => text(&mut hasher, subject.grpc_method),
-                Key::ClientIp => match subject.client_ip {
-                    Some(ip) => part(&mut hasher, &network(ip, spec.ipv6_prefix())),
-                    None => absent(&mut hasher),
-                },
+                Key::ClientIp => address(&mut hasher, spec, subject),
                 Key::Header(name) => {
                     subject
                         .headers
@@ -52,6 +56,13 @@ impl Hasher {
         }
         let hash = hasher.finish128();
         [hash.h1, hash.h2]
+    }
+}
+
+fn address(hasher: &mut SipHasher13, spec: &LimitSpec, subject: &Subject<'_>) {
+    match subject.client_ip {
+        Some(ip) => part(hasher, &network(ip, spec.ipv6_prefix())),
+        None => absent(hasher),
     }
 }
 

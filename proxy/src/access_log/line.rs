@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
@@ -33,6 +34,8 @@ struct Line<'a> {
     peer_id: Option<Text<'a>>,
     #[serde(rename = "peer.serial", skip_serializing_if = "Option::is_none")]
     peer_serial: Option<Text<'a>>,
+    #[serde(rename = "peer.address", skip_serializing_if = "Option::is_none")]
+    peer_address: Option<IpAddr>,
     method: Text<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<Text<'a>>,
@@ -79,6 +82,7 @@ pub(super) fn append(buffer: &mut Vec<u8>, record: &Record<'_>, suppressed: u64)
         peer_serial: record
             .peer
             .map(|peer| Text::new(peer.serial, MAX_NAME_BYTES)),
+        peer_address: record.address,
         method: Text::new(record.method, MAX_NAME_BYTES),
         host: record.host.map(|host| Text {
             bytes: host,

@@ -28,6 +28,7 @@ fn record(path: Path<'_>) -> Record<'_> {
         time: SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_334_400_123),
         direction: Direction::Inbound,
         peer: None,
+        address: None,
         method: "GET",
         host: Some(b"orders"),
         path,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Destination;
 use super::text::as_text;
 
-/// One inbound port: mutual TLS, strict. (`mtls: permissive` is refused: not supported yet.)
+/// One inbound port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inbound {
@@ -16,6 +16,7 @@ pub struct Inbound {
     #[serde(serialize_with = "as_text")]
     pub app: App,
     pub protocol: Protocol,
+    pub mtls: Mtls,
     /// Ports of the workload at which callers speak [`Protocol::Tcp`] all the same. Empty unless the app is
     /// [`App::Original`].
     pub tcp_ports: Vec<u16>,
@@ -28,6 +29,16 @@ pub enum Protocol {
     Http,
     /// Bytes that nobody looks into: PostgreSQL, Redis. Granted by identity alone.
     Tcp,
+}
+
+/// Who may connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mtls {
+    /// Only who proves an identity by mutual TLS.
+    Strict,
+    /// Callers in plain text, too: they are `unauthenticated`, and get what a grant gives to that word.
+    Permissive,
 }
 
 impl Inbound {

@@ -14,8 +14,8 @@ use policy::yaml::{self, Map, Node, Problems};
 
 use super::unique::Listens;
 use super::{
-    ADMIN_LISTEN, AccessLog, Admin, App, Config, Destination, Endpoint, Inbound, Protocol, Sizes,
-    Timeouts, WORKERS,
+    ADMIN_LISTEN, AccessLog, Admin, App, Config, Destination, Endpoint, Inbound, Mtls, Protocol,
+    Sizes, Timeouts, WORKERS,
 };
 use outbound::outbound;
 
@@ -87,11 +87,12 @@ fn inbound(node: &Node, problems: &Problems, listens: &Listens) -> Option<Inboun
             map.refuse("tcpPorts", "expected none: the app is on one port");
         }
         let tcp_ports = map.optional("tcpPorts", yaml::list(within(1, u16::MAX)));
-        map.optional("mtls", only("strict", &["permissive"]));
+        let mtls = map.optional("mtls", mtls);
         Some(Inbound {
             listen: listen?,
             app: app?,
             protocol: protocol.unwrap_or(Protocol::Http),
+            mtls: mtls.unwrap_or(Mtls::Strict),
             tcp_ports: tcp_ports.unwrap_or_default(),
         })
     })
@@ -118,6 +119,7 @@ impl Timeouts {
             let mut read = |key, default| map.optional(key, timeout).unwrap_or(default);
             Some(Self {
                 tls_hello: read("tlsHello", default.tls_hello),
+                detect: read("detect", default.detect),
                 request_head: read("requestHead", default.request_head),
                 idle: read("idle", default.idle),
                 tunnel_idle: read("tunnelIdle", default.tunnel_idle),
@@ -227,6 +229,18 @@ fn protocol(node: &Node, problems: &Problems) -> Option<Protocol> {
     }
 }
 
+fn mtls(node: &Node, problems: &Problems) -> Option<Mtls> {
+    match yaml::text(node, problems)?.as_str() {
+        "strict" => Some(Mtls::Strict),
+        "permissive" => Some(Mtls::Permissive),
+        found => {
+            let found = yaml::shown(found);
+            problems.push(node.problem(format!("expected strict or permissive, found {found}")));
+            None
+        }
+    }
+}
+
 fn spiffe_id(node: &Node, problems: &Problems) -> Option<SpiffeId> {
     yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders")(node, problems)
 }
@@ -296,29 +310,6 @@ where
             return None;
         }
         Some(found)
-    }
-}
-
-/// One word is understood; `later` are known from the design and refused with that reason.
-fn only(
-    word: &'static str,
-    later: &'static [&'static str],
-) -> impl Fn(&Node, &Problems) -> Option<()> {
-    move |node, problems| {
-        let found = yaml::text(node, problems)?;
-        if found == word {
-            return Some(());
-        }
-        let reason = if later.contains(&found.as_str()) {
-            ", which is not supported yet"
-        } else {
-            ""
-        };
-        problems.push(node.problem(format!(
-            "expected {word}, found {}{reason}",
-            yaml::shown(&found)
-        )));
-        None
     }
 }
 

@@ -78,7 +78,7 @@ fn good_file_is_read_with_defaults_for_what_it_leaves_out() {
 fn all_problems_are_reported_in_one_run_with_their_lines() {
     let found = read(
         r#"inbound:
-  - {listen: "0.0.0.0:15006", app: "127.0.0.1", mtls: permissive}
+  - {listen: "0.0.0.0:15006", app: "127.0.0.1", mtls: lenient}
   - {listen: "127.0.0.1:15006", app: "127.0.0.1:8080", protocol: udp}
 outbound:
   listen: 10.0.0.1:15001
@@ -94,7 +94,7 @@ listener: here
     .unwrap_err();
     let expected = [
         "sidecar.yaml:2:36: inbound[0].app: expected host:port such as 10.0.0.7:15006, found \"127.0.0.1\": the port is missing",
-        "sidecar.yaml:2:55: inbound[0].mtls: expected strict, found \"permissive\", which is not supported yet",
+        "sidecar.yaml:2:55: inbound[0].mtls: expected strict or permissive, found \"lenient\"",
         "sidecar.yaml:3:14: inbound[1].listen: expected an address of its own, found 127.0.0.1:15006, taken in line 2",
         "sidecar.yaml:3:66: inbound[1].protocol: expected http or tcp, found \"udp\"",
         "sidecar.yaml:5:11: outbound.listen: expected a loopback address such as 127.0.0.1:15000, found 10.0.0.1:15001",

@@ -127,6 +127,7 @@ fn record<'a>(name: &'a str, counters: &'a Caller) -> Record<'a> {
             serial: name,
             counters,
         }),
+        address: None,
         method: name,
         host: Some(name.as_bytes()),
         path: Path::Raw(name.as_bytes()),

@@ -14,7 +14,7 @@ use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
 use proxy::admin::PolicyStatus;
 use proxy::config::{
-    AccessLog, Admin, Endpoint, Inbound, Outbound, OutboundListen, Protocol, Service, Sizes,
+    AccessLog, Admin, Endpoint, Inbound, Mtls, Outbound, OutboundListen, Protocol, Service, Sizes,
     Timeouts,
 };
 use proxy::drain::{Drain, Readiness};
@@ -133,6 +133,7 @@ fn config(app: SocketAddr) -> Config {
             listen: any,
             app: endpoint(app).into(),
             protocol: Protocol::Http,
+            mtls: Mtls::Strict,
             tcp_ports: Vec::new(),
         }],
         outbound: None,

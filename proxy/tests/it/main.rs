@@ -21,6 +21,7 @@ mod inbound; // Who gets in, what is refused, what the app sees.
 mod lanes; // HTTP/2 connections to sidecars and apps: how many, and for how long.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound; // Where the workload may go, and how identities rotate under it.
+mod permissive; // Ports that take plain text, too: what that gets, and what nobody gets by it.
 mod proof; // Streams that outlive their certificates, and those that must not.
 mod resilience; // Endpoints that fail in each way, and what may be asked again.
 mod spoof; // Fields that claim an identity, in every spelling.

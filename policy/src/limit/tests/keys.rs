@@ -128,3 +128,31 @@ fn ipv6_clients_are_told_apart_by_prefix() {
         );
     }
 }
+
+/// All of them used to share one budget, so that any of them could use up what the others had.
+#[test]
+fn callers_without_an_identity_are_told_apart_by_address() {
+    let at = |ip: &str| Subject {
+        identity: None,
+        client_ip: Some(ip.parse().unwrap()),
+        ..caller("a")
+    };
+    let (limits, spec) = (Limits::default(), limit("l", &["identity"], "1/h", 1));
+    for (subject, passes) in [
+        (at("10.0.0.1"), 1),
+        (at("10.0.0.1"), 0),
+        (at("::ffff:10.0.0.1"), 0),
+        (at("10.0.0.2"), 1),
+        (at("2001:db8::1"), 1),
+        // One client holds the network.
+        (at("2001:db8::2"), 0),
+        (at("2001:db8:0:1::1"), 1),
+    ] {
+        assert_eq!(
+            passed(&limits, &[&spec], &subject, SECOND, 1),
+            passes,
+            "{:?}",
+            subject.client_ip
+        );
+    }
+}
