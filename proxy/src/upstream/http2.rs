@@ -179,7 +179,7 @@ impl Lanes {
             // Never waits: what is over the server's limit on streams queues in the library.
             if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
                 if head.extensions.get::<Upgrade>().is_some()
-                    && let Some(http1) = Box::pin(self.around(&sender, &place, deadlines)).await?
+                    && let Some(http1) = Box::pin(self.around(&sender, &place, wait)).await?
                 {
                     ready = Ready::Http1(http1);
                     continue;
@@ -289,9 +289,9 @@ impl Lanes {
         &self,
         sender: &SendRequest<Bytes>,
         place: &Place,
-        deadlines: Deadlines,
+        wait: Wait,
     ) -> Result<Option<Box<Http1Connection>>, Failure> {
-        let limit = deadlines.connect;
+        let limit = wait.limit();
         let late = |_| ConnectError::Timeout(limit);
         let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
         if takes_upgrades.map_err(late)? {
