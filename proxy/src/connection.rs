@@ -8,6 +8,7 @@ use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::h1::server::Next;
 use crate::h1::wire::Wire;
+use crate::progress::Polled;
 use crate::proof::Ends;
 use crate::respond::{self, Manner};
 use crate::socket::Socket;
@@ -21,6 +22,7 @@ use std::io::Cursor;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
@@ -212,15 +214,33 @@ impl Watch<'_> {
         let leave_at = self.ends.as_deref().map(|ends| leave_at(ends.moment()));
         let mut timer = pin!(tokio::time::sleep_until(self.next(leave_at, false)));
         let mut draining = pin!(self.drain.started());
+        let mut polled = Polled::default();
         loop {
-            tokio::select! {
-                biased;
-                () = connection.as_mut() => return,
-                () = draining.as_mut(), if !winding_down => winding_down = true,
-                () = timer.as_mut() => {
+            let event = poll_fn(|cx| {
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Ended);
+                }
+                let is_draining = self.drain.is_started() && !winding_down;
+                if polled.by(cx) && !timer.is_elapsed() && !is_draining {
+                    return Poll::Pending;
+                }
+                polled.set(cx);
+                if !winding_down && draining.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Event::Draining);
+                }
+                timer.as_mut().poll(cx).map(|()| Event::Due)
+            });
+            match event.await {
+                Event::Ended => return,
+                Event::Draining => winding_down = true,
+                Event::Due => {
                     let now = SystemTime::now();
                     // Hard: nothing passes under a certificate that has ended.
-                    if self.ends.as_deref().is_some_and(|ends| now >= ends.moment()) {
+                    if self
+                        .ends
+                        .as_deref()
+                        .is_some_and(|ends| now >= ends.moment())
+                    {
                         tracing::info!("connection closed at the end of its certificate");
                         return;
                     }
@@ -233,6 +253,7 @@ impl Watch<'_> {
                     timer.as_mut().reset(self.next(leave_at, winding_down));
                 }
             }
+            polled.clear();
             // The next turn of the loop polls the connection, which looks at this.
             closing.store(winding_down, Ordering::Relaxed);
         }
@@ -249,6 +270,13 @@ impl Watch<'_> {
         });
         Instant::now() + wait
     }
+}
+
+/// What a connection waits for besides its requests.
+enum Event {
+    Ended,
+    Draining,
+    Due,
 }
 
 /// When a connection stops taking requests before its certificate ends: after the calling sidecar has moved on by

@@ -11,9 +11,9 @@ thread_local! {
 }
 
 /// Says when the response was made, if its author has not.
-pub(crate) fn stamp(headers: &mut HeaderMap, now: SystemTime) {
+pub(crate) fn stamp(headers: &mut HeaderMap, now: impl FnOnce() -> SystemTime) {
     if let Entry::Vacant(place) = headers.entry(DATE) {
-        place.insert(written(now));
+        place.insert(written(now()));
     }
 }
 
@@ -40,12 +40,12 @@ mod tests {
     fn a_response_gets_the_date_it_lacks_and_keeps_the_one_it_has() {
         let mut headers = HeaderMap::new();
         let day = UNIX_EPOCH + Duration::from_secs(784_111_777);
-        stamp(&mut headers, day);
+        stamp(&mut headers, || day);
         assert_eq!(headers[DATE], "Sun, 06 Nov 1994 08:49:37 GMT");
-        stamp(&mut headers, day + Duration::from_secs(1));
+        stamp(&mut headers, || day + Duration::from_secs(1));
         assert_eq!(headers[DATE], "Sun, 06 Nov 1994 08:49:37 GMT");
         headers.clear();
-        stamp(&mut headers, day + Duration::from_secs(1));
+        stamp(&mut headers, || day + Duration::from_secs(1));
         assert_eq!(headers[DATE], "Sun, 06 Nov 1994 08:49:38 GMT");
     }
 }

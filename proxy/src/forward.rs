@@ -1,6 +1,8 @@
 //! Sends a request that may go on, and fits the response to the hop back. Inbound it takes a [`Permit`]: forwarding
 //! what nobody allowed does not compile.
 
+mod hop;
+
 use crate::authorize::{Asked, Permit, Rulebook};
 use crate::config::Destination;
 use crate::downstream::Downstream;
@@ -14,18 +16,18 @@ use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::Route;
 use crate::peer::Who;
 use crate::relay::{Passage, Relay};
-use crate::respond::{DECISION_ID, REJECTED};
+use crate::respond::REJECTED;
 use crate::socket::Socket;
-use crate::upgrade::{self, Upgrade};
+use crate::upgrade::Upgrade;
 use crate::upstream::http1::Pool;
 use crate::upstream::http2::{self, Lanes, Remote};
 use crate::upstream::retry::{Budget, Retries};
 use crate::upstream::{self, Deadlines, Upstream, is_grpc};
 use bytes::BytesMut;
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TE, TRANSFER_ENCODING, UPGRADE};
+use hop::{Author, strip};
+use http::header::{CONTENT_LENGTH, HeaderName, TE};
 use http::request::Parts;
-use http::{HeaderMap, Method, response};
-use smallvec::SmallVec;
+use http::{Method, response};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -152,7 +154,7 @@ impl Passage<'_, '_, '_> {
             }
         };
         retries.answered();
-        answer(&mut relay, without_ours(response), body)?;
+        answer(&mut relay, response, body, Author::App)?;
         let passed = until_withdrawn(relay.body(), (who, rulebook), head, normal).await;
         if passed.is_none() {
             return Ok(Ended::Withdrawn);
@@ -172,7 +174,7 @@ impl Passage<'_, '_, '_> {
         let up = app.http2.send(ready, head, body, wait).await?;
         let mut relay = Relay::new(self, up, true);
         let (response, body) = relay.head().await?;
-        answer(&mut relay, without_ours(response), body)?;
+        answer(&mut relay, response, body, Author::App)?;
         relay.body().await;
         Ok(())
     }
@@ -231,7 +233,7 @@ impl Passage<'_, '_, '_> {
         retries.answered();
         attempt.answered(&response);
         spare::keep(kept.headers);
-        answer(&mut relay, response, body)?;
+        answer(&mut relay, response, body, Author::Sidecar)?;
         relay.body().await;
         if let Upstream::Http1(connection) = relay.into_upstream() {
             attempt.lanes().put(connection);
@@ -267,15 +269,14 @@ fn answer(
     relay: &mut Relay<'_, '_, '_>,
     mut head: response::Parts,
     body: Framing,
+    author: Author,
 ) -> Result<(), Failure> {
-    strip(&mut head.headers);
+    let is_rejected = strip(&mut head.headers, author);
     if relay.speaks_http1() {
         let upgrade = head.extensions.get().map(Upgrade::fields);
         head.headers.extend(upgrade.into_iter().flatten());
     }
-    // Only of a sidecar, which has proven who it is: what an app says in our name is not passed on. HTTP/2 cannot end a
-    // connection for one request, so whoever carried it there for an HTTP/1.1 caller ends that one.
-    let is_rejected = head.headers.contains_key(REJECTED);
+    // HTTP/2 cannot end a connection for one request, so whoever carried it there for an HTTP/1.1 caller ends that one.
     if is_rejected && relay.speaks_http1() {
         head.headers.remove(REJECTED);
     }
@@ -309,34 +310,4 @@ fn framing(head: &Parts, caller: &Downstream<'_>) -> Result<Framing, Failure> {
         }
         None => Framing::Empty,
     })
-}
-
-/// What only a sidecar says is taken out of an app's response.
-fn without_ours(mut response: response::Parts) -> response::Parts {
-    for name in [DECISION_ID, REJECTED, upgrade::STATUS] {
-        response.headers.remove(name);
-    }
-    response
-}
-
-/// Fields of one hop (RFC 9110 section 7.6.1), besides those that Connection lists.
-const HOP: [HeaderName; 5] = [
-    CONNECTION,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
-/// Removes the fields of the hop that a response came over.
-fn strip(headers: &mut HeaderMap) {
-    let listed: SmallVec<[HeaderName; 2]> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-        .collect();
-    for name in listed.iter().chain(&HOP) {
-        headers.remove(name);
-    }
 }

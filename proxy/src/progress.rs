@@ -2,16 +2,40 @@
 //! first has to wait, and not touched by each move: it looks back when it fires.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use tokio::time::{Instant, Sleep};
 
 /// Less than this in one wait is a trickle that holds a connection, not an upload (slowloris in the body).
 const LEAST: u64 = 1024;
 
+/// The task that has polled something last: as long as that does not fire, there is nothing to gain from polling it again,
+/// and a connection's task is polled with each of its bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Polled(Option<Waker>);
+
+impl Polled {
+    /// Whether the task at hand is the one that will be woken.
+    pub(crate) fn by(&self, cx: &Context<'_>) -> bool {
+        self.0
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+    }
+
+    pub(crate) fn set(&mut self, cx: &Context<'_>) {
+        self.0 = Some(cx.waker().clone());
+    }
+
+    /// What was polled has fired, or is another now.
+    pub(crate) fn clear(&mut self) {
+        self.0 = None;
+    }
+}
+
 /// A timer that may be put off at no cost. One serves all waits of a connection, one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     timer: Option<Pin<Box<Sleep>>>,
+    polled: Polled,
 }
 
 impl Deadline {
@@ -22,18 +46,21 @@ impl Deadline {
                 // An earlier alarm than needed is left as it is: it is looked at when it fires.
                 if timer.deadline() > at {
                     timer.as_mut().reset(at);
+                } else if self.polled.by(cx) && !timer.is_elapsed() {
+                    return Poll::Pending;
                 }
+                self.polled.set(cx);
                 timer
             }
             none => none.insert(Box::pin(tokio::time::sleep_until(at))),
         };
-        loop {
-            ready!(timer.as_mut().poll(cx));
+        while timer.as_mut().poll(cx).is_ready() {
             if Instant::now() >= at {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(at);
         }
+        Poll::Pending
     }
 }
 
@@ -80,5 +107,28 @@ impl Progress {
             self.waits_since = Instant::now();
         }
         self.waits_since
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_wakes_whoever_polled_it_last_and_when_it_was_last_told() {
+        let start = Instant::now();
+        let mut deadline = Deadline::default();
+        let mut another = Context::from_waker(Waker::noop());
+        for (whose, seconds) in [("new", 1), ("put off", 5), ("brought forward", 7)] {
+            let at = start + Duration::from_secs(seconds);
+            for later in [60, 0] {
+                let at = at + Duration::from_secs(later);
+                assert!(deadline.poll(at, &mut another).is_pending(), "{whose}");
+            }
+            poll_fn(|cx| deadline.poll(at, cx)).await;
+            assert_eq!(Instant::now(), at, "{whose}");
+        }
     }
 }

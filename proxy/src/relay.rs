@@ -163,7 +163,7 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         let content_type = head.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         self.is_stream |= content_type.is_some_and(|it| it.starts_with(b"text/event-stream"));
         self.takes_trailers = !self.speaks_http1() && body == Framing::Chunked;
-        date::stamp(&mut head.headers, SystemTime::now());
+        date::stamp(&mut head.headers, SystemTime::now);
         self.way.exchange.answered(head.status.as_u16());
         let begun = self.way.caller.respond(head, body, close);
         begun.map_err(|_| Failure::CallerGone)

@@ -60,7 +60,7 @@ pub(crate) async fn failure(
         return;
     }
     let mut response = response(failure, manner);
-    date::stamp(response.headers_mut(), SystemTime::now());
+    date::stamp(response.headers_mut(), SystemTime::now);
     // After a head or a body that cannot be trusted what follows on an HTTP/1.1 connection cannot be, either.
     let close = matches!(failure, Failure::Rejected(_));
     exchange.answered(response.status().as_u16());

@@ -19,7 +19,7 @@ use crate::socket::Socket;
 use crate::tls::{Connected, Connector, tls_reason};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method, response};
+use http::{HeaderMap, Method, response};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -253,8 +253,9 @@ async fn connect_tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectError> {
 
 /// Whether a gRPC call: decides the protocol towards the app, and the form of a refusal.
 pub(crate) fn is_grpc(method: &Method, headers: &HeaderMap) -> bool {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .map_or(&[][..], HeaderValue::as_bytes);
-    method == Method::POST && content_type.starts_with(b"application/grpc")
+    // Of most requests the method says enough.
+    method == Method::POST
+        && headers
+            .get(CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

@@ -10,9 +10,6 @@ use smallvec::{SmallVec, smallvec};
 /// Fields that a head may have before reading it takes memory besides the map.
 const INLINE_FIELDS: usize = 24;
 
-/// Room in the map for the fields that a proxy adds to a message.
-const ADDED_FIELDS: usize = 4;
-
 /// Looks for the end of a block of field lines while it arrives.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Block {
@@ -79,7 +76,7 @@ impl Block {
             // The lines were counted and are complete: what is left is a name that is none.
             Ok(httparse::Status::Partial) | Err(_) => return Err(HeadError::FieldName),
         };
-        let mut fields = spare::take(lines.len() + ADDED_FIELDS).ok_or(HeadError::TooManyFields)?;
+        let mut fields = spare::take(lines.len()).ok_or(HeadError::TooManyFields)?;
         for line in lines {
             let name =
                 HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| HeadError::FieldName)?;
