@@ -8,6 +8,7 @@ mod cidr;
 mod inbound;
 mod outbound;
 mod read;
+mod resilience;
 mod text;
 mod unique;
 
@@ -15,6 +16,7 @@ pub use cidr::{Cidr, ParseCidrError, Range};
 pub use inbound::{App, Inbound, Mtls, Protocol};
 pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
+pub use resilience::Resilience;
 use text::{as_duration, as_text};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

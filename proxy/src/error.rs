@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     Connect(#[from] ConnectError),
     #[error("expected a response head within {0:?}, found none")]
     ResponseTimeout(Duration),
+    #[error("expected a response head within {0:?} of one attempt, found none")]
+    TryTimeout(Duration),
     #[error("the deadline of the call is over")]
     DeadlineExceeded,
     #[error("the upstream broke off before its response head")]
@@ -83,6 +85,7 @@ impl Failure {
             Self::CallerGone => Fault::Downstream,
             Self::Connect(_)
             | Self::ResponseTimeout(_)
+            | Self::TryTimeout(_)
             | Self::DeadlineExceeded
             | Self::NoResponse(_) => Fault::Upstream,
         }
@@ -98,6 +101,7 @@ impl Failure {
             Self::Overloaded => "overloaded",
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
+            Self::TryTimeout(_) => "try_timeout",
             Self::DeadlineExceeded => DEADLINE_EXCEEDED,
             Self::NoResponse(Broken::UnaskedUpgrade) => "unasked_upgrade",
             Self::NoResponse(Broken::Head(_)) => "bad_response",

@@ -139,6 +139,7 @@ impl<'o> Exchange<'o> {
             Failure::Overloaded
             | Failure::Connect(_)
             | Failure::ResponseTimeout(_)
+            | Failure::TryTimeout(_)
             | Failure::DeadlineExceeded
             | Failure::NoResponse(_)
             | Failure::CallerGone => {}

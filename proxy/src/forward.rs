@@ -149,7 +149,7 @@ impl Passage<'_, '_, '_> {
                     return Err(failure);
                 }
                 let connection = Box::pin(app.connect(deadlines)).await?;
-                relay.ask_again(begin(connection, head, body));
+                relay.ask_again(begin(connection, head, body), None);
                 relay.head().await?
             }
         };
@@ -205,30 +205,41 @@ impl Passage<'_, '_, '_> {
         self.exchange.forwarded(attempt.lanes().name());
         deadlines.pass_on(&mut head.headers)?;
         let up = attempt.send(ready, head, body, wait).await?;
-        let mut relay = Relay::new(self, up, is_stream);
+        let mut relay = Relay::new(self, up, is_stream).within(attempt.ends);
         let (response, body) = loop {
             let failure = match relay.head().await {
                 Ok(answered) => break answered,
                 Err(failure) => failure,
             };
             attempt.failed(&failure);
+            let is_late = matches!(failure, Failure::TryTimeout(_));
             let is_repeatable = is_idempotent && !relay.has_begun();
             let wait = relay.wait();
+            // Boxed, as all that follows is rare.
             let again = relay.can_ask_again()
                 && Box::pin(retries.again(&failure, is_repeatable, wait.until)).await;
-            if !again {
-                return Err(failure);
-            }
+            let next = match again {
+                true => {
+                    let failed = attempt.endpoint();
+                    Box::pin(route.attempt(Some(failed), wait, deadlines)).await
+                }
+                false => Err(failure),
+            };
+            let (next, ready) = match next {
+                Ok(next) => next,
+                // What was asked may still be answered.
+                Err(_) if is_late => {
+                    relay.wait_on();
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
             head.clone_from(&kept);
-            let failed = attempt.endpoint();
-            // Boxed, as it is rare.
-            let next = Box::pin(route.attempt(Some(failed), wait, deadlines));
-            let (next, ready) = next.await?;
             attempt = next;
             relay.forwarded(attempt.lanes().name());
             deadlines.pass_on(&mut head.headers)?;
             let up = Box::pin(attempt.send(ready, head, body, wait)).await?;
-            relay.ask_again(up);
+            relay.ask_again(up, attempt.ends);
         };
         retries.answered();
         attempt.answered(&response);

@@ -147,6 +147,7 @@ impl Answer for Outbound {
             caller,
             deadlines: Deadlines {
                 response: route.timeout,
+                attempt: route.try_timeout,
                 ..Deadlines::of(&routes.config)
             },
             exchange,

@@ -19,6 +19,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
+use tokio::time::Instant;
 
 /// One side of an upgraded connection is gone while the other goes on.
 const TUNNEL_BROKEN: &str = "tunnel_broken";
@@ -50,6 +51,8 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     is_blocked: bool,
     /// Whether the response may end otherwise than its source meant it to: in trailers.
     takes_trailers: bool,
+    /// When another attempt may follow this one, unless the request's body moves meanwhile.
+    attempt_ends: Option<Instant>,
     is_answered: bool,
 }
 
@@ -90,8 +93,20 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             is_stream,
             is_blocked: false,
             takes_trailers: false,
+            attempt_ends: None,
             is_answered: false,
         }
+    }
+
+    /// The response is waited for until `ends` of this attempt.
+    pub(crate) fn within(mut self, ends: Option<Instant>) -> Self {
+        self.attempt_ends = ends;
+        self
+    }
+
+    /// No other attempt follows.
+    pub(crate) fn wait_on(&mut self) {
+        self.attempt_ends = None;
     }
 
     /// Two connections of which nobody but their ends knows what they carry.
@@ -109,9 +124,11 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         !matches!(self.taken, Taken::TooMuch)
     }
 
-    /// The same request, whose head was sent to another server. What was [taken](Self::can_ask_again) of its body follows.
-    pub(crate) fn ask_again(&mut self, up: Upstream) {
+    /// The same request, whose head was sent to another server, for an attempt until `ends`. What was
+    /// [taken](Self::can_ask_again) of its body follows.
+    pub(crate) fn ask_again(&mut self, up: Upstream, ends: Option<Instant>) {
         self.up = up;
+        self.attempt_ends = ends;
         self.upload = Upload::Sent;
         if self.has_upload && self.resume().is_err() {
             self.upload = Upload::Unwanted;
@@ -198,11 +215,19 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             return Poll::Ready(Err(Failure::CallerGone));
         }
         // Since the last move of the upload: a large body is no slow app.
-        let ends = self.wait().until;
-        ready!(self.way.caller.deadline().poll(ends, cx));
-        Poll::Ready(Err(match self.way.deadlines.are_over() {
+        let deadlines = self.way.deadlines;
+        let moved = self.progress.moved();
+        let until = deadlines.wait(moved).until;
+        if let (Some(ends), Some(limit)) = (self.attempt_ends, deadlines.attempt)
+            && ends.max(moved + limit) < until
+        {
+            ready!(self.way.caller.deadline().poll(ends.max(moved + limit), cx));
+            return Poll::Ready(Err(Failure::TryTimeout(limit)));
+        }
+        ready!(self.way.caller.deadline().poll(until, cx));
+        Poll::Ready(Err(match deadlines.are_over() {
             true => Failure::DeadlineExceeded,
-            false => Failure::ResponseTimeout(self.way.deadlines.response),
+            false => Failure::ResponseTimeout(deadlines.response),
         }))
     }
 

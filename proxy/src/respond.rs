@@ -150,7 +150,7 @@ fn answer(failure: &Failure) -> Answer {
         Failure::Connect(_) | Failure::NoResponse(_) | Failure::CallerGone => {
             (StatusCode::BAD_GATEWAY, UNAVAILABLE)
         }
-        Failure::ResponseTimeout(_) | Failure::DeadlineExceeded => {
+        Failure::ResponseTimeout(_) | Failure::TryTimeout(_) | Failure::DeadlineExceeded => {
             (StatusCode::GATEWAY_TIMEOUT, DEADLINE_EXCEEDED)
         }
     };

@@ -121,6 +121,8 @@ pub(crate) struct Deadlines {
     pub(crate) connect: Duration,
     /// To the response head, over all attempts.
     pub(crate) response: Duration,
+    /// The same of one attempt that another may follow.
+    pub(crate) attempt: Option<Duration>,
     /// Without any of the two bodies moving.
     pub(crate) idle: Duration,
     /// The same of a connection that was upgraded.
@@ -138,6 +140,7 @@ impl Deadlines {
             ends: None,
             connect: timeouts.upstream_connect,
             response: timeouts.response,
+            attempt: None,
             idle: timeouts.idle,
             tunnel_idle: timeouts.tunnel_idle,
             rest: timeouts.app_idle,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use identity::SpiffeId;
 use serde::Serialize;
 
-use super::Range;
 use super::text::{as_duration, as_optional_text, as_text, as_texts};
+use super::{Range, Resilience};
 
 /// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,9 +49,11 @@ pub struct Service {
     /// Who has to answer there.
     #[serde(serialize_with = "as_text")]
     pub identity: SpiffeId,
-    /// Time to the response head; [`Timeouts::response`] when not given.
+    /// Time to the response head, over all attempts; [`Timeouts::response`] when not given.
     #[serde(serialize_with = "as_duration")]
     pub timeout: Duration,
+    #[serde(flatten)]
+    pub resilience: Resilience,
 }
 
 /// A destination that is not HTTP. Nothing in the bytes says where they are to go: it has a listener of its own, or the

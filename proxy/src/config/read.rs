@@ -1,6 +1,7 @@
 //! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
 
 mod outbound;
+mod resilience;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;

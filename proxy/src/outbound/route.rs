@@ -30,6 +30,7 @@ pub(crate) struct Route {
     endpoints: Arc<Endpoints>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) timeout: Duration,
+    pub(crate) try_timeout: Option<Duration>,
 }
 
 impl Route {
@@ -54,6 +55,7 @@ impl Route {
             endpoints,
             budget,
             timeout: service.timeout,
+            try_timeout: service.resilience.try_timeout,
         }
     }
 
@@ -78,13 +80,14 @@ impl Route {
                 true => 2,
                 false => 1,
             };
-            let wait = Wait {
+            let ends = deadlines.attempt.map(|limit| Instant::now() + limit);
+            let one = Wait {
                 connect,
+                until: ends.map_or(wait.until, |ends| ends.min(wait.until)),
                 parts,
-                ..wait
             };
-            match turn.lanes().ready(wait).await {
-                Ok(ready) => return Ok((Attempt { turn }, ready)),
+            match turn.lanes().ready(one).await {
+                Ok(ready) => return Ok((Attempt { turn, ends }, ready)),
                 // No endpoint's fault, nor another with any other.
                 Err(error @ (ConnectError::NoIdentity | ConnectError::IdentityExpired)) => {
                     return Err(error.into());
@@ -111,6 +114,8 @@ impl Route {
 #[derive(Debug)]
 pub(crate) struct Attempt<'r> {
     turn: Turn<'r>,
+    /// When another may follow.
+    pub(crate) ends: Option<Instant>,
 }
 
 impl Attempt<'_> {

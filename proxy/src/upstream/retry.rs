@@ -1,8 +1,8 @@
 //! Whether a request that got no answer may be sent again, and how often that happens.
 //!
 //! Twice at most, and only what cannot be done twice by it: a request that the server says it has not looked at (RFC 9113
-//! sections 6.8 and 8.7), or once one that may be repeated (RFC 9110 section 9.2.2) and whose connection was lost before
-//! any of its response. All that goes to a service has one budget, so that retries never multiply a load that it cannot bear.
+//! sections 6.8 and 8.7), or once one that may be repeated (RFC 9110 section 9.2.2) and whose connection was lost, or the time
+//! for an attempt over, before any of its response. All that goes to a service has one budget, so that retries never multiply a load that it cannot bear.
 
 use crate::body::Broken;
 use crate::error::Failure;
@@ -139,7 +139,7 @@ impl Drop for Retries<'_> {
 enum Fate {
     /// The server says that it has done nothing with it.
     Unprocessed,
-    /// The connection is gone; the server may have seen it or not.
+    /// The connection is gone, or an answer does not come; the server may have seen it or not.
     Lost,
     /// Whatever it was, it would be the same again.
     Settled,
@@ -151,6 +151,7 @@ impl Fate {
             Failure::NoResponse(Broken::Http2(error)) if error.is_io() => Self::Lost,
             Failure::NoResponse(Broken::Http2(error)) if is_unprocessed(error) => Self::Unprocessed,
             Failure::NoResponse(Broken::Io(_) | Broken::Closed) => Self::Lost,
+            Failure::TryTimeout(_) => Self::Lost,
             _ => Self::Settled,
         }
     }

@@ -14,8 +14,8 @@ use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
 use proxy::admin::PolicyStatus;
 use proxy::config::{
-    AccessLog, Admin, Endpoint, Inbound, Mtls, Outbound, OutboundListen, Protocol, Service, Sizes,
-    Timeouts,
+    AccessLog, Admin, Endpoint, Inbound, Mtls, Outbound, OutboundListen, Protocol, Resilience,
+    Service, Sizes, Timeouts,
 };
 use proxy::drain::{Drain, Readiness};
 use proxy::{Address, Config, IdentityFeed, IdentityState, PolicyFeed, Proxy, ReloadHandle};
@@ -173,6 +173,7 @@ pub(crate) fn service(host: &str, at: SocketAddr, identity: &str) -> Service {
         endpoints: vec![endpoint(at)],
         identity: SpiffeId::parse(identity).unwrap(),
         timeout: Duration::from_secs(10),
+        resilience: Resilience::default(),
     }
 }
 

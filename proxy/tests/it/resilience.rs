@@ -1,3 +1,5 @@
+mod attempts;
+
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};
 use crate::harness::{
     Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoint, grant_all, head, outbound,
@@ -5,6 +7,7 @@ use crate::harness::{
 };
 use http::{Request, StatusCode};
 use identity::tls::{ClientAuth, server_config};
+use proxy::config::Service;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,13 +45,15 @@ enum Way {
     Truncates,
     /// Nothing, for ever.
     Hangs,
+    /// Answers later.
+    Dawdles,
 }
 
 impl Way {
     /// What it writes about `stream`, and whether it closes then.
     fn answer(self, stream: u32) -> (Vec<u8>, bool) {
         match self {
-            Self::Serves => (frame(HEADERS, WHOLE, stream, OK), false),
+            Self::Serves | Self::Dawdles => (frame(HEADERS, WHOLE, stream, OK), false),
             Self::Fails => (frame(HEADERS, WHOLE, stream, BAD_GATEWAY), false),
             Self::FailsCalls => {
                 let head = [OK, &block(&[("grpc-status", "14")])].concat();
@@ -104,6 +109,9 @@ async fn serve(
         stream.read_exact(&mut payload).await?;
         if kind == HEADERS {
             seen.fetch_add(1, Ordering::SeqCst);
+            if matches!(way, Way::Dawdles) {
+                sleep(LIMIT / 3).await;
+            }
             let (answer, closes) = way.answer(u32::from_be_bytes(of));
             stream.write_all(&answer).await?;
             stream.flush().await?;
@@ -116,11 +124,20 @@ async fn serve(
 
 /// A front end whose service has these endpoints.
 fn frontend(authority: &Authority, endpoints: &[SocketAddr]) -> Sidecar {
+    with(authority, endpoints, |_| ())
+}
+
+fn with(
+    authority: &Authority,
+    endpoints: &[SocketAddr],
+    change: impl FnOnce(&mut Service),
+) -> Sidecar {
     let svid = authority.svid(FRONTEND, Life::Hour);
     sidecar(authority, svid, endpoints[0], "", |config| {
         let mut orders = service(HOST, endpoints[0], ORDERS);
         orders.endpoints = endpoints.iter().copied().map(endpoint).collect();
         orders.timeout = LIMIT;
+        change(&mut orders);
         config.outbound = outbound(vec![orders]);
         config.timeouts.upstream_connect = LIMIT;
     })

@@ -1,5 +1,6 @@
 //! The workload's way out: where it connects, and where its calls may go.
 
+use super::resilience::resilience;
 use super::{endpoint, loopback, some, spiffe_id, timeout, unix};
 use crate::config::unique::{Hosts, Listens};
 use crate::config::{Outbound, OutboundListen, Range, SOCKET_MODE, Service, TcpService};
@@ -126,11 +127,13 @@ fn service(node: &Node, problems: &Problems, hosts: &Hosts, response: Duration) 
         let endpoints = map.required("endpoints", some("endpoint", endpoint));
         let identity = map.required("identity", spiffe_id);
         let timeout = map.optional("timeout", timeout).unwrap_or(response);
+        let resilience = resilience(map);
         Some(Service {
             hosts: hosts?,
             endpoints: endpoints?,
             identity: identity?,
             timeout,
+            resilience,
         })
     })
 }

@@ -12,8 +12,9 @@ fn the_reference_has_a_row_for_each_timeout_and_size_and_the_right_default() {
     let documented: BTreeMap<&str, &str> = rows.iter().map(|row| (code(row[0]), row[1])).collect();
     assert_eq!(documented.len(), rows.len(), "a key has two rows");
 
-    let expected: BTreeSet<String> = keys("timeouts", Timeouts::default())
-        .chain(keys("sizes", Sizes::default()))
+    let expected: BTreeSet<String> = keys(Timeouts::default())
+        .map(|key| format!("timeouts.{key}"))
+        .chain(keys(Sizes::default()).map(|key| format!("sizes.{key}")))
         .chain(["workers", "accessLog", "admin.listen"].map(str::to_owned))
         .collect();
     assert_eq!(
@@ -29,6 +30,26 @@ fn the_reference_has_a_row_for_each_timeout_and_size_and_the_right_default() {
         if key != "sizes.maxMemory" {
             assert_eq!(read(&file(key, value)).as_ref(), Ok(&default), "{key}");
         }
+    }
+}
+
+#[test]
+fn the_reference_has_a_row_for_each_key_of_a_service_and_the_right_default() {
+    let service = |keys: &str| {
+        read(&format!(
+            "outbound: {{listen: '127.0.0.1:15001', services: [{{hosts: [orders], endpoints: ['10.0.0.7:15006'], \
+             identity: spiffe://demo.test/ns/shop/sa/orders{keys}}}]}}\n"
+        ))
+    };
+    let rows = rows("key of a service");
+    let documented: BTreeSet<String> = rows.iter().map(|row| code(row[0]).to_owned()).collect();
+    assert_eq!(documented.len(), rows.len(), "a key has two rows");
+    let expected = keys(Resilience::default()).collect();
+    assert_eq!(documented, expected);
+    let default = service("").unwrap();
+    for row in rows {
+        let key = format!(", {}: {}", code(row[0]), row[1]);
+        assert_eq!(service(&key).as_ref(), Ok(&default), "{key}");
     }
 }
 
@@ -71,12 +92,11 @@ fn code(cell: &str) -> &str {
     cell.trim_matches('`')
 }
 
-/// The keys that the section `name` of a configuration has.
-fn keys(name: &str, section: impl Serialize) -> impl Iterator<Item = String> {
+/// The keys that a section of a configuration has.
+fn keys(section: impl Serialize) -> impl Iterator<Item = String> {
     let section = serde_json::to_value(section).unwrap();
     let keys: Map<String, Value> = serde_json::from_value(section).unwrap();
-    keys.into_iter()
-        .map(move |(key, _)| format!("{name}.{key}"))
+    keys.into_iter().map(|(key, _)| key)
 }
 
 /// A configuration that says nothing but this.
