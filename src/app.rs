@@ -1,8 +1,9 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
+use crate::cli::ProxyArgs;
 use crate::config::{Config, Identity};
 use crate::reload::{self, Files, Reload};
-use crate::{policy_dir, signal};
+use crate::{policy_dir, signal, upgrade};
 use anyhow::Context;
 use ca::client::{self, ClientConfig, ClientState};
 use identity::TrustBundle;
@@ -15,20 +16,21 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-/// Runs a sidecar until SIGTERM or SIGINT, then drains it.
-pub(crate) fn run(config_file: &Path) -> anyhow::Result<()> {
+/// Runs a sidecar until SIGTERM or SIGINT, or until another takes its place; then drains it.
+pub(crate) fn run(arguments: &ProxyArgs) -> anyhow::Result<()> {
     // Two threads: renewal and the admin port must not wait for each other. Requests have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(config_file))
+    runtime.block_on(serve(&arguments.config.config, arguments.upgrade))
 }
 
-async fn serve(config_file: &Path) -> anyhow::Result<()> {
+async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     // First of all: until then these signals would end the process as it stands.
     let (terminate, hangup) = (signal::terminate()?, signal::hangup()?);
+    let upgrades = signal::upgrade()?;
     let mut read = Stamp::default();
     read.add(config_file);
     let config = Config::load(config_file)?;
@@ -37,12 +39,25 @@ async fn serve(config_file: &Path) -> anyhow::Result<()> {
     let policy = policy_dir::load(&config.policy.dir, &policy_options)?;
     tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
 
+    let (predecessor, inherited) = if takes_over {
+        let (predecessor, inherited) = upgrade::ask(config.proxy.admin.socket.clone()).await?;
+        (Some(predecessor), Some(inherited))
+    } else {
+        (None, None)
+    };
     let handles = client::start(enrolment(&config.identity)?)?;
     let (status_sender, status) = watch::channel(reload::status_of(&policy));
     let (policy_sender, policy) = watch::channel(Arc::new(policy));
     let policies = PolicyFeed { policy, status };
-    let bound = Proxy::build(config.proxy, feed(&handles), policies, Readiness::new())?;
+    let bound = Proxy::build_on(
+        inherited,
+        config.proxy,
+        feed(&handles),
+        policies,
+        Readiness::new(),
+    )?;
     tracing::info!(addresses = ?bound.addresses(), "listening");
+    let drain = Drain::new();
     let reload = Reload {
         files: Files {
             config: config_file.to_owned(),
@@ -57,11 +72,17 @@ async fn serve(config_file: &Path) -> anyhow::Result<()> {
         status: status_sender,
         metrics: bound.metrics(),
         access_log: bound.access_log(),
+        drain: drain.clone(),
     };
-    // Ends with the runtime.
+    // Both end with the runtime.
     tokio::spawn(reload.run());
-    let drain = Drain::new();
-    let serving = bound.run(drain.clone());
+    tokio::spawn(upgrade::on_signal(upgrades));
+    let serving = async {
+        match predecessor {
+            Some(predecessor) => bound.run_after(predecessor, drain.clone()).await,
+            None => bound.run(drain.clone()).await,
+        }
+    };
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended.context("serving"),

@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Ca(CaCommand),
     /// Run a sidecar.
     #[command(after_help = "Example:\n  tipstaff proxy --config deploy/sidecar.yaml")]
-    Proxy(ConfigArgs),
+    Proxy(ProxyArgs),
     /// Check, explain and test policy documents.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -57,6 +57,16 @@ pub(crate) struct ConfigArgs {
     /// The sidecar's configuration (YAML).
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
+    /// Take the place of the sidecar that runs with this configuration (it answers at admin.socket): serve on its listening
+    /// sockets, and let it drain once this one serves.
+    #[arg(long)]
+    pub(crate) upgrade: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,8 @@ mod app;
 
 mod reload;
 
+mod upgrade;
+
 mod signal;
 
 mod commands;
@@ -54,7 +56,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Ca(command) => commands::ca::run(command),
-        Command::Proxy(arguments) => app::run(&arguments.config).map(|()| ExitCode::SUCCESS),
+        Command::Proxy(arguments) => app::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Policy(command) => commands::policy::run(command),
         Command::Check(arguments) => commands::check::run(arguments),
         Command::Redirect(command) => commands::redirect::run(command),

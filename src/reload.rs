@@ -10,6 +10,7 @@ use policy::Policy;
 use proxy::ReloadHandle;
 use proxy::access_log::AccessLog;
 use proxy::admin::PolicyStatus;
+use proxy::drain::Drain;
 use proxy::files::{LOOK_EVERY, Looks, RETRY_AFTER, Stamp};
 use proxy::metrics::Metrics;
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ pub(crate) struct Reload {
     pub(crate) status: watch::Sender<PolicyStatus>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: AccessLog,
+    /// Once it has started, what is served may only end: the policy is followed, so that a grant that is withdrawn still ends
+    /// its streams; the configuration may be one for the process that took over.
+    pub(crate) drain: Drain,
 }
 
 /// What is followed, and what cannot change while it is.
@@ -49,7 +53,7 @@ impl Files {
         stamp
     }
 
-    fn load(&self) -> anyhow::Result<(proxy::Config, Policy)> {
+    fn load_config(&self) -> anyhow::Result<proxy::Config> {
         let config = Config::load(&self.config)?;
         for (key, is_same) in [
             ("identity", config.identity == self.identity),
@@ -61,8 +65,11 @@ impl Files {
                 self.config.display()
             );
         }
-        let policy = policy_dir::load(&self.policy.dir, &self.policy_options)?;
-        Ok((config.proxy, policy))
+        Ok(config.proxy)
+    }
+
+    fn load_policy(&self) -> anyhow::Result<Policy> {
+        Ok(policy_dir::load(&self.policy.dir, &self.policy_options)?)
     }
 }
 
@@ -97,11 +104,16 @@ impl Reload {
     }
 
     async fn once(&self) -> anyhow::Result<()> {
-        let files = self.files.clone();
+        let (files, is_draining) = (self.files.clone(), self.drain.is_started());
         // Not on a thread that serves the admin port: thousands of grants take a while to compile.
-        let loaded = tokio::task::spawn_blocking(move || files.load()).await;
-        let (config, policy) = loaded.context("reading the files")??;
-        self.proxy.apply(config)?;
+        let loaded = tokio::task::spawn_blocking(move || {
+            let config = (!is_draining).then(|| files.load_config()).transpose()?;
+            anyhow::Ok((config, files.load_policy()?))
+        });
+        let (config, policy) = loaded.await.context("reading the files")??;
+        if let Some(config) = config {
+            self.proxy.apply(config)?;
+        }
         if policy.fingerprint() != self.policy.borrow().fingerprint() {
             tracing::info!(generation = policy.fingerprint(), "policy reloaded");
             self.status.send_replace(status_of(&policy));

@@ -18,6 +18,14 @@ pub(crate) fn terminate() -> anyhow::Result<impl Future<Output = ()>> {
     })
 }
 
+/// SIGUSR2, which asks for an upgrade.
+///
+/// # Errors
+/// When the handler cannot be installed.
+pub(crate) fn upgrade() -> anyhow::Result<Signal> {
+    signal(SignalKind::user_defined2()).context("installing the SIGUSR2 handler")
+}
+
 /// SIGHUP, which asks for a reload.
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 //! | `GET /config` | both | the configuration in effect as JSON |
 //! | `GET /identity` | both | id, serial, validity, chain and bundle sequence as JSON; never the key |
 //! | `POST /rotate` | Unix socket | renews the identity now and says how it went |
+//! | `POST /upgrade` | Unix socket | hands over the listening sockets to a new process: see `handover.rs` |
 //!
 //! What changes state is on the Unix socket alone (mode 0600, peer uid checked): a web page, a container with the host's
 //! network or a forgotten port-forward can reach a loopback port. On TCP the Host has to be a loopback name, against DNS
@@ -17,6 +18,8 @@
 
 mod answer;
 mod server;
+
+pub(crate) use server::is_operator;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -32,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::SOCKET_MODE;
 use crate::drain::{Drain, Readiness};
+use crate::handover::{Handover, Inherited, Listening};
 use crate::metrics::Metrics;
 use crate::overload::Overload;
 use crate::{Config, IdentityFeed, config, listener};
@@ -46,6 +50,7 @@ pub struct State {
     pub(crate) overload: Arc<Overload>,
     pub readiness: Readiness,
     pub drain: Drain,
+    pub(crate) handover: Arc<Handover>,
 }
 
 /// How the policy in effect came about. Published by whoever loads policies.
@@ -66,15 +71,21 @@ pub struct Bound {
     unix: Option<(PathBuf, UnixListener)>,
 }
 
-/// Binds both listeners. A socket file that a dead process left is replaced.
+/// Binds both listeners, unless they are `inherited`. A socket file that a dead process left is replaced.
 ///
 /// # Errors
 /// When an address is taken or the socket cannot be made.
-pub fn bind(config: &config::Admin) -> io::Result<Bound> {
-    let tcp = TcpListener::bind(config.listen)?;
+pub fn bind(config: &config::Admin, inherited: &mut Inherited) -> io::Result<Bound> {
+    let tcp = match inherited.tcp(config.listen).pop() {
+        Some(listener) => listener,
+        None => TcpListener::bind(config.listen)?,
+    };
     tcp.set_nonblocking(true)?;
     let unix = match &config.socket {
-        Some(path) => Some((path.clone(), listener::bind_unix(path, SOCKET_MODE)?)),
+        Some(path) => {
+            let listener = listener::bind_unix(path, SOCKET_MODE, inherited)?;
+            Some((path.clone(), listener))
+        }
         None => None,
     };
     Ok(Bound {
@@ -90,6 +101,17 @@ impl Bound {
         self.address
     }
 
+    /// Second handles of both, for a process to come; none without a socket on which it could ask.
+    pub(crate) fn listening(&self) -> io::Result<Vec<Listening>> {
+        let Some((_, unix)) = &self.unix else {
+            return Ok(Vec::new());
+        };
+        Ok(vec![
+            Listening::of_tcp(&self.tcp)?,
+            Listening::of_unix(unix)?,
+        ])
+    }
+
     /// Starts answering, on a thread that ends when [`Running`] is dropped.
     ///
     /// # Errors
@@ -100,7 +122,7 @@ impl Bound {
             .build()?;
         let stop = CancellationToken::new();
         let socket = self.unix.as_ref().map(|(path, _)| path.clone());
-        let stopped = stop.clone();
+        let (stopped, handover) = (stop.clone(), Arc::clone(&state.handover));
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
@@ -114,6 +136,7 @@ impl Bound {
             stop,
             thread: Some(thread),
             socket,
+            handover,
         })
     }
 }
@@ -124,6 +147,7 @@ pub struct Running {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
     socket: Option<PathBuf>,
+    handover: Arc<Handover>,
 }
 
 impl Drop for Running {
@@ -135,6 +159,7 @@ impl Drop for Running {
             tracing::error!("the admin thread panicked; its panic is on stderr");
         }
         if let Some(socket) = &self.socket
+            && self.handover.is_owner()
             && let Err(error) = std::fs::remove_file(socket)
         {
             tracing::warn!(%error, path = %socket.display(), "admin socket not removed");

@@ -45,6 +45,8 @@ pub const UPSTREAM_CONNECT: Duration = Duration::from_secs(5);
 pub const RESPONSE: Duration = Duration::from_secs(60);
 /// Kubernetes kills 30 s after SIGTERM; five are kept for the hard end.
 pub const DRAIN: Duration = Duration::from_secs(25);
+/// A process that was replaced keeps nobody waiting; this bounds how many of them there are after many upgrades.
+pub const UPGRADE_DRAIN: Duration = Duration::from_secs(3600);
 
 /// Room for large cookies and tokens (nginx takes 32 KiB); a head is held in memory before anything is decided.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -136,6 +138,9 @@ pub struct Timeouts {
     /// From SIGTERM to the end of whatever is left.
     #[serde(serialize_with = "as_duration")]
     pub drain: Duration,
+    /// How long streams may last in a process in whose place another serves; `drain` follows.
+    #[serde(serialize_with = "as_duration")]
+    pub upgrade_drain: Duration,
 }
 
 /// Every size a peer could grow. None is zero.
@@ -229,6 +234,7 @@ impl Default for Timeouts {
             upstream_connect: UPSTREAM_CONNECT,
             response: RESPONSE,
             drain: DRAIN,
+            upgrade_drain: UPGRADE_DRAIN,
         }
     }
 }

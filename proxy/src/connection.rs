@@ -208,31 +208,40 @@ struct Watch<'c> {
 impl Watch<'_> {
     /// Boxed by the caller: an idle connection is as large as what it may become, and there are many.
     async fn drive(self, mut connection: Pin<Box<impl Future<Output = ()>>>) {
-        let closing = &self.activity.closing;
         let mut winding_down = false;
+        let mut leaving = false;
         let mut seen = self.activity.begun.load(Ordering::Relaxed);
         let leave_at = self.ends.as_deref().map(|ends| leave_at(ends.moment()));
         let mut timer = pin!(tokio::time::sleep_until(self.next(leave_at, false)));
         let mut draining = pin!(self.drain.started());
+        let mut is_draining = false;
         let mut polled = Polled::default();
         loop {
             let event = poll_fn(|cx| {
                 if connection.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Ended);
                 }
-                let is_draining = self.drain.is_started() && !winding_down;
-                if polled.by(cx) && !timer.is_elapsed() && !is_draining {
+                let has_order = !leaving && self.has_order(is_draining);
+                if polled.by(cx) && !timer.is_elapsed() && !has_order {
                     return Poll::Pending;
                 }
                 polled.set(cx);
-                if !winding_down && draining.as_mut().poll(cx).is_ready() {
+                if !leaving && draining.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(Event::Draining);
                 }
                 timer.as_mut().poll(cx).map(|()| Event::Due)
             });
             match event.await {
                 Event::Ended => return,
-                Event::Draining => winding_down = true,
+                // First the requests to come, then the connections that bring none.
+                Event::Draining => {
+                    winding_down = true;
+                    leaving = is_draining;
+                    if !is_draining {
+                        is_draining = true;
+                        draining.set(self.drain.closing_idle());
+                    }
+                }
                 Event::Due => {
                     let now = SystemTime::now();
                     // Hard: nothing passes under a certificate that has ended.
@@ -249,13 +258,25 @@ impl Watch<'_> {
                     if is_unused && winding_down {
                         return;
                     }
-                    winding_down |= is_unused || leave_at.is_some_and(|leave_at| now >= leave_at);
+                    leaving |= is_unused || leave_at.is_some_and(|leave_at| now >= leave_at);
+                    winding_down |= leaving;
                     timer.as_mut().reset(self.next(leave_at, winding_down));
                 }
             }
             polled.clear();
             // The next turn of the loop polls the connection, which looks at this.
-            closing.store(winding_down, Ordering::Relaxed);
+            let activity = self.activity;
+            activity.closing.store(winding_down, Ordering::Relaxed);
+            activity.leaving.store(leaving, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the drain has come to its next step.
+    fn has_order(&self, is_draining: bool) -> bool {
+        if is_draining {
+            self.drain.is_closing_idle()
+        } else {
+            self.drain.is_started()
         }
     }
 
@@ -292,6 +313,8 @@ fn leave_at(ends: SystemTime) -> SystemTime {
 pub(crate) struct Activity {
     /// No more requests are wanted. Whoever sets it polls the connection again.
     closing: AtomicBool,
+    /// Nor is the one waited for that may be on its way.
+    leaving: AtomicBool,
     /// Requests taken in.
     begun: AtomicU32,
     /// Requests whose response has not ended.
@@ -301,6 +324,10 @@ pub(crate) struct Activity {
 impl Activity {
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Whether no request was in work since `begun` was read.

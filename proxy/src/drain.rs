@@ -8,12 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 /// What has to be up before this process takes traffic. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    waiting: Arc<Mutex<Vec<&'static str>>>,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    names: Mutex<Vec<&'static str>>,
+    fewer: Notify,
 }
 
 impl Readiness {
@@ -36,8 +43,21 @@ impl Readiness {
         self.lock().clone()
     }
 
+    /// Resolves once everything that was asked for is up. Cancel safe.
+    pub async fn complete(&self) {
+        loop {
+            // Made before the look, so that a guard dropped in between still wakes us.
+            let fewer = self.waiting.fewer.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            fewer.await;
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<&'static str>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        let names = &self.waiting.names;
+        names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -54,16 +74,24 @@ impl Drop for Unready {
         if let Some(place) = waiting.iter().position(|name| *name == self.what) {
             waiting.remove(place);
         }
+        self.readiness.waiting.fewer.notify_waiters();
     }
 }
 
-/// The order to stop, in two steps, and the count of what still runs. Cheap to clone; all clones are one.
+/// How long a connection without a request may take to bring one more, which is answered like any other. Closed at once,
+/// it would be closed under a request that is on its way.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
+/// The order to stop, in steps, and the count of what still runs. Cheap to clone; all clones are one.
 ///
-/// After [`Drain::start`] listeners accept nothing new and connections finish what they have begun. After
-/// [`Drain::cut`] whatever is left is dropped.
+/// After [`Drain::start`] listeners accept nothing new and connections finish what they have begun; soon after, those
+/// without a request are closed. After [`Drain::cut`] whatever is left is dropped. [`Drain::relieve`] is the first step
+/// of a process that has been replaced: it may take its time.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     started: CancellationToken,
+    ordered: CancellationToken,
+    closing_idle: CancellationToken,
     cut: CancellationToken,
     in_flight: Arc<InFlightCount>,
 }
@@ -82,11 +110,18 @@ impl Drain {
     /// First step: take no new work. Never blocks; a second call changes nothing.
     pub fn start(&self) {
         self.started.cancel();
+        self.ordered.cancel();
     }
 
-    /// Second step: whatever is left ends now.
-    pub fn cut(&self) {
+    /// The same for a process in whose place another serves: nobody waits for its end.
+    pub fn relieve(&self) {
         self.started.cancel();
+    }
+
+    /// Last step: whatever is left ends now.
+    pub fn cut(&self) {
+        self.start();
+        self.closing_idle.cancel();
         self.cut.cancel();
     }
 
@@ -95,11 +130,21 @@ impl Drain {
     }
 
     /// Resolves at the first step. Cancel safe.
-    pub async fn started(&self) {
-        self.started.cancelled().await;
+    pub fn started(&self) -> WaitForCancellationFuture<'_> {
+        self.started.cancelled()
     }
 
-    /// Resolves at the second step. Cancel safe.
+    /// Whether connections without a request end now.
+    pub fn is_closing_idle(&self) -> bool {
+        self.closing_idle.is_cancelled()
+    }
+
+    /// Resolves when connections without a request end. Cancel safe.
+    pub fn closing_idle(&self) -> WaitForCancellationFuture<'_> {
+        self.closing_idle.cancelled()
+    }
+
+    /// Resolves at the last step. Cancel safe.
     pub async fn cut_off(&self) {
         self.cut.cancelled().await;
     }
@@ -116,12 +161,26 @@ impl Drain {
         self.in_flight.held.load(Ordering::Acquire)
     }
 
-    /// Runs both steps: starts, waits until nothing is in flight or `limit` has passed, then cuts. Answers how much
+    /// After [`Drain::relieve`]: waits until nothing is in flight, `limit` has passed, or the order to stop comes.
+    pub async fn rest(&self, limit: Duration) {
+        tokio::select! {
+            () = self.ordered.cancelled() => {}
+            _ = timeout(limit, self.idle()) => {}
+        }
+    }
+
+    /// Runs all steps: starts, waits until nothing is in flight or `limit` has passed, then cuts. Answers how much
     /// was cut off.
     pub async fn run(&self, limit: Duration) -> usize {
         self.start();
+        let waiting = async {
+            if timeout(LAST_REQUEST, self.idle()).await.is_err() {
+                self.closing_idle.cancel();
+                self.idle().await;
+            }
+        };
         // The wait ends either way; what is still held afterwards is the answer.
-        let _ = tokio::time::timeout(limit, self.idle()).await;
+        let _ = timeout(limit, waiting).await;
         let left = self.in_flight();
         self.cut();
         left

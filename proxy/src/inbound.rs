@@ -58,7 +58,6 @@ impl Inbound {
         let _slot = slot;
         let shared = &self.shared;
         let _open = shared.metrics.connection(Direction::Inbound);
-        let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         // Boxed: its memory is free again when it ends, which is long before the connection does.
         let Some(admitted) = Box::pin(self.admit(stream, &config)).await else {

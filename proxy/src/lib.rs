@@ -21,6 +21,8 @@ mod overload;
 // The life of a request. Blank lines keep rustfmt from sorting it.
 mod listener;
 
+mod address;
+
 mod workload;
 
 mod redirect;
@@ -86,21 +88,23 @@ pub mod admin;
 
 pub mod drain;
 
+pub mod handover;
+
 #[doc(hidden)]
 pub mod bench;
 
+pub use address::{Address, Addresses};
 pub use config::Config;
 
 use access_log::AccessLog;
 use admin::PolicyStatus;
 use arc_swap::ArcSwap;
 use drain::{Drain, Readiness};
+use handover::{Handover, Inherited, RelieveError};
 use identity::{Svid, TrustBundle};
 use metrics::Metrics;
 use overload::Overload;
 use policy::Policy;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -135,23 +139,6 @@ pub struct Failing {
     pub error: String,
 }
 
-/// The address of a bound listener.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Address {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
-/// What was bound, in the order of the configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Addresses {
-    pub inbound: Vec<SocketAddr>,
-    pub outbound: Option<Address>,
-    /// Of the TCP services, in the order of the configuration.
-    pub tcp: Vec<Address>,
-    pub admin: SocketAddr,
-}
-
 /// How long the access log may take to write its last lines; a pipe that nobody reads must not keep the process alive.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 
@@ -180,9 +167,28 @@ impl Proxy {
         policy: PolicyFeed,
         readiness: Readiness,
     ) -> Result<Bound, BuildError> {
+        Self::build_on(None, config, identity, policy, readiness)
+    }
+
+    /// The same on the sockets of another process; with those, [`Bound::run_after`] has to follow. What of them `config` does not
+    /// name is closed here.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn build_on(
+        inherited: Option<Inherited>,
+        config: Config,
+        identity: IdentityFeed,
+        policy: PolicyFeed,
+        readiness: Readiness,
+    ) -> Result<Bound, BuildError> {
         descriptors::raise();
-        let sockets = listener::bind(&config)?;
-        let admin = admin::bind(&config.admin).map_err(BuildError::Admin)?;
+        let is_heir = inherited.is_some();
+        let mut inherited = inherited.unwrap_or_default();
+        let sockets = listener::bind(&config, &mut inherited)?;
+        let admin = admin::bind(&config.admin, &mut inherited).map_err(BuildError::Admin)?;
+        drop(inherited);
+        let handover = Handover::of(&sockets, &admin, is_heir).map_err(BuildError::Admin)?;
         let metrics = Metrics::new();
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
             .map_err(BuildError::AccessLog)?;
@@ -203,6 +209,7 @@ impl Proxy {
             readiness,
             sockets,
             admin,
+            handover,
             metrics,
             admission,
             access_log,
@@ -220,6 +227,7 @@ pub struct Bound {
     readiness: Readiness,
     sockets: listener::Sockets,
     admin: admin::Bound,
+    handover: Arc<Handover>,
     metrics: Arc<Metrics>,
     admission: Admission,
     access_log: AccessLog,
@@ -250,7 +258,8 @@ impl Bound {
         self.access_log.clone()
     }
 
-    /// Serves until `drain` starts, then lets requests in flight end within the configured drain timeout and returns.
+    /// Serves until `drain` starts, then lets requests in flight end within the configured drain timeout and returns; within
+    /// a longer one if another process serves in its place.
     ///
     /// # Errors
     /// When a thread cannot be started or ends before its time.
@@ -265,6 +274,7 @@ impl Bound {
             self.access_log,
             drain.clone(),
         ));
+        let unready = self.readiness.wait_for("workers");
         // The admin listener outlives the workers, so that `/ready` tells of the drain to its end.
         let _admin = self
             .admin
@@ -276,16 +286,19 @@ impl Bound {
                 overload: Arc::clone(&overload),
                 readiness: self.readiness,
                 drain: drain.clone(),
+                handover: Arc::clone(&self.handover),
             })
             .map_err(RunError::Spawn)?;
         let draining = async {
             drain.started().await;
-            let limit = shared.config.load().timeouts.drain;
-            let cut = drain.run(limit).await;
+            self.handover.close();
+            let limit = || shared.config.load().timeouts.clone();
+            drain.rest(limit().upgrade_drain).await;
+            let cut = drain.run(limit().drain).await;
             tracing::info!(cut, "drained");
         };
         let serving = async {
-            let served = worker::run(&shared, self.sockets).await;
+            let served = worker::run(&shared, self.sockets, unready).await;
             // Also when a worker was lost: half a sidecar is none.
             drain.cut();
             served
@@ -348,6 +361,8 @@ pub enum RunError {
     Spawn(#[source] std::io::Error),
     #[error("a worker thread ended before the drain; its panic is on stderr")]
     WorkerLost,
+    #[error("the process before this one goes on serving")]
+    NotRelieved(#[from] RelieveError),
 }
 
 /// Settings that only a restart can change.

@@ -67,11 +67,10 @@ impl Outbound {
         let _slot = slot;
         let shared = Arc::clone(&self.origin.shared);
         let _open = shared.metrics.connection(Direction::Outbound);
-        let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let detected = tokio::select! {
             detected = timeout(config.timeouts.request_head, detect::http(&mut stream)) => detected,
-            () = shared.drain.started() => return,
+            () = shared.drain.closing_idle() => return,
         };
         let (protocol, start) = match (detected, destination) {
             // What listens first, or says what is no HTTP, names no service: its destination is one that nobody listed.

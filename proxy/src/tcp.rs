@@ -105,7 +105,6 @@ impl Outbound {
         let _slot = slot;
         let shared = &self.origin.shared;
         let _open = shared.metrics.connection(Direction::Outbound);
-        let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
         let mut exchange = Exchange::begin(&self.origin, Some(&head()));
         let _tunnel = match shared.admission.take_tunnel() {

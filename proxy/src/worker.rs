@@ -4,7 +4,7 @@
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::discovery::Discovery;
-use crate::drain::Drain;
+use crate::drain::{Drain, Unready};
 use crate::error::Failure;
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
@@ -145,24 +145,31 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-/// Runs the workers until the drain has cut off what was left.
-pub(crate) async fn run(shared: &Arc<Shared>, sockets: Sockets) -> Result<(), RunError> {
+/// Runs the workers until the drain has cut off what was left. `unready` is dropped when all of them accept.
+pub(crate) async fn run(
+    shared: &Arc<Shared>,
+    sockets: Sockets,
+    unready: Unready,
+) -> Result<(), RunError> {
+    let unready = Arc::new(unready);
     let own = OwnPorts::new(&shared.config.load(), &sockets);
     let mut ends = JoinSet::new();
     for (number, sockets) in sockets.per_worker.into_iter().enumerate() {
         let (ended, end) = oneshot::channel();
         let (shared, own) = (Arc::clone(shared), own.clone());
+        let unready = Arc::clone(&unready);
         let runtime = runtime().map_err(RunError::Spawn)?;
         std::thread::Builder::new()
             .name(format!("worker-{number}"))
             .spawn(move || {
-                let served = runtime.block_on(serve(&shared, sockets, &own));
+                let served = runtime.block_on(serve(&shared, sockets, &own, unready));
                 // The receiver is gone only when `run` was dropped: nobody is left to be told.
                 let _ = ended.send(served);
             })
             .map_err(RunError::Spawn)?;
         ends.spawn(end);
     }
+    drop(unready);
     while let Some(end) = ends.join_next().await {
         // The task only waits for the channel; either ends without a result when the thread panicked.
         end.map_err(|_| RunError::WorkerLost)?
@@ -179,28 +186,35 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 }
 
 /// One worker's life: accept until the drain starts, then wait until it cuts. Connections end with the runtime.
-async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets, own: &OwnPorts) -> io::Result<()> {
+async fn serve(
+    shared: &Arc<Shared>,
+    sockets: WorkerSockets,
+    own: &OwnPorts,
+    unready: Arc<Unready>,
+) -> io::Result<()> {
     let config = shared.config.load_full();
     let acceptors = Acceptors::new(&shared.identity);
     let mut all_apps = Vec::new();
-    for (listener, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
-        let listener = TcpListener::from_std(listener)?;
+    for (listeners, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
         let apps = Arc::new(Apps::new(inbound, own));
         all_apps.push(Arc::clone(&apps));
         let inbound = Inbound::new(shared, &acceptors, inbound, apps);
-        let accepting = Arc::clone(shared);
-        tokio::spawn(async move {
-            accept(
-                listener,
-                &accepting.admission.inbound,
-                &accepting.admission.overload,
-                &accepting.drain,
-                |stream, slot| {
-                    tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
-                },
-            )
-            .await;
-        });
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener)?;
+            let (accepting, inbound) = (Arc::clone(shared), Arc::clone(&inbound));
+            tokio::spawn(async move {
+                accept(
+                    listener,
+                    &accepting.admission.inbound,
+                    &accepting.admission.overload,
+                    &accepting.drain,
+                    |stream, slot| {
+                        tokio::spawn(Arc::clone(&inbound).serve(stream, slot));
+                    },
+                )
+                .await;
+            });
+        }
     }
     if let Some(config) = &config.outbound {
         let workload = Workload::new(config.uids.clone());
@@ -219,13 +233,17 @@ async fn serve(shared: &Arc<Shared>, sockets: WorkerSockets, own: &OwnPorts) -> 
             }
         }
         let listening = config.tcp.iter().filter(|service| service.listen.is_some());
-        for (socket, service) in sockets.tcp.into_iter().zip(listening) {
+        for (sockets, service) in sockets.tcp.into_iter().zip(listening) {
             let service = tcp::Outbound::new(shared, service);
-            lend(shared, socket, workload.clone(), move |stream, slot| {
-                tokio::spawn(Arc::clone(&service).serve(stream, slot));
-            })?;
+            for socket in sockets {
+                let service = Arc::clone(&service);
+                lend(shared, socket, workload.clone(), move |stream, slot| {
+                    tokio::spawn(Arc::clone(&service).serve(stream, slot));
+                })?;
+            }
         }
     }
+    drop(unready);
     tokio::select! {
         () = sweep(shared, &all_apps) => {}
         () = shared.drain.cut_off() => {}

@@ -24,6 +24,8 @@ mod limits;
 mod rotation;
 // SIGTERM.
 mod drain;
+// A new process in the place of one that runs.
+mod upgrade;
 // The administration port, its socket, and the access log.
 mod admin;
 // What peers write does not become what the logs say.

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Bound, State, answer};
+use crate::handover;
 
 /// On each listener: a scraper, a prober, an operator, and room for those who hang.
 const MAX_CONNECTIONS: usize = 16;
@@ -39,7 +40,7 @@ enum Via {
     Socket,
 }
 
-/// Serves until dropped.
+/// Serves until dropped, and takes nothing new once another process does.
 pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
     let tcp = TcpListener::from_std(bound.tcp)?;
     let unix = bound
@@ -56,14 +57,17 @@ pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
                 Err(error) => pause(&error).await,
             },
             accepted = next(unix.as_ref()) => match accepted {
-                Ok(stream) if is_operator(&stream) => spawn(stream, Via::Socket, &unix_places, &state),
+                Ok(stream) if is_operators(&stream) => spawn(stream, Via::Socket, &unix_places, &state),
                 Ok(_) => tracing::warn!("admin socket refused a process of another user"),
                 Err(error) => pause(&error).await,
             },
+            () = state.handover.given() => break,
             // Over when the publisher is gone; the last identity stays in use.
             Ok(()) = svid.changed() => state.metrics.identity_changed(),
         }
     }
+    drop((tcp, unix));
+    std::future::pending().await
 }
 
 async fn next(unix: Option<&UnixListener>) -> io::Result<UnixStream> {
@@ -78,11 +82,13 @@ async fn pause(error: &io::Error) {
     tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
-fn is_operator(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| may_change_state(peer.uid(), own))
+fn is_operators(stream: &UnixStream) -> bool {
+    stream.peer_cred().is_ok_and(|peer| is_operator(peer.uid()))
+}
+
+/// Whether a process of this user may change the state of this one.
+pub(crate) fn is_operator(uid: u32) -> bool {
+    may_change_state(uid, rustix::process::geteuid().as_raw())
 }
 
 pub(super) fn may_change_state(peer_uid: u32, own_uid: u32) -> bool {
@@ -104,21 +110,22 @@ fn spawn(
 }
 
 async fn connection(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     via: Via,
     _place: OwnedSemaphorePermit,
     state: Arc<State>,
 ) {
     let service = service_fn(|request| {
         let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&request, via, &state).await) }
+        async move { Ok::<_, Infallible>(respond(request, via, &state).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD_BYTES)
         .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     match tokio::time::timeout(CONNECTION_TIME, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
@@ -126,14 +133,16 @@ async fn connection(
     }
 }
 
-async fn respond(request: &Request<Incoming>, via: Via, state: &State) -> Response<Full<Bytes>> {
-    let mut response = match route(request, via) {
+async fn respond(mut request: Request<Incoming>, via: Via, state: &State) -> Response<Full<Bytes>> {
+    let mut response = match route(&request, via) {
         Ok(Call::Live) => answer::live(),
         Ok(Call::Ready) => answer::ready(state),
         Ok(Call::Metrics) => answer::metrics(state),
         Ok(Call::Config) => answer::config(state),
         Ok(Call::Identity) => answer::identity(state),
         Ok(Call::Rotate) => answer::rotate(state).await,
+        Ok(Call::Upgrade) => handover::answer(&mut request, &state.handover, &state.drain)
+            .unwrap_or_else(|refused| answer::problem(StatusCode::CONFLICT, &refused.to_string())),
         Err(refusal) => refuse(&refusal),
     };
     response
@@ -149,6 +158,7 @@ enum Call {
     Config,
     Identity,
     Rotate,
+    Upgrade,
 }
 
 /// Why a request reaches no call.
@@ -165,8 +175,9 @@ fn route<B>(request: &Request<B>, via: Via) -> Result<Call, Refusal> {
         return Err(Refusal::ForeignHost);
     }
     let (call, methods, allow): (_, &[Method], _) = match request.uri().path() {
-        "/rotate" if via == Via::Loopback => return Err(Refusal::SocketOnly),
+        "/rotate" | "/upgrade" if via == Via::Loopback => return Err(Refusal::SocketOnly),
         "/rotate" => (Call::Rotate, &[Method::POST], "POST"),
+        "/upgrade" => (Call::Upgrade, &[Method::POST], "POST"),
         path => {
             let call = match path {
                 "/live" => Call::Live,

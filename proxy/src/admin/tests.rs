@@ -1,4 +1,5 @@
 mod harness;
+mod upgrade;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -245,6 +246,6 @@ fn socket_of_a_living_process_is_not_taken_over() {
         listen: "127.0.0.1:0".parse().unwrap(),
         socket: Some(admin.socket.clone()),
     };
-    assert!(bind(&config).is_err());
+    assert!(bind(&config, &mut Inherited::default()).is_err());
     assert_eq!(admin.unix("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").0, 200);
 }

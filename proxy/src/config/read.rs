@@ -128,6 +128,7 @@ impl Timeouts {
                 upstream_connect: read("upstreamConnect", default.upstream_connect),
                 response: read("response", default.response),
                 drain: read("drain", default.drain),
+                upgrade_drain: read("upgradeDrain", default.upgrade_drain),
             })
         })
     }

@@ -144,7 +144,7 @@ impl Connection {
                     begun.get_or_insert_with(Instant::now);
                 }
                 // What has come by now is still answered.
-                Poll::Pending if self.wire.input.is_empty() && self.activity.is_closing() => {
+                Poll::Pending if self.wire.input.is_empty() && self.activity.is_leaving() => {
                     return Poll::Ready(Next::End);
                 }
                 Poll::Pending => {

@@ -84,8 +84,8 @@ impl Inbound {
         };
         let detected = tokio::select! {
             detected = timeout(limit, detect::is_tls(stream)) => detected,
-            // Who has said nothing has nothing to lose.
-            () = self.shared.drain.started() => return None,
+            // Who has said nothing by then has nothing to lose.
+            () = self.shared.drain.closing_idle() => return None,
         };
         match (detected, way.protocol) {
             (Ok(is_tls), _) => is_tls.ok(),
@@ -194,7 +194,7 @@ impl Inbound {
                 let limit = config.timeouts.request_head;
                 let detected = tokio::select! {
                     detected = timeout(limit, detect::http(&mut socket)) => detected,
-                    () = shared.drain.started() => return None,
+                    () = shared.drain.closing_idle() => return None,
                 };
                 let Ok(detected) = detected else {
                     ended("preface_timeout");

@@ -6,6 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// What a process says once it is alone in serving.
+const TAKEN_OVER: &str = "taken over from the process before this one";
+
 /// A running sidecar.
 #[derive(Debug)]
 pub(crate) struct Sidecar {
@@ -44,6 +47,23 @@ impl Sidecar {
             .as_str()
             .expect("a serial")
             .to_owned()
+    }
+
+    /// Starts a new process of the same configuration to take over from this one; it logs beside it, as `name` says.
+    pub(crate) fn successor(&self, name: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+        command.args(["proxy", "--config", path(&self.config), "--upgrade"]);
+        let log = self.config.with_extension(format!("{name}.log"));
+        Process::start(command, log)
+    }
+
+    /// Puts a new process in the place of this one, and answers with the old one once it drains.
+    pub(crate) fn upgrade(&mut self, name: &str) -> Process {
+        let successor = self.successor(name);
+        wait_for("the new process to have taken over", || {
+            successor.log_text().contains(TAKEN_OVER).then_some(())
+        });
+        std::mem::replace(&mut self.process, successor)
     }
 
     /// POST /rotate on the administration socket.

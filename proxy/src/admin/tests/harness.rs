@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{PolicyStatus, Running, State, bind};
 use crate::drain::{Drain, Readiness};
+use crate::handover::{Handover, Inherited};
 use crate::metrics::Metrics;
 use crate::{Config, IdentityFeed, IdentityState};
 
@@ -27,7 +28,7 @@ pub(super) const ID: &str = "spiffe://demo.test/ns/shop/sa/orders";
 
 /// An admin listener on free ports and the other ends of what feeds it.
 pub(super) struct Harness {
-    _running: Running,
+    pub(super) running: Option<Running>,
     pub(super) address: SocketAddr,
     pub(super) socket: PathBuf,
     pub(super) svid: watch::Sender<Option<Arc<Svid>>>,
@@ -37,6 +38,7 @@ pub(super) struct Harness {
     _bundle: watch::Sender<Arc<TrustBundle>>,
     pub(super) readiness: Readiness,
     pub(super) drain: Drain,
+    pub(super) handover: Arc<Handover>,
     _folder: tempfile::TempDir,
 }
 
@@ -63,8 +65,9 @@ impl Harness {
             last_error: None,
         });
         let (readiness, drain) = (Readiness::new(), Drain::new());
-        let bound = bind(&config.admin).unwrap();
+        let bound = bind(&config.admin, &mut Inherited::default()).unwrap();
         let address = bound.address();
+        let handover = Handover::new(bound.listening().unwrap(), false);
         let running = bound
             .spawn(State {
                 config: Arc::new(ArcSwap::from_pointee(config)),
@@ -81,10 +84,11 @@ impl Harness {
                 metrics: Metrics::new(),
                 readiness: readiness.clone(),
                 drain: drain.clone(),
+                handover: Arc::clone(&handover),
             })
             .unwrap();
         Self {
-            _running: running,
+            running: Some(running),
             address,
             socket,
             svid,
@@ -94,6 +98,7 @@ impl Harness {
             _bundle: bundle,
             readiness,
             drain,
+            handover,
             _folder: folder,
         }
     }

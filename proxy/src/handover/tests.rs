@@ -1,0 +1,166 @@
+use super::*;
+use crate::drain::Drain;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+use tokio::net::UnixStream as AsyncUnixStream;
+
+fn listener() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+fn pair() -> (UnixStream, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let patience = Some(Duration::from_secs(10));
+    theirs.set_read_timeout(patience).unwrap();
+    (ours, theirs)
+}
+
+async fn sent(sockets: &[Listening]) -> io::Result<Vec<(Address, OwnedFd)>> {
+    let (ours, mut theirs) = pair();
+    ours.set_nonblocking(true).unwrap();
+    let mut ours = AsyncUnixStream::from_std(ours).unwrap();
+    let receiving = tokio::task::spawn_blocking(move || wire::receive(&mut theirs));
+    wire::send(&mut ours, sockets).await.unwrap();
+    receiving.await.unwrap()
+}
+
+/// More than fit into one message, each recognised by what waits in it.
+#[tokio::test]
+async fn what_waits_in_a_socket_is_accepted_by_whoever_got_it() {
+    let listeners: Vec<TcpListener> = (0..100).map(|_| listener()).collect();
+    let mut clients = Vec::new();
+    for listener in &listeners {
+        clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    }
+    let offered: Vec<Listening> = listeners
+        .iter()
+        .map(|listener| Listening::of_tcp(listener).unwrap())
+        .collect();
+    let received = sent(&offered).await.unwrap();
+    drop((offered, listeners));
+    assert_eq!(received.len(), clients.len());
+    for ((address, socket), mut client) in received.into_iter().zip(clients) {
+        assert_eq!(address, Address::Tcp(client.peer_addr().unwrap()));
+        let (mut accepted, _) = TcpListener::from(socket).accept().unwrap();
+        accepted.write_all(b"yours").unwrap();
+        drop(accepted);
+        let mut heard = String::new();
+        client.read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "yours");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_not_what_the_list_calls_it_is_refused() {
+    let (one, other) = (listener(), listener());
+    let wrong_address = Listening {
+        address: Address::Tcp(other.local_addr().unwrap()),
+        socket: one.as_fd().try_clone_to_owned().unwrap(),
+    };
+    let wrong_kind = Listening {
+        address: Address::Unix("/run/app.sock".into()),
+        socket: one.as_fd().try_clone_to_owned().unwrap(),
+    };
+    let connection = TcpStream::connect(one.local_addr().unwrap()).unwrap();
+    let no_listener = Listening {
+        address: Address::Tcp(connection.local_addr().unwrap()),
+        socket: connection.into(),
+    };
+    for (name, wrong) in [
+        ("another address", wrong_address),
+        ("another kind", wrong_kind),
+        ("a connection", no_listener),
+    ] {
+        let sockets = [Listening::of_tcp(&one).unwrap(), wrong];
+        let error = sent(&sockets).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_list_that_is_none_or_lacks_its_descriptors_is_refused() {
+    let list = |text: &str| {
+        [
+            &u32::try_from(text.len()).unwrap().to_be_bytes(),
+            text.as_bytes(),
+        ]
+        .concat()
+    };
+    for (name, said) in [
+        ("nothing", Vec::new()),
+        ("half a length", vec![0, 0]),
+        ("a length without end", vec![0xFF; 64]),
+        ("half a list", list("[]")[..5].to_vec()),
+        ("no JSON", list("listeners")),
+        ("no addresses", list(r#"[{"udp":"127.0.0.1:1"}]"#)),
+        ("no descriptor", list(r#"[{"tcp":"127.0.0.1:1"}]"#)),
+        (
+            "an octet without one",
+            [list(r#"[{"tcp":"127.0.0.1:1"}]"#), vec![b'.']].concat(),
+        ),
+    ] {
+        let (mut ours, mut theirs) = pair();
+        ours.write_all(&said).unwrap();
+        drop(ours);
+        assert!(wire::receive(&mut theirs).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn sockets_are_lent_to_one_at_a_time_and_come_back_unless_they_were_given() {
+    let handover = Handover::new(vec![Listening::of_tcp(&listener()).unwrap()], false);
+    let loan = handover.lend().unwrap();
+    assert_eq!(handover.lend().unwrap_err(), NotNow::Lent);
+    drop(loan);
+    let loan = handover.lend().unwrap();
+    assert!(handover.is_owner());
+    loan.give();
+    assert!(!handover.is_owner());
+    assert!(handover.given.is_cancelled());
+    assert_eq!(handover.lend().unwrap_err(), NotNow::Given);
+}
+
+#[test]
+fn an_heir_lends_nothing_before_it_owns_and_nobody_does_after_closing() {
+    let handover = Handover::new(vec![Listening::of_tcp(&listener()).unwrap()], true);
+    assert!(!handover.is_owner());
+    assert_eq!(handover.lend().unwrap_err(), NotNow::Theirs);
+    handover.own();
+    assert!(handover.lend().is_ok());
+    handover.close();
+    assert_eq!(handover.lend().unwrap_err(), NotNow::Stopping);
+}
+
+/// The order to stop overtakes the patience of a process that was replaced.
+#[tokio::test]
+async fn a_process_that_was_replaced_rests_until_it_is_told_to_stop() {
+    let drain = Drain::new();
+    let _stream = drain.hold();
+    drain.relieve();
+    drain.started().await;
+    assert!(!drain.is_closing_idle());
+    let resting = tokio::spawn({
+        let drain = drain.clone();
+        async move { drain.rest(Duration::from_secs(3600)).await }
+    });
+    drain.start();
+    resting.await.unwrap();
+}
+
+#[test]
+fn only_a_process_that_died_leaves_without_a_word() {
+    for (name, said, is_relieved) in [
+        ("it has let go", Some(DONE), true),
+        ("it keeps them", Some(KEPT), false),
+        ("nonsense", Some(b'?'), false),
+        ("it died", None, true),
+    ] {
+        let (mut ours, theirs) = pair();
+        ours.write_all(said.as_slice()).unwrap();
+        drop(ours);
+        let relieved = Predecessor { stream: theirs }.relieve();
+        assert_eq!(relieved.is_ok(), is_relieved, "{name}: {relieved:?}");
+    }
+}
