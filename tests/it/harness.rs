@@ -249,6 +249,9 @@ pub(crate) struct Options {
     pub(crate) app: Option<String>,
     /// Opaque TCP between the sidecars in place of HTTP, and the name of the callers' Unix sockets for it.
     pub(crate) tcp: Option<&'static str>,
+    /// Further apps of the orders service, as protocol (`http` or `tcp`) and address. Callers reach the first HTTP one as
+    /// `orders-0`, and so on; opaque TCP by [`Sidecar::tcp`].
+    pub(crate) beside: Vec<(&'static str, String)>,
     /// Further top-level sections of both sidecars' configuration.
     pub(crate) extra: String,
     /// Of the sidecars' own log.
@@ -262,6 +265,7 @@ impl Default for Options {
             ttl: Duration::from_secs(3600),
             app: None,
             tcp: None,
+            beside: Vec::new(),
             extra: String::new(),
             log_level: "info",
         }
@@ -285,9 +289,7 @@ impl Mesh {
             app: options.app.as_deref().unwrap_or(&own_app),
         };
         let orders = start(folder.path(), &ca, ("orders", ORDERS), served, options);
-        let calls = Role::Calls {
-            orders: orders.inbound,
-        };
+        let calls = Role::Calls { orders: &orders };
         let caller = ("storefront", STOREFRONT);
         let storefront = start(folder.path(), &ca, caller, calls, options);
         Self {
@@ -302,7 +304,7 @@ impl Mesh {
     /// One more sidecar that calls the orders service, with the identity `id`.
     pub(crate) fn caller(&self, name: &str, id: &str, options: &Options) -> Sidecar {
         let calls = Role::Calls {
-            orders: self.orders.inbound,
+            orders: &self.orders,
         };
         start(self.folder.path(), &self.ca, (name, id), calls, options)
     }

@@ -5,6 +5,7 @@ mod curl;
 mod docker;
 mod grpc;
 mod linters;
+mod long_streams;
 mod openssl;
 mod postgres;
 mod redirect;
@@ -82,6 +83,11 @@ impl Session {
 
     fn say(&mut self, line: &str) {
         writeln!(self.input, "{line}").expect("the program reads");
+    }
+
+    /// The same to a program that may have ended.
+    fn try_say(&mut self, line: &str) {
+        writeln!(self.input, "{line}").ok();
     }
 
     /// The next line that has `part` in it.

@@ -14,6 +14,8 @@ const TAKEN_OVER: &str = "taken over from the process before this one";
 pub(crate) struct Sidecar {
     pub(crate) process: Process,
     pub(crate) inbound: SocketAddr,
+    /// Where it listens for [`Options::beside`].
+    beside: Vec<SocketAddr>,
     pub(crate) outbound: SocketAddr,
     /// Where opaque TCP to the orders service begins, if the options say so.
     pub(crate) tcp: SocketAddr,
@@ -80,8 +82,8 @@ impl Sidecar {
 pub(super) enum Role<'r> {
     /// Before an app: `host:port`, or `unix:` and a path.
     Serves { app: &'r str },
-    /// Before a workload that calls the orders service, whose sidecar listens here.
-    Calls { orders: SocketAddr },
+    /// Before a workload that calls the orders service, whose sidecar this is.
+    Calls { orders: &'r Sidecar },
 }
 
 /// Starts a sidecar and waits until it is ready.
@@ -93,6 +95,7 @@ pub(super) fn start(
     options: &Options,
 ) -> Sidecar {
     let [inbound, outbound, tcp, admin] = std::array::from_fn(|_| free_address());
+    let beside: Vec<_> = options.beside.iter().map(|_| free_address()).collect();
     let own = folder.join(name);
     std::fs::create_dir(&own).expect("a folder for the sockets");
     let socket = folder.join(format!("{name}.sock"));
@@ -108,14 +111,37 @@ pub(super) fn start(
     text += &match role {
         Role::Serves { app } => {
             let protocol = options.tcp.map_or("http", |_| "tcp");
-            format!(
-                "inbound:\n  - {{listen: \"{inbound}\", app: \"{app}\", protocol: {protocol}}}\n"
-            )
+            let own = (&inbound, (&protocol, app));
+            let more = options
+                .beside
+                .iter()
+                .map(|(protocol, app)| (protocol, app.as_str()));
+            let all = std::iter::once(own).chain(beside.iter().zip(more));
+            let lines = all.map(|(listen, (protocol, app))| {
+                format!("  - {{listen: \"{listen}\", app: \"{app}\", protocol: {protocol}}}\n")
+            });
+            format!("inbound:\n{}", lines.collect::<String>())
         }
         Role::Calls { orders } => {
-            let service = format!("endpoints: [\"{orders}\"], identity: \"{ORDERS}\"");
+            let at = |orders| format!("endpoints: [\"{orders}\"], identity: \"{ORDERS}\"");
+            let service = at(&orders.inbound);
             let services = match options.tcp {
-                None => format!("services: [{{hosts: [orders], {service}, timeout: 5s}}]"),
+                None => {
+                    let mut services = format!("{{hosts: [orders], {service}, timeout: 5s}}");
+                    let mut tcp_services = String::new();
+                    for (n, ((protocol, _), listen)) in
+                        options.beside.iter().zip(&orders.beside).enumerate()
+                    {
+                        let service = at(listen);
+                        if *protocol == "tcp" {
+                            tcp_services += &format!("{{listen: \"{tcp}\", {service}}}");
+                        } else {
+                            services +=
+                                &format!(", {{hosts: [orders-{n}], {service}, timeout: 5s}}");
+                        }
+                    }
+                    format!("services: [{services}]\n  tcp: [{tcp_services}]")
+                }
                 Some(_) => format!(
                     "services: []\n  tcp:\n    - {{listen: \"{tcp}\", {service}}}\n    - {{listen: \"unix:{}\", {service}}}",
                     tcp_socket.display()
@@ -138,6 +164,7 @@ pub(super) fn start(
     let sidecar = Sidecar {
         process,
         inbound,
+        beside,
         outbound,
         tcp,
         tcp_socket,

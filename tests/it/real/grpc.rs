@@ -1,8 +1,14 @@
 //! A gRPC call with stock grpcio on both ends, through both sidecars.
 
 use super::python;
-use crate::harness::{Mesh, ORDERS, Options, Process, STOREFRONT, free_address, path, wait_for};
+use crate::harness::{
+    Mesh, ORDERS, Options, Process, STOREFRONT, free_address, grant, path, wait_for,
+};
 use std::path::Path;
+
+/// A server and a client with all four kinds of call.
+pub(super) const STREAMS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/real/grpc_streams.py");
 
 /// Unary and server-streaming methods that need no generated code: messages are raw bytes.
 const SERVER: &str = r#"
@@ -115,6 +121,46 @@ spec:
         "UNIMPLEMENTED",
         "RESOURCE_EXHAUSTED",
         "RESOURCE_EXHAUSTED",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
+}
+
+#[test]
+fn all_four_kinds_of_call_pass_with_what_stands_before_and_after_their_messages() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let app = free_address();
+    let mut command = python();
+    command.args([STREAMS, "serve", &app.to_string()]);
+    let _server = Process::start(command, folder.path().join("server.log"));
+    wait_for("the gRPC server", || std::net::TcpStream::connect(app).ok());
+    let mesh = Mesh::with(&Options {
+        app: Some(app.to_string()),
+        policy: grant(
+            "streams",
+            "{grpc: shop.v1.Streams, methods: [Get, Many, Total, Talk, Fail]}",
+            "[]",
+        ),
+        ..Options::default()
+    });
+    let output = python()
+        .args([
+            STREAMS,
+            "call",
+            &mesh.storefront.outbound.to_string(),
+            "orders",
+        ])
+        .output()
+        .expect("the client runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let expected = [
+        "unary True the front, the front, True, OK",
+        "server True the front, the front, True, OK",
+        "client True the front, the front, True, OK",
+        "both True the front, the front, True, OK",
+        "turns ['one', 'two', 'enough'] the front, the front, True, OK",
+        "none [] the front, the front, True, OK",
+        "failed nicht heute, 100 % sicher: ✗ the front, the front, True, FAILED_PRECONDITION",
+        "cancelled CANCELLED",
     ];
     assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
 }

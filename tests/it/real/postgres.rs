@@ -18,14 +18,14 @@ use tempfile::TempDir;
 const SOCKET: &str = ".s.PGSQL.5432";
 
 /// A server in a folder of its own, on a port and on a Unix socket in that folder.
-struct Postgres {
+pub(super) struct Postgres {
     process: Process,
     folder: TempDir,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Postgres {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let folder = TempDir::new().expect("a folder");
         let data = folder.path().join("data");
         // The server refuses to run as root, and its user has to reach its data.
@@ -99,17 +99,23 @@ fn server_program(name: &str) -> Command {
     command
 }
 
-/// psql that prints values and nothing else.
-fn psql_command(host: &str, port: u16, arguments: &[&str]) -> Command {
+/// psql that prints values and nothing else, for so many seconds at most.
+pub(super) fn psql_command(host: &str, port: u16, seconds: u32, arguments: &[&str]) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["60", "psql", "-XAtq", "-v", "ON_ERROR_STOP=1"]);
+    command.args([
+        &seconds.to_string(),
+        "psql",
+        "-XAtq",
+        "-v",
+        "ON_ERROR_STOP=1",
+    ]);
     command.args(["-h", host, "-p", &port.to_string(), "-U", "postgres"]);
     command.args(arguments).env("PGAPPNAME", "psql-of-the-test");
     command
 }
 
 fn psql(host: &str, port: u16, arguments: &[&str]) -> Output {
-    let output = psql_command(host, port, arguments).output();
+    let output = psql_command(host, port, 60, arguments).output();
     output.expect("psql runs")
 }
 
@@ -182,10 +188,10 @@ fn sessions_rest_for_longer_than_an_http_connection_may_and_then_go_on() {
     server.ask("create table jobs (name text)");
     let [(host, port), (folder, name)] = ways(&mesh.storefront);
 
-    let mut listener = Session::start(psql_command(&host, port, &[]));
+    let mut listener = Session::start(psql_command(&host, port, 60, &[]));
     listener.say("listen jobs; select 'listening';");
     listener.hear("listening");
-    let mut writer = Session::start(psql_command(&folder, name, &[]));
+    let mut writer = Session::start(psql_command(&folder, name, 60, &[]));
     writer.say("begin; insert into jobs values ('held'); select 'begun';");
     writer.hear("begun");
 
@@ -211,7 +217,7 @@ fn a_session_and_its_transaction_outlive_the_certificates_they_began_with() {
         ..options(server.address.to_string())
     });
     let (host, port) = &ways(&mesh.storefront)[0];
-    let mut session = Session::start(psql_command(host, *port, &[]));
+    let mut session = Session::start(psql_command(host, *port, 60, &[]));
     session.say("begin; create table kept (n int);");
     let mut asked = 0;
     while_rotating(&mesh, 5, || {
@@ -253,7 +259,7 @@ fn a_session_ends_when_its_grant_is_withdrawn() {
     let server = Postgres::start();
     let mesh = Mesh::with(&options(server.address.to_string()));
     let (host, port) = &ways(&mesh.storefront)[0];
-    let mut session = Session::start(psql_command(host, *port, &[]));
+    let mut session = Session::start(psql_command(host, *port, 60, &[]));
     session.say("begin; create table kept (n int); select 'begun';");
     session.hear("begun");
 

@@ -8,15 +8,15 @@ use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
 
-const SERVER: &str = concat!(
+pub(super) const SERVER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/it/real/websocket_server.py"
 );
-const CLIENT: &str = concat!(
+pub(super) const CLIENT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/it/real/websocket_client.py"
 );
-const PROFILE: &str = "---
+pub(super) const PROFILE: &str = "---
 apiVersion: tipstaff.dev/v1alpha1
 kind: HttpProfile
 metadata: {name: upgrades, namespace: shop}
