@@ -7,6 +7,7 @@
 //! | `GET /metrics` | both | OpenMetrics text |
 //! | `GET /config` | both | the configuration in effect as JSON |
 //! | `GET /identity` | both | id, serial, validity, chain and bundle sequence as JSON; never the key |
+//! | `GET /plaintext` | both | who still comes in plain text to each permissive listener, and whether it could be strict, as JSON |
 //! | `POST /rotate` | Unix socket | renews the identity now and says how it went |
 //! | `POST /upgrade` | Unix socket | hands over the listening sockets to a new process: see `handover.rs` |
 //!

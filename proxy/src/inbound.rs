@@ -14,6 +14,7 @@ use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::normalize;
 use crate::peer::Who;
+use crate::plaintext;
 use crate::proof::Ends;
 use crate::redirect::Apps;
 use crate::relay::Passage;
@@ -36,6 +37,7 @@ pub(crate) struct Inbound {
     acceptors: Acceptors,
     config: config::Inbound,
     apps: Arc<Apps>,
+    seen: Arc<plaintext::Listener>,
 }
 
 impl Inbound {
@@ -50,6 +52,7 @@ impl Inbound {
             acceptors: acceptors.clone(),
             config: config.clone(),
             apps,
+            seen: shared.metrics.plaintext.of(config.listen, config.mtls),
         })
     }
 
@@ -85,12 +88,28 @@ struct Caller {
     rulebook: Rulebook,
     address: IpAddr,
     app: Arc<App>,
+    /// On a permissive listener.
+    seen: Option<plaintext::Connection>,
 }
 
 impl Caller {
     fn who(&self) -> &Who {
         let who = self.origin.who.as_ref();
         who.expect("inbound connections are made with a caller")
+    }
+
+    /// Counts a request, or an opaque connection.
+    fn asked(&self) {
+        if let Some(seen) = &self.seen {
+            seen.asked();
+        }
+    }
+
+    /// A grant covers it.
+    fn granted(&self) {
+        if let Some(seen) = &self.seen {
+            seen.granted();
+        }
     }
 
     /// The life of an opaque TCP connection.
@@ -119,11 +138,13 @@ impl Caller {
         config: &Config,
     ) -> Result<(Box<dyn Socket>, OwnedSemaphorePermit), Failure> {
         let shared = &self.origin.shared;
+        self.asked();
         shared.admission.take_request()?;
         let who = self.who();
         let rules = self.rulebook.rules(who);
         exchange.decided_by(Arc::clone(&rules));
         let permit = admit(&rules, exchange.time)?;
+        self.granted();
         limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel()?;
@@ -145,6 +166,7 @@ impl Answer for Caller {
         caller: &mut Downstream<'_>,
         exchange: &mut Exchange<'_>,
     ) -> Result<(), Failure> {
+        self.asked();
         let shared = &self.origin.shared;
         shared.admission.take_request()?;
         let who = self.who();
@@ -156,6 +178,7 @@ impl Answer for Caller {
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;
+        self.granted();
         limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 

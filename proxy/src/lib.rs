@@ -84,6 +84,8 @@ pub mod access_log;
 // Beside it: what the operator sees and how it ends.
 pub mod metrics;
 
+mod plaintext;
+
 pub mod admin;
 
 pub mod drain;

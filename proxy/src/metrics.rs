@@ -21,6 +21,7 @@ use prometheus_client::registry::{Metric, Registry};
 
 use crate::IdentityFeed;
 use crate::admin::PolicyStatus;
+use crate::plaintext::Listeners;
 use capped::Capped;
 
 pub use capped::OTHER;
@@ -63,6 +64,7 @@ pub struct Metrics {
     handshake_failures: CountBy<2>,
     callers: Capped<Caller>,
     limits: Capped<Counter>,
+    pub(crate) plaintext: Listeners,
     destinations: Capped<Counter>,
     identity_expiry: Gauge,
     identity_remaining: Gauge<f64, AtomicU64>,
@@ -130,6 +132,17 @@ impl Metrics {
             "Requests refused by limit; those past the cap as `other`",
         );
 
+        let plaintext = Listeners::new(
+            all.family(
+                "plaintext_connections",
+                "Connections in plain text that a permissive listener took, by listener",
+            ),
+            all.family(
+                "plaintext_granted",
+                "Requests and opaque connections in plain text that a grant covers, by listener",
+            ),
+        );
+
         let destinations: Family<[(&'static str, String); 1], Counter> = all.family(
             "refused_destinations",
             "Requests and connections of the workload to what no service names, by destination; those past the cap as `other`",
@@ -173,6 +186,7 @@ impl Metrics {
             limits: Capped::new(MAX_LIMITS, move |limit| {
                 limits.get_or_create_owned(&[("limit", limit.to_owned())])
             }),
+            plaintext,
             destinations: Capped::new(MAX_DESTINATIONS, move |destination| {
                 destinations.get_or_create_owned(&[("destination", destination.to_owned())])
             }),

@@ -115,6 +115,11 @@ pub(super) fn identity(state: &State) -> Answer {
     }
 }
 
+pub(super) fn plaintext(state: &State) -> Answer {
+    let listeners = state.metrics.plaintext.report(SystemTime::now());
+    json_answer(StatusCode::OK, &json!({"listeners": listeners}))
+}
+
 /// Renews and answers with the new identity, or with what the CA said.
 pub(super) async fn rotate(state: &State) -> Answer {
     let (reply, outcome) = oneshot::channel();

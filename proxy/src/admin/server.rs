@@ -140,6 +140,7 @@ async fn respond(mut request: Request<Incoming>, via: Via, state: &State) -> Res
         Ok(Call::Metrics) => answer::metrics(state),
         Ok(Call::Config) => answer::config(state),
         Ok(Call::Identity) => answer::identity(state),
+        Ok(Call::Plaintext) => answer::plaintext(state),
         Ok(Call::Rotate) => answer::rotate(state).await,
         Ok(Call::Upgrade) => handover::answer(&mut request, &state.handover, &state.drain)
             .unwrap_or_else(|refused| answer::problem(StatusCode::CONFLICT, &refused.to_string())),
@@ -157,6 +158,7 @@ enum Call {
     Metrics,
     Config,
     Identity,
+    Plaintext,
     Rotate,
     Upgrade,
 }
@@ -185,6 +187,7 @@ fn route<B>(request: &Request<B>, via: Via) -> Result<Call, Refusal> {
                 "/metrics" => Call::Metrics,
                 "/config" => Call::Config,
                 "/identity" => Call::Identity,
+                "/plaintext" => Call::Plaintext,
                 _ => return Err(Refusal::NoSuchCall),
             };
             // hyper leaves out the body of an answer to HEAD.

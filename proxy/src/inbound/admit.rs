@@ -216,6 +216,7 @@ impl Inbound {
     fn caller(&self, who: Who, own: SpiffeId, way: Way) -> Arc<Caller> {
         let shared = &self.shared;
         let rulebook = Rulebook::new(shared, &who, own, way.port);
+        let seen = self.seen.connected(&who, way.port);
         Arc::new(Caller {
             origin: Origin {
                 shared: Arc::clone(shared),
@@ -226,6 +227,7 @@ impl Inbound {
             rulebook,
             address: way.address,
             app: way.app,
+            seen,
         })
     }
 }

@@ -64,9 +64,14 @@ impl Sidecar {
 
     /// What `/metrics` says.
     pub(crate) async fn metrics(&self) -> String {
+        self.tells("/metrics").await
+    }
+
+    /// What the admin side answers to a GET, head and body.
+    pub(crate) async fn tells(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.admin).await.unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answer

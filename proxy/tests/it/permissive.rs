@@ -7,6 +7,7 @@ use crate::harness::{
 use http::{Request, StatusCode};
 use proxy::Config;
 use proxy::config::{AccessLog, Mtls, Protocol};
+use serde_json::{Value, json};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -292,6 +293,40 @@ async fn log_and_metrics_show_an_address_and_no_identity() {
         !line.contains("peer.id") && !line.contains("spiffe"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn the_report_tells_who_still_comes_in_plain_text() {
+    let app = App::start().await;
+    let (authority, orders) = permissive(app.address, &(grant_all() + &reads()), |_| ());
+    let report = async || -> Value {
+        let answer = orders.tells("/plaintext").await;
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<Value>(body).unwrap()["listeners"][0].take()
+    };
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let mut proven = Caller::http2(orders.inbound, &authority, &frontend).await;
+    proven.get("orders", "/closed").await;
+    let mut plain = Caller::workload(orders.inbound).await;
+    plain.get("orders", "/closed").await;
+    let before = report().await;
+    assert_eq!(before["mtls"], "permissive");
+    assert_eq!(before["safe_to_switch_to_strict"], true, "{before}");
+    plain.get("orders", "/open/1").await;
+    let after = report().await;
+    assert_eq!(after["safe_to_switch_to_strict"], false, "{after}");
+    let port = &after["ports"][0];
+    assert_eq!(port["port"], app.address.port());
+    assert_eq!(port["mtls"], json!({"connections": 1, "requests": 1}));
+    let caller = &port["callers"][0];
+    assert_eq!(caller["address"], "127.0.0.1");
+    let counts = ["connections", "requests", "granted"].map(|key| &caller[key]);
+    assert_eq!(counts, [1, 2, 1], "{after}");
+    counted(
+        &orders,
+        "tipstaff_plaintext_granted_total{listener=\"127.0.0.1:0\"} 1",
+    )
+    .await;
 }
 
 #[tokio::test]
