@@ -12,6 +12,7 @@ use crate::h1::client::Connection;
 use crate::h1::head::Framing;
 use crate::h1::spare;
 use crate::h1::wire::Wire;
+use crate::hops::HOPS;
 use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::Route;
 use crate::peer::Who;
@@ -108,6 +109,7 @@ impl Passage<'_, '_, '_> {
             head.headers.insert(FORWARDED_CERT, forwarded_cert);
         }
         head.headers.insert(PEER, who.header());
+        head.headers.insert(HOPS, normal.hops.one_more());
         let body = framing(head, self.caller)?;
         if is_grpc(&head.method, &head.headers) {
             // Boxed: its state would make every request's future as large.

@@ -51,6 +51,8 @@ mod inbound;
 
 mod normalize;
 
+mod hops;
+
 mod upgrade;
 
 mod authorize;

@@ -6,6 +6,7 @@
 
 use crate::h1;
 use crate::h1::head::HeadError;
+use crate::hops::{GoesRound, HOPS, Hops};
 use crate::upgrade::{self, Upgrades};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, InvalidHeaderValue,
@@ -43,6 +44,8 @@ pub(crate) enum Rejection {
     HeaderValue,
     #[error("expected one grpc-timeout of up to eight digits and a unit")]
     GrpcTimeout,
+    #[error("the request has come through too many sidecars")]
+    GoesRound,
     #[error("policy speaks of another protocol here: {0}")]
     Protocol(&'static str),
 }
@@ -62,8 +65,15 @@ impl Rejection {
             Self::ConnectionHeader => "h2_connection_header",
             Self::HeaderValue => "bad_header_value",
             Self::GrpcTimeout => "bad_grpc_timeout",
+            Self::GoesRound => "loop",
             Self::Protocol(reason) => reason,
         }
+    }
+}
+
+impl From<GoesRound> for Rejection {
+    fn from(_: GoesRound) -> Self {
+        Self::GoesRound
     }
 }
 
@@ -73,6 +83,7 @@ pub(crate) struct Normal {
     /// Length of the host name at the start of the canonical Host field: the rest is a port.
     host_name: usize,
     pub(crate) has_override: bool,
+    pub(crate) hops: Hops,
     /// Set by whoever sees the body; a CORS preflight has none.
     pub(crate) has_body: bool,
 }
@@ -129,10 +140,11 @@ pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal
         check_framing(&head.headers)?;
     }
     let host_name = canonical_target(head, &reading, is_http2)?;
-    let has_override = strip(&mut head.headers, is_http2)?;
+    let (has_override, hops) = strip(&mut head.headers, is_http2)?;
     Ok(Normal {
         host_name,
         has_override,
+        hops,
         has_body: true,
     })
 }
@@ -233,12 +245,13 @@ enum Fate {
 }
 
 /// Removes the fields of this hop (RFC 9110 section 7.6.1), then those that only a proxy may set. In this order and
-/// before ours are added: otherwise `Connection: tipstaff-peer` would take ours out. Answers whether a method override is left.
-fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
+/// before ours are added: otherwise `Connection: tipstaff-peer` would take ours out. Answers whether a method override is left, and
+/// how far the request has come.
+fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<(bool, Hops), Rejection> {
     if is_http2 && headers.contains_key(UPGRADE) {
         return Err(Rejection::ConnectionHeader);
     }
-    let mut has_override = false;
+    let (mut has_override, mut hops) = (false, Hops::default());
     // Most requests have nothing to remove; then this allocates nothing.
     let mut removed: Vec<HeaderName> = Vec::new();
     for (name, value) in headers.iter() {
@@ -256,6 +269,9 @@ fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
                 if name == CONNECTION {
                     removed.extend(listed(value)?);
                 }
+                if name == HOPS {
+                    hops.hear(value)?;
+                }
                 removed.push(name.clone());
             }
         }
@@ -269,7 +285,7 @@ fn strip(headers: &mut HeaderMap, is_http2: bool) -> Result<bool, Rejection> {
             field.remove_entry_mult();
         }
     }
-    Ok(has_override)
+    Ok((has_override, hops))
 }
 
 /// The field names that a Connection field lists.

@@ -11,6 +11,7 @@ use crate::detect;
 use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
+use crate::hops::HOPS;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::{Hosts, Reading, normalize};
@@ -141,6 +142,9 @@ impl Answer for Outbound {
             }
         })?;
         exchange.allowed(None);
+        if let Some(hops) = normal.hops.as_told() {
+            head.headers.insert(HOPS, hops);
+        }
 
         let way = Passage {
             caller,

@@ -177,6 +177,7 @@ fn rejected(rejection: Rejection) -> StatusCode {
         }
         Rejection::Expectation => StatusCode::EXPECTATION_FAILED,
         Rejection::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        Rejection::GoesRound => StatusCode::LOOP_DETECTED,
         _ => StatusCode::BAD_REQUEST,
     }
 }

@@ -19,6 +19,7 @@ mod h2_fields; // Requests in HTTP/2 that HTTP/1 would read otherwise.
 mod h2_floods; // Frames that are allowed, and too many.
 mod inbound; // Who gets in, what is refused, what the app sees.
 mod lanes; // HTTP/2 connections to sidecars and apps: how many, and for how long.
+mod loops; // Sidecars that lead to each other.
 mod messages; // What HTTP allows between two servers, and what they must not do to each other.
 mod outbound; // Where the workload may go, and how identities rotate under it.
 mod permissive; // Ports that take plain text, too: what that gets, and what nobody gets by it.

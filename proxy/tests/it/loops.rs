@@ -1,0 +1,162 @@
+//! Sidecars that lead to each other, which no configuration shows by itself.
+
+use crate::harness::{
+    App, Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, document, grant_all, outbound,
+    service, sidecar, tls,
+};
+use http::{Request, StatusCode};
+use proxy::config::{self, Config, Destination, OutboundListen, Protocol, TcpService};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// The orders' app is the front end's way out, and that leads to the orders.
+struct Loop {
+    authority: Authority,
+    frontend: Sidecar,
+    orders: Sidecar,
+    _folder: TempDir,
+}
+
+impl Loop {
+    fn new(
+        documents: &str,
+        change: impl FnOnce(&mut Config),
+        way_out: impl FnOnce(&mut Config, &Path, SocketAddr),
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("way-out");
+        let authority = Authority::new();
+        let nowhere = "127.0.0.1:9".parse().unwrap();
+        let svid = authority.svid(ORDERS, Life::Hour);
+        let orders = sidecar(&authority, svid, nowhere, documents, |config| {
+            config.inbound[0].app = config::App::At(Destination::Unix(path.clone()));
+            change(config);
+        });
+        let svid = authority.svid(FRONTEND, Life::Hour);
+        let frontend = sidecar(&authority, svid, nowhere, "", |config| {
+            way_out(config, &path, orders.inbound);
+        });
+        Self {
+            authority,
+            frontend,
+            orders,
+            _folder: folder,
+        }
+    }
+}
+
+fn unix(path: &Path) -> OutboundListen {
+    OutboundListen::Unix {
+        path: path.to_owned(),
+        mode: 0o600,
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_goes_round_ends_at_once() {
+    let looped = Loop::new(
+        &grant_all(),
+        |_| (),
+        |config, path, orders| {
+            config.outbound = outbound(vec![service("orders", orders, ORDERS)]);
+            config.outbound.as_mut().unwrap().listen = unix(path);
+        },
+    );
+    let to = looped.orders.inbound;
+    let svid = looped.authority.svid(FRONTEND, Life::Hour);
+    let http1 = Caller::http1(to, &looped.authority, Some(&svid));
+    for mut caller in [
+        http1.await.unwrap(),
+        Caller::http2(to, &looped.authority, &svid).await,
+    ] {
+        // What the caller says of itself does not make it longer.
+        for hops in ["0", "-1", "nonsense"] {
+            let request = Request::post("/round")
+                .header("host", "orders")
+                .header("tipstaff-hops", hops);
+            let answer = timeout(SOON, caller.send_with(request, "body")).await;
+            // It may find its connection closed by the refusal before it.
+            if let Ok(reply) = answer.expect("an end") {
+                assert_eq!(reply.status, StatusCode::LOOP_DETECTED);
+            }
+        }
+    }
+    let metrics = looped.frontend.metrics().await;
+    assert!(metrics.contains("reason=\"loop\""), "{metrics}");
+    let metrics = looped.orders.metrics().await;
+    let rounds = metrics
+        .lines()
+        .filter(|line| line.starts_with("tipstaff_requests_total{direction=\"inbound\""))
+        .map(|line| line.rsplit(' ').next().unwrap().parse::<u32>().unwrap())
+        .sum::<u32>();
+    assert!(rounds <= 6 * 17, "{rounds} rounds");
+}
+
+#[tokio::test]
+async fn apps_that_pass_headers_on_make_no_loop() {
+    let app = App::start().await;
+    let authority = Authority::new();
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let orders = sidecar(&authority, svid, app.address, &grant_all(), |_| ());
+    let svid = authority.svid(FRONTEND, Life::Hour);
+    let frontend = sidecar(&authority, svid, app.address, "", |config| {
+        config.outbound = outbound(vec![service("orders", orders.inbound, ORDERS)]);
+    });
+    let mut workload = Caller::workload(frontend.outbound()).await;
+    for (told, seen) in [(None, "1"), (Some("1"), "2"), (Some("15"), "16")] {
+        let mut request = Request::get("/").header("host", "orders");
+        if let Some(told) = told {
+            request = request.header("tipstaff-hops", told);
+        }
+        let reply = workload.send(request).await.unwrap();
+        assert_eq!(reply.seen("tipstaff-hops"), [seen]);
+    }
+}
+
+/// Nothing in opaque bytes can say how far they have come. What ends it is the number of connections.
+#[tokio::test]
+async fn opaque_bytes_that_go_round_end_when_there_is_no_more_room() {
+    let grant = document(
+        "Grant",
+        "round",
+        &format!(
+            "from: [\"{FRONTEND}\"], validity: {{notAfter: never, because: test}}, allow: [{{tcp: true}}]"
+        ),
+    );
+    let looped = Loop::new(
+        &grant,
+        |config| {
+            config.inbound[0].protocol = Protocol::Tcp;
+            config.sizes.max_connections = 20;
+        },
+        |config, path, orders| {
+            config.timeouts.upstream_connect = Duration::from_millis(500);
+            config.outbound = outbound(vec![]);
+            let services = &mut config.outbound.as_mut().unwrap().tcp;
+            services.push(TcpService {
+                listen: Some(unix(path)),
+                destinations: Vec::new(),
+                endpoints: vec![crate::harness::endpoint(orders)],
+                identity: ORDERS.parse().unwrap(),
+            });
+        },
+    );
+    let svid = looped.authority.svid(FRONTEND, Life::Hour);
+    let to = looped.orders.inbound;
+    let mut caller = tls(to, &looped.authority, Some(&svid), b"tipstaff-tcp")
+        .await
+        .unwrap();
+    let mut bytes = Vec::new();
+    // However it ends.
+    let _: std::io::Result<usize> = timeout(SOON, caller.read_to_end(&mut bytes))
+        .await
+        .expect("an end");
+    assert!(bytes.is_empty());
+    drop(looped.frontend);
+}
