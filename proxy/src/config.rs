@@ -16,7 +16,7 @@ pub use cidr::{Cidr, ParseCidrError, Range};
 pub use inbound::{App, Inbound, Mtls, Protocol};
 pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
-pub use resilience::Resilience;
+pub use resilience::{Breaker, Resilience};
 use text::{as_duration, as_text};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -9,6 +9,9 @@ use identity::VerifyError;
 use std::io;
 use std::time::Duration;
 
+/// Nothing is wrong but that there is too much.
+const OVERLOADED: &str = "overloaded";
+
 /// Who has to act on a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -67,6 +70,10 @@ pub(crate) enum ConnectError {
     Certificate(#[from] VerifyError),
     #[error("the upstream closed each connection before it took the request")]
     Unstable,
+    #[error("each endpoint has as many requests or connections as it may")]
+    Full,
+    #[error("the only endpoint has failed time after time")]
+    CircuitOpen,
     #[error("the upstream does not carry opaque TCP")]
     Protocol,
     #[error("the HTTP handshake failed")]
@@ -98,7 +105,7 @@ impl Failure {
             Self::Denied(denial) => denial.reason(),
             Self::Limited(_) => "limited",
             Self::UnknownDestination { .. } => "unknown_destination",
-            Self::Overloaded => "overloaded",
+            Self::Overloaded => OVERLOADED,
             Self::Connect(error) => error.reason(),
             Self::ResponseTimeout(_) => "response_timeout",
             Self::TryTimeout(_) => "try_timeout",
@@ -121,6 +128,8 @@ impl ConnectError {
             Self::Handshake(_) => "handshake_failed",
             Self::Unstable => "connection_lost",
             Self::Certificate(error) => error.reason(),
+            Self::Full => OVERLOADED,
+            Self::CircuitOpen => "circuit_open",
             Self::Protocol => "no_common_protocol",
             Self::Http(_) => "protocol_error",
         }

@@ -143,9 +143,12 @@ fn answer(failure: &Failure) -> Answer {
         }
         Failure::Limited(_) => (StatusCode::TOO_MANY_REQUESTS, RESOURCE_EXHAUSTED),
         Failure::Overloaded
-        | Failure::Connect(ConnectError::NoIdentity | ConnectError::IdentityExpired) => {
-            (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE)
-        }
+        | Failure::Connect(
+            ConnectError::NoIdentity
+            | ConnectError::IdentityExpired
+            | ConnectError::Full
+            | ConnectError::CircuitOpen,
+        ) => (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
         Failure::Connect(ConnectError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, UNAVAILABLE),
         Failure::Connect(_) | Failure::NoResponse(_) | Failure::CallerGone => {
             (StatusCode::BAD_GATEWAY, UNAVAILABLE)
@@ -254,7 +257,7 @@ fn decision_fields(failure: &Failure, manner: Manner, headers: &mut HeaderMap) {
                 );
             }
         }
-        Failure::Overloaded => {
+        Failure::Overloaded | Failure::Connect(ConnectError::Full | ConnectError::CircuitOpen) => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}

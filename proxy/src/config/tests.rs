@@ -296,3 +296,54 @@ fn an_app_that_is_the_sidecar_itself_is_refused() {
         assert!(read(app).is_ok(), "{app}");
     }
 }
+
+#[test]
+fn how_endpoints_are_used_is_read_or_refused() {
+    let service = |keys: &str| {
+        read(&format!(
+            "outbound: {{listen: '127.0.0.1:15001', services: [{{hosts: [orders], endpoints: ['10.0.0.7:15006'], \
+             identity: spiffe://demo.test/ns/shop/sa/orders, timeout: 5s, {keys}}}]}}\n"
+        ))
+    };
+    let off = service("tryTimeout: off, slowStart: off, breaker: off").unwrap();
+    let off = &off.outbound.unwrap().services[0].resilience;
+    let default = Resilience::default();
+    assert_eq!(
+        *off,
+        Resilience {
+            try_timeout: None,
+            slow_start: None,
+            breaker: None,
+            ..default
+        }
+    );
+    for (keys, expected) in [
+        (
+            "tryTimeout: 0s",
+            "expected more than 0s and at most 24h, found 0ns",
+        ),
+        (
+            "tryTimeout: 5s",
+            "expected less than the timeout of 5s, found 5s",
+        ),
+        ("tryTimeout: soon", "found \"soon\""),
+        (
+            "slowStart: 25h",
+            "expected more than 0s and at most 24h, found 90000s",
+        ),
+        ("maxConnections: 0", "expected 1 to 65535, found 0"),
+        ("maxPending: 0", "expected 1 to 1000000, found 0"),
+        ("maxPending: off", "found \"off\""),
+        ("breaker: on", "expected a map, found \"on\""),
+        ("breaker: {failures: 0}", "expected 1 to 1000, found 0"),
+        (
+            "breaker: {rest: 0s}",
+            "expected more than 0s and at most 24h, found 0ns",
+        ),
+        ("breaker: {rests: 1s}", "rests"),
+    ] {
+        let problems = service(keys).unwrap_err();
+        assert_eq!(problems.len(), 1, "{keys}: {problems:?}");
+        assert!(problems[0].contains(expected), "{keys}: {problems:?}");
+    }
+}

@@ -9,6 +9,7 @@ use crate::body::{Broken, Piece};
 use crate::upgrade::Upgrade;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, request, response};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
@@ -38,6 +39,8 @@ pub(crate) struct Connection {
     is_answered: bool,
     /// From here on no exchange begins: a certificate at one of the two ends will have ended.
     retire_at: Option<SystemTime>,
+    /// Says to whoever counts that there is this connection.
+    _counted: Option<Arc<()>>,
 }
 
 impl Connection {
@@ -53,6 +56,15 @@ impl Connection {
             keep_alive: true,
             is_answered: false,
             retire_at,
+            _counted: None,
+        }
+    }
+
+    /// One of those that `count` is kept of.
+    pub(crate) fn counted(self, count: &Arc<()>) -> Self {
+        Self {
+            _counted: Some(Arc::clone(count)),
+            ..self
         }
     }
 

@@ -70,7 +70,7 @@ impl Route {
         let has_other = |number: &Number| balance.has_other(*number);
         let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
         let mut failure = ConnectError::Unstable;
-        while let Some(mut turn) = balance.pick(&tried) {
+        while let Some(mut turn) = balance.pick(&tried)? {
             let connect = match turn.is_probe() {
                 true => wait.connect.min(PROBE),
                 false => wait.connect,
@@ -97,7 +97,9 @@ impl Route {
                     return Err(Failure::DeadlineExceeded);
                 }
                 Err(error) => {
-                    turn.failed();
+                    if !matches!(error, ConnectError::Full) {
+                        turn.failed();
+                    }
                     tried.push(turn.endpoint());
                     failure = error;
                 }

@@ -1,20 +1,24 @@
 //! Which endpoint of a service gets a request: of two taken at random the one that answers sooner, by the peak of its recent
 //! response times and the requests that it has in hand (P2C with peak EWMA). One that fails time after time gets none for a
-//! while; then a single request finds out how it is.
+//! while; then a single request finds out how it is, and its share grows again with time. One that has as many requests as it
+//! may gets no more.
 //!
 //! Each worker judges for itself. [`Endpoints`] has the rules and no clock; a service with one endpoint has nothing to choose
-//! and costs next to nothing. Which endpoints there are may change at any time ([`Balance::set`]).
+//! and costs next to nothing while it is well. Which endpoints there are may change at any time ([`Balance::set`]).
 
+mod endpoint;
 mod endpoints;
 
 pub(crate) use endpoints::Number;
 
+use crate::config::Resilience;
 use crate::discovery::Member;
+use crate::error::ConnectError;
 use crate::upstream::http2::Lanes;
-use endpoints::{Endpoints, Verdict};
+use endpoints::{Endpoints, Refusal, Verdict};
 use prometheus_client::metrics::gauge::Gauge;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The endpoints of one service.
 #[derive(Debug)]
@@ -25,9 +29,9 @@ pub(crate) struct Balance {
 
 impl Balance {
     /// Between no endpoints, until [`Self::set`] says which there are. Those that are ejected are counted by `ejected`.
-    pub(crate) fn new(ejected: Gauge) -> Self {
+    pub(crate) fn new(rules: Resilience, ejected: Gauge) -> Self {
         Self {
-            endpoints: Mutex::new(Endpoints::new()),
+            endpoints: Mutex::new(Endpoints::new(rules)),
             ejected,
         }
     }
@@ -36,7 +40,7 @@ impl Balance {
     pub(crate) fn set(&self, members: Vec<(Member, Arc<Lanes>)>) {
         let mut endpoints = self.lock();
         let before = endpoints.ejected();
-        endpoints.set(members);
+        endpoints.set(members, Instant::now());
         self.note(before, endpoints.ejected());
     }
 
@@ -51,30 +55,30 @@ impl Balance {
     }
 
     /// A turn at the best endpoint that is not among `tried`. None if all are.
-    pub(crate) fn pick(&self, tried: &[Number]) -> Option<Turn<'_>> {
+    ///
+    /// # Errors
+    /// Those that are left take no request.
+    pub(crate) fn pick(&self, tried: &[Number]) -> Result<Option<Turn<'_>>, ConnectError> {
         let mut endpoints = self.lock();
-        if let Some((endpoint, lanes)) = endpoints.only() {
-            return (!tried.contains(&endpoint)).then(|| Turn {
+        let since = (!endpoints.is_plain()).then(Instant::now);
+        let picked = match since {
+            Some(now) => endpoints.pick(tried, now),
+            None => endpoints.pick_only(tried),
+        };
+        match picked {
+            Ok(picked) => Ok(Some(Turn {
                 balance: self,
-                lanes: Arc::clone(lanes),
-                endpoint,
-                is_probe: false,
-                has_other: false,
-                since: None,
+                lanes: picked.lanes,
+                endpoint: picked.number,
+                is_probe: picked.is_probe,
+                has_other: picked.has_other,
+                since,
                 verdict: None,
-            });
+            })),
+            Err(Refusal::Tried) => Ok(None),
+            Err(Refusal::Full) => Err(ConnectError::Full),
+            Err(Refusal::Open) => Err(ConnectError::CircuitOpen),
         }
-        let now = Instant::now();
-        let picked = endpoints.pick(tried, now)?;
-        Some(Turn {
-            balance: self,
-            lanes: picked.lanes,
-            endpoint: picked.number,
-            is_probe: picked.is_probe,
-            has_other: picked.has_other,
-            since: Some(now),
-            verdict: None,
-        })
     }
 
     fn note(&self, before: usize, after: usize) {
@@ -103,7 +107,7 @@ pub(crate) struct Turn<'b> {
     endpoint: Number,
     is_probe: bool,
     has_other: bool,
-    /// None where there is no choice.
+    /// None where there was no choice.
     since: Option<Instant>,
     verdict: Option<Verdict>,
 }
@@ -143,23 +147,26 @@ impl Turn<'_> {
     }
 
     fn judge(&mut self, verdict: Verdict) {
-        let (Some(since), None) = (self.since, self.verdict) else {
+        if self.verdict.is_some() {
             return;
-        };
+        }
         self.verdict = Some(verdict);
-        let now = Instant::now();
         let mut endpoints = self.balance.lock();
+        if self.since.is_none() && verdict == Verdict::Answered {
+            return endpoints.answered_only(self.endpoint);
+        }
+        let now = Instant::now();
+        let after = self.since.map_or(Duration::ZERO, |since| now - since);
         let before = endpoints.ejected();
-        endpoints.judge(self.endpoint, verdict, now - since, now);
+        endpoints.judge(self.endpoint, verdict, after, now);
         self.balance.note(before, endpoints.ejected());
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if let Some(since) = self.since {
-            let mut endpoints = self.balance.lock();
-            endpoints.end(self.endpoint, self.verdict.is_some(), since);
-        }
+        let probed = self.since.filter(|_| self.is_probe);
+        let mut endpoints = self.balance.lock();
+        endpoints.end(self.endpoint, self.verdict.is_some(), probed);
     }
 }

@@ -31,7 +31,7 @@ use http::{Request, Uri, Version, request};
 use identity::SpiffeId;
 use lane::{Lane, Place};
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout;
@@ -72,6 +72,10 @@ pub(crate) struct Lanes {
     /// Connections to a sidecar that speaks HTTP/1.1 alone.
     http1: Pool,
     speaks_http1: AtomicBool,
+    /// Each of those has this, too.
+    open_http1: Arc<()>,
+    /// Connections there may be.
+    most: AtomicUsize,
     /// Held by whoever connects, so that many requests make one connection; keeps the last failure for those behind.
     connecting: tokio::sync::Mutex<Option<(Instant, ConnectError)>>,
 }
@@ -85,8 +89,15 @@ impl Lanes {
             open: Mutex::new(Vec::new()),
             http1: Pool::new(),
             speaks_http1: AtomicBool::new(false),
+            open_http1: Arc::default(),
+            most: AtomicUsize::new(MAX_LANES),
             connecting: tokio::sync::Mutex::new(None),
         })
+    }
+
+    /// From now on there may be so many connections.
+    pub(crate) fn set_most(&self, connections: usize) {
+        self.most.store(connections, Ordering::Relaxed);
     }
 
     /// The endpoint as the access log shows it.
@@ -126,12 +137,15 @@ impl Lanes {
 
     async fn connected(self: &Arc<Self>, limit: Duration) -> Result<Ready, ConnectError> {
         if self.speaks_http1.load(Ordering::Relaxed) {
-            // Each request needs a connection of its own there: nothing is gained by waiting for another's.
-            return Ok(self.connect(limit).await?.into_ready(self));
+            return self.connected_http1(limit).await;
         }
         let mut last_failure = self.connecting.lock().await;
         if let Some(ready) = self.pick() {
             return Ok(ready);
+        }
+        if self.speaks_http1.load(Ordering::Relaxed) {
+            drop(last_failure);
+            return self.connected_http1(limit).await;
         }
         if let Some((at, error)) = &*last_failure
             && at.elapsed() < FAILURE_HOLDS
@@ -154,6 +168,15 @@ impl Lanes {
                 Err(error)
             }
         }
+    }
+
+    /// Each request needs a connection of its own there: nothing is gained by waiting for another's.
+    async fn connected_http1(self: &Arc<Self>, limit: Duration) -> Result<Ready, ConnectError> {
+        if Arc::strong_count(&self.open_http1) > self.most.load(Ordering::Relaxed) {
+            return Err(ConnectError::Full);
+        }
+        let _counted = Arc::clone(&self.open_http1);
+        Ok(self.connect(limit).await?.into_ready(self))
     }
 
     /// Sends a request head on `ready`. `body` says how the rest will come.
@@ -240,7 +263,8 @@ impl Lanes {
                     .validity
                     .is_none_or(|validity| now < validity.retire_at)
         });
-        let full = open.len() >= MAX_LANES;
+        let most = self.most.load(Ordering::Relaxed).min(MAX_LANES);
+        let full = open.len() >= most;
         let lane = open
             .iter()
             .find(|lane| lane.has_room())
@@ -270,7 +294,7 @@ impl Lanes {
                     let connected = connect_sidecar(&self.destination, connector, metrics).await?;
                     // What was not offered is not agreed to.
                     if connected.alpn != Alpn::Http2 {
-                        return Ok(Connected::Http1(http1(connected)));
+                        return Ok(Connected::Http1(self.http1(connected)));
                     }
                     let claim = Claim::of(&connected)?;
                     let claims = Some((claim, Arc::clone(claims)));
@@ -307,19 +331,19 @@ impl Lanes {
         };
         let connecting = connect_sidecar(&self.destination, connector, metrics);
         let connected = timeout(limit, connecting).await.map_err(late)??;
-        Ok(Some(http1(connected)))
+        Ok(Some(self.http1(connected)))
+    }
+
+    fn http1(&self, connected: Shaken<Box<dyn Socket>>) -> Box<Http1Connection> {
+        let retire_at = Validity::new(SystemTime::now(), connected.ends).retire_at;
+        let socket = Box::new(Until::new(Box::new(connected.tls), connected.ends));
+        let wire = Wire::new(socket, BytesMut::new());
+        Box::new(Http1Connection::new(wire, Some(retire_at)).counted(&self.open_http1))
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn http1(connected: Shaken<Box<dyn Socket>>) -> Box<Http1Connection> {
-    let retire_at = Validity::new(SystemTime::now(), connected.ends).retire_at;
-    let socket = Box::new(Until::new(Box::new(connected.tls), connected.ends));
-    let wire = Wire::new(socket, BytesMut::new());
-    Box::new(Http1Connection::new(wire, Some(retire_at)))
 }
 
 /// What a handshake led to.

@@ -27,6 +27,12 @@ impl Random {
         ((self.0 >> 32) as usize) % end
     }
 
+    /// A number from 0 to less than 1.
+    pub(crate) fn chance(&mut self) -> f64 {
+        const STEPS: usize = 1 << 16;
+        self.below(STEPS) as f64 / STEPS as f64
+    }
+
     pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = most.saturating_sub(least).as_millis() as usize;
         least + Duration::from_millis(self.below(span + 1) as u64)

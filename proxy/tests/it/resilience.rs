@@ -1,4 +1,5 @@
 mod attempts;
+mod limits;
 
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};
 use crate::harness::{
@@ -47,13 +48,18 @@ enum Way {
     Hangs,
     /// Answers later.
     Dawdles,
+    /// Fails so many requests, then serves.
+    FailsFirst(usize),
 }
 
 impl Way {
-    /// What it writes about `stream`, and whether it closes then.
-    fn answer(self, stream: u32) -> (Vec<u8>, bool) {
+    /// What it writes about `stream`, having `seen` so many requests before, and whether it closes then.
+    fn answer(self, stream: u32, seen: usize) -> (Vec<u8>, bool) {
         match self {
-            Self::Serves | Self::Dawdles => (frame(HEADERS, WHOLE, stream, OK), false),
+            Self::FailsFirst(requests) if seen < requests => Self::Fails.answer(stream, seen),
+            Self::Serves | Self::Dawdles | Self::FailsFirst(_) => {
+                (frame(HEADERS, WHOLE, stream, OK), false)
+            }
             Self::Fails => (frame(HEADERS, WHOLE, stream, BAD_GATEWAY), false),
             Self::FailsCalls => {
                 let head = [OK, &block(&[("grpc-status", "14")])].concat();
@@ -108,11 +114,11 @@ async fn serve(
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         stream.read_exact(&mut payload).await?;
         if kind == HEADERS {
-            seen.fetch_add(1, Ordering::SeqCst);
+            let before = seen.fetch_add(1, Ordering::SeqCst);
             if matches!(way, Way::Dawdles) {
                 sleep(LIMIT / 3).await;
             }
-            let (answer, closes) = way.answer(u32::from_be_bytes(of));
+            let (answer, closes) = way.answer(u32::from_be_bytes(of), before);
             stream.write_all(&answer).await?;
             stream.flush().await?;
             if closes {
@@ -174,7 +180,9 @@ async fn a_request_that_was_not_looked_at_goes_to_another_endpoint() {
 async fn a_service_that_refuses_everything_is_asked_no_more_than_the_budget_allows() {
     let authority = Authority::new();
     let (refusing, asked) = orders(&authority, Way::Refuses).await;
-    let frontend = frontend(&authority, &[refusing]);
+    let frontend = with(&authority, &[refusing], |service| {
+        service.resilience.breaker = None;
+    });
     let mut workload = Caller::workload(frontend.outbound()).await;
     for _ in 0..20 {
         let reply = workload.send(post()).await.unwrap();

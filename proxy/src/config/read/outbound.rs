@@ -127,7 +127,7 @@ fn service(node: &Node, problems: &Problems, hosts: &Hosts, response: Duration) 
         let endpoints = map.required("endpoints", some("endpoint", endpoint));
         let identity = map.required("identity", spiffe_id);
         let timeout = map.optional("timeout", timeout).unwrap_or(response);
-        let resilience = resilience(map);
+        let resilience = resilience(map, timeout);
         Some(Service {
             hosts: hosts?,
             endpoints: endpoints?,

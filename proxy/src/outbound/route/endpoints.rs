@@ -1,7 +1,7 @@
 //! The endpoints of a service as one worker knows them: they follow what is found, and connections to those that stay are
 //! kept.
 
-use crate::config::{Destination, Service};
+use crate::config::{Destination, Resilience, Service};
 use crate::discovery::{Known, Member};
 use crate::proof::{Claims, keep_proven};
 use crate::tls::{Connector, Wanted};
@@ -19,6 +19,7 @@ pub(super) struct Endpoints {
     pub(super) balance: Arc<Balance>,
     listed: Vec<crate::config::Endpoint>,
     identity: SpiffeId,
+    resilience: Resilience,
     /// Keeps `balance` up to date; ends with this.
     _following: JoinSet<()>,
 }
@@ -26,11 +27,15 @@ pub(super) struct Endpoints {
 impl Endpoints {
     /// `open` are connections there are already; those to endpoints of this service go on being used.
     pub(super) fn new(service: &Service, shared: &Arc<Shared>, open: &[Arc<Lanes>]) -> Arc<Self> {
-        let balance = Arc::new(Balance::new(shared.metrics.endpoints_ejected.clone()));
+        let balance = Arc::new(Balance::new(
+            service.resilience.clone(),
+            shared.metrics.endpoints_ejected.clone(),
+        ));
         let known = shared.discovery.follow(&service.endpoints);
         let mut follower = Follower {
             balance: Arc::clone(&balance),
             identity: service.identity.clone(),
+            max_connections: service.resilience.max_connections,
             shared: Arc::clone(shared),
             known,
         };
@@ -41,13 +46,16 @@ impl Endpoints {
             balance,
             listed: service.endpoints.clone(),
             identity: service.identity.clone(),
+            resilience: service.resilience.clone(),
             _following: following,
         })
     }
 
-    /// Whether these are found as those of `service` are, and have the same identity to prove.
+    /// Whether these are found and used as those of `service` are, and have the same identity to prove.
     pub(super) fn are_of(&self, service: &Service) -> bool {
-        self.listed == service.endpoints && self.identity == service.identity
+        self.listed == service.endpoints
+            && self.identity == service.identity
+            && self.resilience == service.resilience
     }
 }
 
@@ -55,6 +63,7 @@ impl Endpoints {
 struct Follower {
     balance: Arc<Balance>,
     identity: SpiffeId,
+    max_connections: usize,
     shared: Arc<Shared>,
     known: watch::Receiver<Known>,
 }
@@ -77,6 +86,7 @@ impl Follower {
                 Some(lanes) => Arc::clone(lanes),
                 None => connections(destination, &self.identity, &self.shared),
             };
+            lanes.set_most(self.max_connections);
             (Member::clone(member), lanes)
         });
         self.balance.set(members.collect());

@@ -1,27 +1,23 @@
 //! What is known of each endpoint, and what follows from it.
 
+use super::endpoint::{Endpoint, Standing};
+use crate::config::Resilience;
 use crate::discovery::Member;
 use crate::upstream::http2::Lanes;
 use crate::upstream::random::Random;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// For so long a slow response weighs on its endpoint: after this the memory of it has faded to a third.
-const MEMORY: Duration = Duration::from_secs(10);
 /// What a failure counts as: one that fails at once must not look quick.
 const FAILURE: Duration = Duration::from_secs(1);
-/// What an endpoint counts as that has a request and has not yet answered any: others are not sent after it.
-const UNKNOWN: Duration = Duration::from_secs(1);
 
-/// Failures in a row after which an endpoint is ejected.
-const TOO_MANY: u32 = 5;
-/// How long it is out the first time; twice as long each time after that.
-const OUT_AT_FIRST: Duration = Duration::from_secs(10);
-const OUT_AT_MOST: Duration = Duration::from_secs(300);
+/// After this a request that was to find out how an endpoint is no longer keeps others from trying.
+const PROBE_HOLDS: Duration = Duration::from_secs(1);
 
-/// The endpoints of one service. At least half of them are always in use.
+/// The endpoints of one service. At least half of them are always in use; one that is alone is left alone, too, for shorter.
 #[derive(Debug)]
 pub(super) struct Endpoints {
+    rules: Resilience,
     all: Vec<Endpoint>,
     next: Number,
     ejected: usize,
@@ -44,6 +40,17 @@ pub(super) struct Picked {
     pub(super) has_other: bool,
 }
 
+/// Why no endpoint is handed a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Each was tried, or there is none.
+    Tried,
+    /// Those in use have as many requests as they may.
+    Full,
+    /// The only one has failed time after time.
+    Open,
+}
+
 /// How an endpoint has taken a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -54,12 +61,13 @@ pub(super) enum Verdict {
 }
 
 impl Endpoints {
-    pub(super) fn new() -> Self {
-        Self::with(Random::new())
+    pub(super) fn new(rules: Resilience) -> Self {
+        Self::with(rules, Random::new())
     }
 
-    fn with(random: Random) -> Self {
+    fn with(rules: Resilience, random: Random) -> Self {
         Self {
+            rules,
             all: Vec::new(),
             next: Number(0),
             ejected: 0,
@@ -68,29 +76,36 @@ impl Endpoints {
     }
 
     /// Has these from now on, in this order. What is known of those that it has already is kept.
-    pub(super) fn set(&mut self, members: Vec<(Member, Arc<Lanes>)>) {
+    pub(super) fn set(&mut self, members: Vec<(Member, Arc<Lanes>)>, now: Instant) {
         let mut before = std::mem::take(&mut self.all);
+        // Those that all began together share alike.
+        let grows_since = (!before.is_empty()).then_some(now);
+        let was_alone = before.len() == 1;
         for (member, lanes) in members {
             let known = before
                 .iter()
                 .position(|endpoint| endpoint.member.address == member.address);
             self.all.push(match known {
-                Some(known) => Endpoint {
-                    member,
-                    lanes,
-                    ..before.swap_remove(known)
-                },
+                Some(known) => {
+                    let mut known = before.swap_remove(known);
+                    (known.member, known.lanes) = (member, lanes);
+                    known
+                }
                 None => {
                     let number = self.next;
                     self.next = Number(number.0 + 1);
-                    Endpoint::new(number, member, lanes)
+                    Endpoint::new(number, member, lanes, grows_since)
                 }
             });
         }
         let is_out = |endpoint: &&mut Endpoint| matches!(endpoint.standing, Standing::Out { .. });
         self.ejected = self.all.iter().filter(|all| all.is_ejected()).count();
         // Those that left may have been the ones in use.
-        let too_many = self.ejected.saturating_sub(self.most_ejected());
+        let most = match was_alone {
+            true => self.most_ejected(),
+            false => self.all.len() / 2,
+        };
+        let too_many = self.ejected.saturating_sub(most);
         for endpoint in self.all.iter_mut().filter(is_out).take(too_many) {
             endpoint.standing = Standing::In;
             self.ejected -= 1;
@@ -102,7 +117,10 @@ impl Endpoints {
     }
 
     fn most_ejected(&self) -> usize {
-        self.all.len() / 2
+        match self.all.len() {
+            1 => 1,
+            count => count / 2,
+        }
     }
 
     pub(super) fn lanes(&self) -> impl Iterator<Item = &Arc<Lanes>> {
@@ -113,30 +131,59 @@ impl Endpoints {
         self.all.iter().any(|endpoint| endpoint.number != number)
     }
 
-    /// The one there is, if it is the only one.
-    pub(super) fn only(&self) -> Option<(Number, &Arc<Lanes>)> {
-        match &self.all[..] {
-            [only] => Some((only.number, &only.lanes)),
-            _ => None,
-        }
+    /// Whether there is nothing to choose between.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(&self.all[..], [only] if !only.is_ejected())
     }
 
     /// Hands a request to an endpoint that is not among `tried`: to one whose time out is over, to the better of two that are
     /// in use, or if there is none of these to any that is left. [`Self::end`] takes it back.
-    pub(super) fn pick(&mut self, tried: &[Number], now: Instant) -> Option<Picked> {
+    pub(super) fn pick(&mut self, tried: &[Number], now: Instant) -> Result<Picked, Refusal> {
         let chosen = self
             .due(tried, now)
             .or_else(|| self.better_of_two(tried, now))
-            .or_else(|| self.all.iter().position(|all| !tried.contains(&all.number)))?;
+            .or_else(|| self.any_left(tried));
+        match chosen {
+            Some(chosen) => Ok(self.hand_out(chosen, tried)),
+            None => Err(self.refusal(tried)),
+        }
+    }
+
+    /// The same of the only one, which needs no clock.
+    pub(super) fn pick_only(&mut self, tried: &[Number]) -> Result<Picked, Refusal> {
+        match self.all.first() {
+            Some(only) if !tried.contains(&only.number) && !self.is_full(only) => {
+                Ok(self.hand_out(0, tried))
+            }
+            _ => Err(self.refusal(tried)),
+        }
+    }
+
+    fn hand_out(&mut self, chosen: usize, tried: &[Number]) -> Picked {
         let has_other = self.all.len() > tried.len() + 1;
         let endpoint = &mut self.all[chosen];
         endpoint.in_hand += 1;
-        Some(Picked {
+        endpoint.pending += 1;
+        Picked {
             number: endpoint.number,
             lanes: Arc::clone(&endpoint.lanes),
             is_probe: endpoint.is_ejected(),
             has_other,
-        })
+        }
+    }
+
+    fn refusal(&self, tried: &[Number]) -> Refusal {
+        let is_untried = |endpoint: &&Endpoint| !tried.contains(&endpoint.number);
+        let mut untried = self.all.iter().filter(is_untried);
+        match untried.clone().next() {
+            None => Refusal::Tried,
+            Some(_) if untried.any(|all| self.is_full(all)) => Refusal::Full,
+            Some(_) => Refusal::Open,
+        }
+    }
+
+    fn is_full(&self, endpoint: &Endpoint) -> bool {
+        endpoint.pending >= self.rules.max_pending
     }
 
     /// One that was ejected and whose time is over: one request at a time finds out how it is.
@@ -144,12 +191,15 @@ impl Endpoints {
         if self.ejected == 0 {
             return None;
         }
-        let is_due = |endpoint: &Endpoint| matches!(endpoint.standing, Standing::Out { until } if until <= now);
-        let due = self
-            .all
-            .iter()
-            .position(|endpoint| is_due(endpoint) && !tried.contains(&endpoint.number))?;
-        self.all[due].standing = Standing::Probed;
+        let is_due = |endpoint: &Endpoint| match endpoint.standing {
+            Standing::In => false,
+            Standing::Out { until } => until <= now,
+            Standing::Probed { since } => since + PROBE_HOLDS <= now,
+        };
+        let due = self.all.iter().position(|endpoint| {
+            is_due(endpoint) && !self.is_full(endpoint) && !tried.contains(&endpoint.number)
+        })?;
+        self.all[due].standing = Standing::Probed { since: now };
         Some(due)
     }
 
@@ -159,7 +209,28 @@ impl Endpoints {
             return Some(first);
         };
         let is_better = self.all[second].load(now) < self.all[first].load(now);
-        Some(if is_better { second } else { first })
+        let (better, other) = match is_better {
+            true => (second, first),
+            false => (first, second),
+        };
+        // One that is new or was out is quick, having nothing to do: it gets what suits its share all the same.
+        let share = |place: usize| self.all[place].share(self.rules.slow_start, now);
+        let (share, of_other) = (share(better), share(other));
+        let is_taken = share >= of_other || self.random.chance() < share / of_other;
+        Some(if is_taken { better } else { other })
+    }
+
+    /// One that is out, if those in use were all tried; one that is alone is waited for.
+    fn any_left(&self, tried: &[Number]) -> Option<usize> {
+        let is_untried = |endpoint: &Endpoint| !tried.contains(&endpoint.number);
+        let is_in = |endpoint: &Endpoint| endpoint.standing == Standing::In;
+        let is_left = self.all.iter().any(|all| is_untried(all) && is_in(all));
+        if is_left || self.all.len() == 1 {
+            return None;
+        }
+        self.all
+            .iter()
+            .position(|all| is_untried(all) && !self.is_full(all))
     }
 
     /// One in use, each as likely as the others.
@@ -167,7 +238,7 @@ impl Endpoints {
         let (mut seen, mut chosen) = (0, None);
         for (place, endpoint) in self.all.iter().enumerate() {
             let is_other = Some(place) != other_than && !tried.contains(&endpoint.number);
-            if is_other && endpoint.standing == Standing::In {
+            if is_other && endpoint.standing == Standing::In && !self.is_full(endpoint) {
                 seen += 1;
                 // The n-th takes the place of the one before with a chance of 1/n.
                 if self.random.below(seen) == 0 {
@@ -186,17 +257,17 @@ impl Endpoints {
         after: Duration,
         now: Instant,
     ) {
-        let most_ejected = self.most_ejected();
+        let (most_ejected, is_alone) = (self.most_ejected(), self.all.len() == 1);
         let Some(endpoint) = self.all.iter_mut().find(|all| all.number == number) else {
             return; // It has left.
         };
+        endpoint.pending -= 1;
         match verdict {
             Verdict::Answered => {
                 endpoint.observe(after, now);
                 endpoint.failures = 0;
-                if endpoint.standing == Standing::Probed {
-                    endpoint.standing = Standing::In;
-                    endpoint.back_since = Some(now);
+                if matches!(endpoint.standing, Standing::Probed { .. }) {
+                    endpoint.come_back(after, now);
                     self.ejected -= 1;
                 }
             }
@@ -204,122 +275,45 @@ impl Endpoints {
             Verdict::Failed => {
                 endpoint.observe(after.max(FAILURE), now);
                 endpoint.failures += 1;
-                match endpoint.standing {
-                    Standing::Probed => endpoint.eject(now),
-                    Standing::In
-                        if endpoint.failures >= TOO_MANY && self.ejected < most_ejected =>
-                    {
-                        endpoint.eject(now);
-                        self.ejected += 1;
-                    }
-                    _ => {}
+                let Some(breaker) = self.rules.breaker else {
+                    return;
+                };
+                let is_in = endpoint.standing == Standing::In;
+                if matches!(endpoint.standing, Standing::Probed { .. }) {
+                    endpoint.eject(breaker, is_alone, now);
+                } else if is_in
+                    && endpoint.failures >= breaker.failures
+                    && self.ejected < most_ejected
+                {
+                    endpoint.eject(breaker, is_alone, now);
+                    self.ejected += 1;
                 }
             }
         }
     }
 
-    /// Takes a request back from `number` that it was handed at `since`. One that was to find out how the endpoint is and
-    /// has not, leaves that to the next.
-    pub(super) fn end(&mut self, number: Number, is_judged: bool, since: Instant) {
+    /// The same of the only one, when it was in use and has answered: there is nothing to compare it with.
+    pub(super) fn answered_only(&mut self, number: Number) {
+        if let Some(endpoint) = self.all.iter_mut().find(|all| all.number == number) {
+            endpoint.pending -= 1;
+            endpoint.failures = 0;
+        }
+    }
+
+    /// Takes a request back from `number`. One that was to find out how the endpoint is, since `probed`, and has not, leaves
+    /// that to the next.
+    pub(super) fn end(&mut self, number: Number, is_judged: bool, probed: Option<Instant>) {
         let Some(endpoint) = self.all.iter_mut().find(|all| all.number == number) else {
             return; // It has left.
         };
         endpoint.in_hand -= 1;
-        if !is_judged && endpoint.standing == Standing::Probed {
-            endpoint.standing = Standing::Out { until: since };
+        endpoint.pending -= usize::from(!is_judged);
+        if let (false, Some(until), Standing::Probed { .. }) =
+            (is_judged, probed, endpoint.standing)
+        {
+            endpoint.standing = Standing::Out { until };
         }
     }
-}
-
-#[derive(Debug)]
-struct Endpoint {
-    number: Number,
-    member: Member,
-    lanes: Arc<Lanes>,
-    in_hand: u32,
-    /// Response time in seconds: at once up to a peak, slowly down from it.
-    cost: f64,
-    measured: Option<Instant>,
-    /// In a row.
-    failures: u32,
-    standing: Standing,
-    /// How long it was out the last time, and since when it has been back.
-    last_out: Duration,
-    back_since: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    In,
-    Out {
-        until: Instant,
-    },
-    /// Out, but for the one request that finds out how it is.
-    Probed,
-}
-
-impl Endpoint {
-    fn new(number: Number, member: Member, lanes: Arc<Lanes>) -> Self {
-        Self {
-            number,
-            member,
-            lanes,
-            in_hand: 0,
-            cost: 0.0,
-            measured: None,
-            failures: 0,
-            standing: Standing::In,
-            last_out: Duration::ZERO,
-            back_since: None,
-        }
-    }
-
-    fn is_ejected(&self) -> bool {
-        self.standing != Standing::In
-    }
-
-    /// How long a request would take here, in seconds, were it to wait for those before it.
-    fn load(&self, now: Instant) -> f64 {
-        let cost = match self.measured {
-            None if self.in_hand > 0 => UNKNOWN.as_secs_f64(),
-            None => 0.0,
-            Some(at) => self.cost * fade(at, now),
-        };
-        cost * f64::from(self.in_hand + 1)
-    }
-
-    fn observe(&mut self, time: Duration, now: Instant) {
-        let time = time.as_secs_f64();
-        let kept = self.measured.map_or(0.0, |at| fade(at, now));
-        self.cost = if time > self.cost {
-            time
-        } else {
-            self.cost * kept + time * (1.0 - kept)
-        };
-        self.measured = Some(now);
-    }
-
-    fn eject(&mut self, now: Instant) {
-        // Once it has been well for as long as it was out, its past is forgotten.
-        let is_forgotten = self
-            .back_since
-            .is_none_or(|since| now.saturating_duration_since(since) >= self.last_out);
-        self.last_out = if self.standing == Standing::In && is_forgotten {
-            OUT_AT_FIRST
-        } else {
-            (self.last_out * 2).min(OUT_AT_MOST)
-        };
-        self.standing = Standing::Out {
-            until: now + self.last_out,
-        };
-        self.failures = 0;
-    }
-}
-
-/// What is left of a memory from `then`.
-fn fade(then: Instant, now: Instant) -> f64 {
-    let age = now.saturating_duration_since(then).as_secs_f64();
-    (-age / MEMORY.as_secs_f64()).exp()
 }
 
 #[cfg(test)]
