@@ -27,7 +27,7 @@ impl fmt::Display for Address {
 pub struct Addresses {
     pub inbound: Vec<SocketAddr>,
     pub outbound: Option<Address>,
-    /// Of the TCP services, in the order of the configuration.
+    /// Of the TCP services, then of external ones, in the order of the configuration.
     pub tcp: Vec<Address>,
     pub admin: SocketAddr,
 }

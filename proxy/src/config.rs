@@ -5,6 +5,7 @@
 //! `identity:` and `policy:` belong to the binary, which composes the file.
 
 mod cidr;
+pub mod external;
 mod inbound;
 mod outbound;
 mod read;
@@ -13,6 +14,7 @@ mod text;
 mod unique;
 
 pub use cidr::{Cidr, ParseCidrError, Range};
+pub use external::External;
 pub use inbound::{App, Inbound, Mtls, Protocol};
 pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
@@ -199,11 +201,18 @@ impl Config {
                 .as_ref()
                 .map(|outbound| outbound.tcp.clone())
         };
+        let external = |config: &Self| {
+            let outbound = config.outbound.iter();
+            let external = outbound.flat_map(|outbound| outbound.external.clone());
+            let bound = external.filter(|external| external.listen.is_some());
+            bound.collect::<Vec<_>>()
+        };
         [
             ("inbound", self.inbound != new.inbound),
             ("outbound.listen", listen(self) != listen(new)),
             ("outbound.uids", uids(self) != uids(new)),
             ("outbound.tcp", tcp(self) != tcp(new)),
+            ("outbound.external", external(self) != external(new)),
             (
                 "sizes.maxConnections",
                 self.sizes.max_connections != new.sizes.max_connections,

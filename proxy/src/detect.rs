@@ -13,6 +13,11 @@ const HANDSHAKE: u8 = 22;
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4). No HTTP/1.1 method is `PRI`.
 const PREFACE: &[u8] = b"PRI ";
 
+/// Whether bytes can be the start of a TLS connection.
+pub(crate) fn begins_as_tls(start: &[u8]) -> bool {
+    start.first() == Some(&HANDSHAKE)
+}
+
 /// Whether a connection begins as TLS. One byte says so, and it stays in the socket: what is wrong with those after it is for
 /// the handshake to find, since nothing that began as TLS is ever read as anything else.
 pub(crate) async fn is_tls(stream: &TcpStream) -> io::Result<bool> {

@@ -5,6 +5,7 @@ use crate::authorize::{DecisionId, Denial};
 use crate::body::Broken;
 use crate::limit::Exceeded;
 use crate::normalize::Rejection;
+use crate::tls::tls_reason;
 use identity::VerifyError;
 use std::io;
 use std::time::Duration;
@@ -66,6 +67,10 @@ pub(crate) enum ConnectError {
     Io(#[source] std::sync::Arc<io::Error>),
     #[error("the TLS handshake failed")]
     Handshake(#[source] std::sync::Arc<io::Error>),
+    #[error("the TLS handshake with the server failed: {}", tls_reason(.0))]
+    Outside(#[source] std::sync::Arc<io::Error>),
+    #[error("the server's address is this sidecar's own")]
+    Loop,
     #[error("the upstream's certificate is no longer good")]
     Certificate(#[from] VerifyError),
     #[error("the upstream closed each connection before it took the request")]
@@ -126,6 +131,8 @@ impl ConnectError {
             Self::Timeout(_) => "connect_timeout",
             Self::Io(_) => "connect_failed",
             Self::Handshake(_) => "handshake_failed",
+            Self::Outside(error) => tls_reason(error),
+            Self::Loop => "loop_to_self",
             Self::Unstable => "connection_lost",
             Self::Certificate(error) => error.reason(),
             Self::Full => OVERLOADED,

@@ -246,7 +246,11 @@ impl Passage<'_, '_, '_> {
         retries.answered();
         attempt.answered(&response);
         spare::keep(kept.headers);
-        answer(&mut relay, response, body, Author::Sidecar)?;
+        let author = match route.outside {
+            None => Author::Sidecar,
+            Some(_) => Author::App,
+        };
+        answer(&mut relay, response, body, author)?;
         relay.body().await;
         if let Upstream::Http1(connection) = relay.into_upstream() {
             attempt.lanes().put(connection);

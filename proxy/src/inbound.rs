@@ -127,7 +127,15 @@ impl Caller {
                 () = self.rulebook.withdrawn(self.who(), Asked::Connection) => tcp::WITHDRAWN,
             }
         };
-        tcp::carry(socket, app, config, &mut exchange, cut).await;
+        tcp::carry(
+            socket,
+            bytes::BytesMut::new(),
+            app,
+            config,
+            &mut exchange,
+            cut,
+        )
+        .await;
     }
 
     /// The app's side of an opaque TCP connection, if it is allowed.

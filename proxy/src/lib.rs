@@ -73,6 +73,10 @@ mod outbound;
 
 mod tcp;
 
+// Public for its fuzz target: what the workload sends is read here.
+#[doc(hidden)]
+pub mod external;
+
 mod error;
 
 mod respond;

@@ -1,5 +1,6 @@
 //! The workload's own calls: route by authority, then forward over mutual TLS to exactly the identity that the service names.
 
+mod outside;
 mod route;
 
 pub(crate) use route::Route;
@@ -11,22 +12,25 @@ use crate::detect;
 use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
+use crate::external::{External, Meant, UNKNOWN};
 use crate::hops::HOPS;
 use crate::listener::Slot;
 use crate::metrics::Direction;
 use crate::normalize::{Hosts, Reading, normalize};
+use crate::redirect::OwnPorts;
 use crate::relay::Passage;
 use crate::socket::Socket;
 use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
 use crate::worker::Shared;
-use http::HeaderMap;
-use http::header::HOST;
+use http::header::{HOST, TE};
 use http::request::Parts;
+use outside::Outside;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::time::timeout;
 
 /// The callee's profile decides what its paths may hold, at its sidecar; here only what no profile allows is refused.
@@ -41,10 +45,12 @@ const WIDEST: Profile = Profile {
 pub(crate) struct Outbound {
     origin: Origin,
     routes: Mutex<Arc<Routes>>,
+    outside: Outside,
+    external: External,
 }
 
 impl Outbound {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(shared: &Arc<Shared>, own: &OwnPorts) -> Arc<Self> {
         let config = shared.config.load_full();
         Arc::new(Self {
             routes: Mutex::new(Arc::new(Routes::new(config, shared, None))),
@@ -54,6 +60,8 @@ impl Outbound {
                 who: None,
                 hosts: Hosts::default(),
             },
+            outside: Outside::new(own.clone()),
+            external: External::new(shared, own.clone()),
         })
     }
 
@@ -69,15 +77,33 @@ impl Outbound {
         let shared = Arc::clone(&self.origin.shared);
         let _open = shared.metrics.connection(Direction::Outbound);
         let config = shared.config.load_full();
+        if let Some(destination) = destination
+            && let Some(outbound) = &config.outbound
+            && outbound
+                .external
+                .iter()
+                .any(|entry| entry.has_address(destination))
+        {
+            return self.external.by_address(stream, destination, &config).await;
+        }
         let detected = tokio::select! {
             detected = timeout(config.timeouts.request_head, detect::http(&mut stream)) => detected,
             () = shared.drain.closing_idle() => return,
         };
         let (protocol, start) = match (detected, destination) {
             // What listens first, or says what is no HTTP, names no service: its destination is one that nobody listed.
-            (Err(_), Some(destination)) => return self.refuse(destination),
+            (Err(_), Some(destination)) => {
+                return self.external.refuse(&destination.to_string(), UNKNOWN);
+            }
+            (Ok(Ok((_, start))), Some(destination)) if detect::begins_as_tls(&start) => {
+                let meant = Meant::Redirected(destination);
+                return self
+                    .external
+                    .by_server_name(stream, start, meant, &config)
+                    .await;
+            }
             (Ok(Ok((_, start))), Some(destination)) if !begins_as_http(&start) => {
-                return self.refuse(destination);
+                return self.external.refuse(&destination.to_string(), UNKNOWN);
             }
             (Ok(Ok(detected)), _) => detected,
             _ => return, // Closed or silent before it said what it speaks: nobody to answer.
@@ -91,10 +117,9 @@ impl Outbound {
         connection::serve(stream, start, terms, &config, self).await;
     }
 
-    fn refuse(&self, destination: SocketAddr) {
-        let metrics = &self.origin.shared.metrics;
-        metrics.connection_ended(Direction::Outbound, "unknown_destination");
-        metrics.destination_refused(&destination.to_string());
+    /// Closes pooled connections that servers outside would soon close themselves.
+    pub(crate) fn sweep(&self, limit: Duration) {
+        self.outside.sweep(limit);
     }
 
     /// The routes of the present configuration; connections to endpoints that stay are kept.
@@ -104,6 +129,7 @@ impl Outbound {
         let config = shared.config.load();
         if !Arc::ptr_eq(&config, &routes.config) {
             *routes = Arc::new(Routes::new(Arc::clone(&config), shared, Some(&routes)));
+            self.outside.follow(&config);
         }
         Arc::clone(&routes)
     }
@@ -136,13 +162,26 @@ impl Answer for Outbound {
 
         let routes = self.routes();
         let host = normal.host(&head.headers);
-        let route = routes.find(&head.headers, host).inspect_err(|failure| {
-            if let Failure::UnknownDestination { host, .. } = failure {
-                self.origin.shared.metrics.destination_refused(host);
-            }
-        })?;
+        let authority = head.headers.get(HOST);
+        let authority = authority
+            .and_then(|host| host.to_str().ok())
+            .unwrap_or(host);
+        let shared = &self.origin.shared;
+        let route = routes
+            .find(authority, host)
+            .or_else(|| self.outside.find(authority, host, &routes.config, shared))
+            .ok_or_else(|| {
+                shared.metrics.destination_refused(authority);
+                Failure::UnknownDestination {
+                    host: authority.to_owned(),
+                    id: DecisionId::new(),
+                }
+            })?;
         exchange.allowed(None);
-        if let Some(hops) = normal.hops.as_told() {
+        if let Some(host) = &route.outside {
+            head.headers.insert(HOST, host.clone());
+            head.headers.remove(TE);
+        } else if let Some(hops) = normal.hops.as_told() {
             head.headers.insert(HOPS, hops);
         }
 
@@ -155,7 +194,7 @@ impl Answer for Outbound {
             },
             exchange,
         };
-        way.to_service(head, route).await
+        way.to_service(head, &route).await
     }
 }
 
@@ -184,18 +223,9 @@ impl Routes {
     }
 
     /// The service that has the request's host, with its port if the configuration names one, else by name alone.
-    fn find(&self, headers: &HeaderMap, name: &str) -> Result<&Route, Failure> {
-        let host = headers
-            .get(HOST)
-            .and_then(|host| host.to_str().ok())
-            .unwrap_or(name);
-        let route = self.by_host.get(host).or_else(|| self.by_host.get(name));
-        route
-            .map(Arc::as_ref)
-            .ok_or_else(|| Failure::UnknownDestination {
-                host: host.to_owned(),
-                id: DecisionId::new(),
-            })
+    fn find(&self, authority: &str, name: &str) -> Option<Arc<Route>> {
+        let route = self.by_host.get(authority);
+        route.or_else(|| self.by_host.get(name)).cloned()
     }
 }
 

@@ -83,11 +83,16 @@ impl OwnPorts {
         self.check(local, original)
     }
 
+    /// Whether a connection to `address` would come back to this sidecar.
+    pub(crate) fn lead_to(&self, address: SocketAddr) -> bool {
+        self.0.contains(&address.port()) && is_own(address.ip())
+    }
+
     fn check(&self, local: SocketAddr, original: SocketAddr) -> Result<SocketAddr, Misled> {
         if original == local {
             return Err(Misled::Direct(local));
         }
-        if self.0.contains(&original.port()) && is_own(original.ip()) {
+        if self.lead_to(original) {
             return Err(Misled::Loop(original));
         }
         Ok(original)

@@ -17,8 +17,9 @@ use crate::tls::{Alpn, Connected, Connector, Wanted};
 use crate::upstream::{Deadlines, Upstream, connect_sidecar};
 use crate::worker::Shared;
 use bytes::BytesMut;
+use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Request, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::timeout;
@@ -30,21 +31,26 @@ pub(crate) fn head() -> Parts {
     head
 }
 
+/// The same for a connection that says, or whose address says, where it is going.
+pub(crate) fn head_to(destination: &str) -> Parts {
+    let mut head = head();
+    if let Ok(host) = HeaderValue::from_str(destination) {
+        head.headers.insert(HOST, host);
+    }
+    head
+}
+
 /// Carries bytes between two connections until both have ended, nothing moves for the idle time, or `cut` says why it ends
-/// before.
+/// before. `start` was read from `down` already.
 pub(crate) async fn carry(
     down: Box<dyn Socket>,
+    start: BytesMut,
     up: Box<dyn Socket>,
     config: &Config,
     exchange: &mut Exchange<'_>,
     cut: impl Future<Output = &'static str>,
 ) {
-    let mut down = server::Connection::new(
-        Wire::new(down, BytesMut::new()),
-        config,
-        false,
-        Arc::default(),
-    );
+    let mut down = server::Connection::new(Wire::new(down, start), config, false, Arc::default());
     let mut up = client::Connection::new(Wire::new(up, BytesMut::new()), None);
     down.open_tunnel();
     up.open_tunnel();
@@ -121,7 +127,8 @@ impl Outbound {
             claim.ends.reached().await;
             CERTIFICATE_ENDED
         };
-        carry(stream, Box::new(connected.tls), &config, &mut exchange, cut).await;
+        let (start, up) = (BytesMut::new(), Box::new(connected.tls));
+        carry(stream, start, up, &config, &mut exchange, cut).await;
     }
 
     /// A connection to the next endpoint in turn, or to the first after it that can be reached.

@@ -15,10 +15,10 @@ use crate::proof::{self, Name};
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
 use identity::{Leaf, SpiffeId, Svid, TrustBundle, Usage, VerifiedChains, VerifyError};
-use rustls::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, ClientConfig};
 use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -360,11 +360,26 @@ pub(crate) fn tls_reason(error: &io::Error) -> &'static str {
     }
     match error {
         Error::NoCertificatesPresented => "no_certificate",
-        Error::InvalidCertificate(_) => "bad_certificate",
+        Error::InvalidCertificate(error) => certificate_reason(error),
         Error::AlertReceived(_) => "refused_by_peer",
         Error::NoApplicationProtocol => "no_common_protocol",
         Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => "not_tls",
         _ => "tls_error",
+    }
+}
+
+/// Of servers outside the mesh, which rustls verifies.
+fn certificate_reason(error: &CertificateError) -> &'static str {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
+    };
+    match error {
+        Expired | ExpiredContext { .. } => "certificate_expired",
+        NotValidYet | NotValidYetContext { .. } => "certificate_not_yet_valid",
+        NotValidForName | NotValidForNameContext { .. } => "certificate_of_another_name",
+        UnknownIssuer => "certificate_of_unknown_issuer",
+        _ => "bad_certificate",
     }
 }
 

@@ -15,6 +15,7 @@ use crate::error::{ConnectError, Failure};
 use crate::h1;
 use crate::h1::head::Framing;
 use crate::metrics::{Direction, Metrics};
+use crate::redirect::OwnPorts;
 use crate::socket::Socket;
 use crate::tls::{Connected, Connector, tls_reason};
 use bytes::Bytes;
@@ -239,6 +240,23 @@ pub(crate) async fn connect(destination: &Destination) -> Result<Box<dyn Socket>
             Err(error) => Err(ConnectError::Io(Arc::new(error))),
         },
     }
+}
+
+/// The same to a server outside the mesh, which is never this sidecar: a name can stand for any address.
+pub(crate) async fn connect_outside(
+    destination: &Destination,
+    own: &OwnPorts,
+) -> Result<Box<dyn Socket>, ConnectError> {
+    let Destination::Tcp(endpoint) = destination else {
+        return connect(destination).await;
+    };
+    let stream = connect_tcp(endpoint).await?;
+    let address = stream.peer_addr();
+    let address = address.map_err(|error| ConnectError::Io(Arc::new(error)))?;
+    if own.lead_to(address) {
+        return Err(ConnectError::Loop);
+    }
+    Ok(Box::new(stream))
 }
 
 /// Opens a TCP connection. Addresses are tried in the resolver's order.

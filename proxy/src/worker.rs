@@ -6,6 +6,7 @@ use crate::config::{self, Config};
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
 use crate::error::Failure;
+use crate::external::External;
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
@@ -216,9 +217,11 @@ async fn serve(
             });
         }
     }
+    let mut calls = None;
     if let Some(config) = &config.outbound {
         let workload = Workload::new(config.uids.clone());
-        let outbound = Outbound::new(shared);
+        let outbound = Outbound::new(shared, own);
+        calls = Some(Arc::clone(&outbound));
         if config.redirected {
             let outbound = redirect::Outbound::new(shared, config, own.clone(), outbound);
             for socket in sockets.outbound {
@@ -233,7 +236,8 @@ async fn serve(
             }
         }
         let listening = config.tcp.iter().filter(|service| service.listen.is_some());
-        for (sockets, service) in sockets.tcp.into_iter().zip(listening) {
+        let mut opaque = sockets.tcp.into_iter();
+        for (service, sockets) in listening.zip(opaque.by_ref()) {
             let service = tcp::Outbound::new(shared, service);
             for socket in sockets {
                 let service = Arc::clone(&service);
@@ -242,10 +246,25 @@ async fn serve(
                 })?;
             }
         }
+        let external = Arc::new(External::new(shared, own.clone()));
+        let listening = config
+            .external
+            .iter()
+            .filter(|entry| entry.listen.is_some());
+        for (entry, sockets) in listening.zip(opaque) {
+            let entry = Arc::new(entry.clone());
+            for socket in sockets {
+                let (external, entry) = (Arc::clone(&external), Arc::clone(&entry));
+                lend(shared, socket, workload.clone(), move |stream, slot| {
+                    let (external, entry) = (Arc::clone(&external), Arc::clone(&entry));
+                    tokio::spawn(external.serve(entry, stream, slot));
+                })?;
+            }
+        }
     }
     drop(unready);
     tokio::select! {
-        () = sweep(shared, &all_apps) => {}
+        () = sweep(shared, &all_apps, calls.as_deref()) => {}
         () = shared.drain.cut_off() => {}
     }
     Ok(())
@@ -337,14 +356,17 @@ fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
     workload.admit_tcp(peer, local)
 }
 
-/// Closes pooled connections that the app would soon close itself.
-async fn sweep(shared: &Shared, apps: &[Arc<Apps>]) {
+/// Closes pooled connections that the app, or a server outside, would soon close itself.
+async fn sweep(shared: &Shared, apps: &[Arc<Apps>], calls: Option<&Outbound>) {
     let mut turn = tokio::time::interval(SWEEP);
     loop {
         turn.tick().await;
         let limit = shared.config.load().timeouts.app_idle;
         for app in apps {
             app.sweep(limit);
+        }
+        if let Some(calls) = calls {
+            calls.sweep(limit);
         }
     }
 }

@@ -41,6 +41,11 @@ pub struct Range {
 }
 
 impl Range {
+    /// The one address and port that it stands for.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.addresses.address, self.port?))
+    }
+
     pub fn contains(&self, address: SocketAddr) -> bool {
         self.addresses.contains(address.ip()) && self.port.is_none_or(|port| port == address.port())
     }

@@ -8,7 +8,7 @@ use identity::SpiffeId;
 use serde::Serialize;
 
 use super::text::{as_duration, as_optional_text, as_text, as_texts};
-use super::{Range, Resilience};
+use super::{External, Range, Resilience};
 
 /// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,6 +24,17 @@ pub struct Outbound {
     /// In the order of the file. A destination that none of them names is refused.
     pub services: Vec<Service>,
     pub tcp: Vec<TcpService>,
+    /// Outside the mesh.
+    pub external: Vec<External>,
+}
+
+impl Outbound {
+    /// The listeners of what is not HTTP: of TCP services, then of external ones, each in the order of the file.
+    pub fn opaque_listens(&self) -> impl Iterator<Item = &OutboundListen> {
+        let tcp = self.tcp.iter().map(|service| &service.listen);
+        let external = self.external.iter().map(|external| &external.listen);
+        tcp.chain(external).flatten()
+    }
 }
 
 /// Loopback TCP or a Unix socket; nothing that another machine reaches.

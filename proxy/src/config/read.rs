@@ -1,5 +1,6 @@
 //! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
 
+mod external;
 mod outbound;
 mod resilience;
 

@@ -77,6 +77,16 @@ impl Hosts {
             Some(port) if !DEFAULT_PORTS.contains(&port) => host.to_string(),
             _ => host.name().to_owned(),
         };
+        self.take(canonical, node, problems)
+    }
+
+    /// The same for a name that is canonical already.
+    pub(super) fn take(
+        &self,
+        canonical: String,
+        node: &Node,
+        problems: &Problems,
+    ) -> Option<String> {
         match self.0.borrow_mut().entry(canonical) {
             Entry::Occupied(taken) => {
                 let (host, line) = (taken.key(), taken.get());

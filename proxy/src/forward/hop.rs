@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 /// Who made a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Author {
+    /// Or a server outside the mesh.
     App,
     /// It has proven who it is: what it says of itself is passed on.
     Sidecar,

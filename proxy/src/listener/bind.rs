@@ -32,7 +32,7 @@ pub(crate) struct WorkerSockets {
     pub(crate) inbound: Vec<Vec<TcpListener>>,
     /// Of one address, or for redirected connections of one in each family; none without an outbound side.
     pub(crate) outbound: Vec<OutboundSocket>,
-    /// Of the TCP services that have a listener, in the order of the configuration.
+    /// Of the TCP services that have a listener, then of external ones, in the order of the configuration.
     pub(crate) tcp: Vec<Vec<OutboundSocket>>,
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn bind(config: &Config, inherited: &mut Inherited) -> Result<Sockets
         if outbound.redirected {
             bind_ipv6_beside(&mut sockets, workers, inherited)?;
         }
-        for listen in outbound.tcp.iter().filter_map(|tcp| tcp.listen.as_ref()) {
+        for listen in outbound.opaque_listens() {
             let (address, listeners) = bind_outbound(listen, workers, inherited)?;
             sockets.tcp.push(address);
             for (worker, listeners) in sockets.per_worker.iter_mut().zip(deal(listeners, workers)) {

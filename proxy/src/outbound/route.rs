@@ -2,7 +2,7 @@
 
 mod endpoints;
 
-use crate::config::Service;
+use crate::config::{Endpoint, Service};
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
@@ -13,7 +13,7 @@ use crate::upstream::{Deadlines, Upstream, Wait};
 use crate::worker::Shared;
 use endpoints::Endpoints;
 use http::request::Parts;
-use http::{StatusCode, response};
+use http::{HeaderValue, StatusCode, response};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(crate) struct Route {
     pub(crate) budget: Arc<Budget>,
     pub(crate) timeout: Duration,
     pub(crate) try_timeout: Option<Duration>,
+    /// What a server outside the mesh is to be called; none for sidecars.
+    pub(crate) outside: Option<HeaderValue>,
 }
 
 impl Route {
@@ -56,7 +58,29 @@ impl Route {
             budget,
             timeout: service.timeout,
             try_timeout: service.resilience.try_timeout,
+            outside: None,
         }
+    }
+
+    /// To a server outside the mesh that is called `host`.
+    pub(super) fn outside(
+        endpoints: impl IntoIterator<Item = (Endpoint, Arc<Lanes>)>,
+        host: HeaderValue,
+        timeout: Duration,
+        shared: &Shared,
+    ) -> Self {
+        Self {
+            endpoints: Endpoints::fixed(endpoints, shared),
+            budget: Arc::new(Budget::new()),
+            timeout,
+            try_timeout: None,
+            outside: Some(host),
+        }
+    }
+
+    pub(super) fn sweep(&self, limit: Duration) {
+        let lanes = self.endpoints.balance.lanes();
+        lanes.iter().for_each(|lanes| lanes.sweep(limit));
     }
 
     /// A connection to the best endpoint that can be reached. One that has `failed` before is asked if there is no other.

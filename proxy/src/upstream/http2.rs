@@ -11,15 +11,17 @@ pub(crate) use lane::{Standing, Stream, length};
 pub(crate) use rotation::keep_fresh;
 
 use super::http1::Pool;
-use super::{Upstream, Wait, connect, connect_sidecar};
+use super::{Upstream, Wait, connect, connect_outside, connect_sidecar};
 use crate::config::Destination;
 use crate::error::{ConnectError, Failure};
+use crate::external::Server;
 use crate::h1::client::Connection as Http1Connection;
 use crate::h1::head::Framing;
 use crate::h1::wire::Wire;
 use crate::metrics::Metrics;
 use crate::normalize::Rejection;
 use crate::proof::{Claim, Claims, Until, Validity};
+use crate::redirect::OwnPorts;
 use crate::socket::Socket;
 use crate::tls::{Alpn, Connected as Shaken, Connector};
 use crate::upgrade::Upgrade;
@@ -46,6 +48,9 @@ const MAX_SENDS: usize = MAX_LANES + 1;
 /// How long an HTTP/1.1 connection to a sidecar may rest: half of what sidecars wait by default.
 const HTTP1_REST: Duration = Duration::from_secs(30);
 
+/// And to a server outside, of which nobody knows more than of an app: see [`APP_IDLE`](crate::config::APP_IDLE).
+const OUTSIDE_REST: Duration = crate::config::APP_IDLE;
+
 /// Who is at the other end, and how to know.
 #[derive(Debug)]
 pub(crate) enum Remote {
@@ -58,6 +63,13 @@ pub(crate) enum Remote {
         http1: Connector,
         /// Lanes that may outlive the certificates they were made with.
         claims: Arc<Claims<Standing>>,
+        metrics: Arc<Metrics>,
+    },
+    /// A server that has no sidecar, and is told nothing of ours. Spoken to in HTTP/1.1.
+    Outside {
+        /// Who has to answer; None in plain text.
+        server: Option<Server>,
+        own: OwnPorts,
         metrics: Arc<Metrics>,
     },
 }
@@ -82,13 +94,14 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     pub(crate) fn new(destination: Destination, remote: Remote) -> Arc<Self> {
+        let speaks_http1 = matches!(remote, Remote::Outside { .. });
         Arc::new(Self {
             name: destination.to_string().into(),
             destination,
             remote,
             open: Mutex::new(Vec::new()),
             http1: Pool::new(),
-            speaks_http1: AtomicBool::new(false),
+            speaks_http1: AtomicBool::new(speaks_http1),
             open_http1: Arc::default(),
             most: AtomicUsize::new(MAX_LANES),
             connecting: tokio::sync::Mutex::new(None),
@@ -225,6 +238,11 @@ impl Lanes {
         Err(Failure::Connect(ConnectError::Unstable))
     }
 
+    /// Closes pooled HTTP/1.1 connections that have rested for longer than `limit`.
+    pub(crate) fn sweep(&self, limit: Duration) {
+        self.http1.sweep(limit);
+    }
+
     /// Keeps an HTTP/1.1 connection of [`Ready::Http1`] for the next request, where requests need one.
     pub(crate) fn put(&self, connection: Box<Http1Connection>) {
         if self.speaks_http1.load(Ordering::Relaxed) {
@@ -241,7 +259,7 @@ impl Lanes {
         parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
         parts.scheme = Some(match self.remote {
             Remote::App => Scheme::HTTP,
-            Remote::Sidecar { .. } => Scheme::HTTPS,
+            Remote::Sidecar { .. } | Remote::Outside { .. } => Scheme::HTTPS,
         });
         let mut request = Request::new(());
         *request.method_mut() = std::mem::take(&mut head.method);
@@ -253,7 +271,11 @@ impl Lanes {
 
     fn pick(&self) -> Option<Ready> {
         if self.speaks_http1.load(Ordering::Relaxed) {
-            return self.http1.take(HTTP1_REST).map(Ready::Http1);
+            let rest = match self.remote {
+                Remote::Outside { .. } => OUTSIDE_REST,
+                Remote::App | Remote::Sidecar { .. } => HTTP1_REST,
+            };
+            return self.http1.take(rest).map(Ready::Http1);
         }
         let now = SystemTime::now();
         let mut open = self.lock();
@@ -284,6 +306,20 @@ impl Lanes {
                 Remote::App => {
                     let stream = connect(&self.destination).await?;
                     Ok(Connected::Lane(Lane::open(stream, None).await?))
+                }
+                Remote::Outside {
+                    server,
+                    own,
+                    metrics,
+                } => {
+                    let stream = connect_outside(&self.destination, own).await?;
+                    let stream = match server {
+                        None => stream,
+                        Some(server) => Box::new(server.connect(stream, metrics).await?),
+                    };
+                    let wire = Wire::new(stream, BytesMut::new());
+                    let connection = Http1Connection::new(wire, None).counted(&self.open_http1);
+                    Ok(Connected::Http1(Box::new(connection)))
                 }
                 Remote::Sidecar {
                     connector,

@@ -169,6 +169,7 @@ pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
         redirected: false,
         services,
         tcp: Vec::new(),
+        external: Vec::new(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The workload's way out: where it connects, and where its calls may go.
 
+use super::external::{Around, external};
 use super::resilience::resilience;
 use super::{endpoint, loopback, some, spiffe_id, timeout, unix};
 use crate::config::unique::{Hosts, Listens};
@@ -38,18 +39,30 @@ pub(super) fn outbound(
             "tcp",
             yaml::list(|node, problems| tcp_service(node, problems, listens, redirected)),
         );
+        let around = Around {
+            authorities: &hosts,
+            server_names: Hosts::default(),
+            listens,
+            redirected,
+            response,
+        };
+        let external = map.optional(
+            "external",
+            yaml::list(|node, problems| external(node, problems, &around)),
+        );
         Some(Outbound {
             listen: listen?,
             uids: uids?,
             redirected,
             services: services?,
             tcp: tcp.unwrap_or_default(),
+            external: external.unwrap_or_default(),
         })
     })
 }
 
 /// `listen`, and `mode` for a Unix socket.
-fn listen_and_mode(map: &mut Map<'_>, listens: &Listens) -> Option<OutboundListen> {
+pub(super) fn listen_and_mode(map: &mut Map<'_>, listens: &Listens) -> Option<OutboundListen> {
     let listen = map.required("listen", |node, problems| {
         outbound_listen(node, problems, listens)
     });
@@ -148,7 +161,7 @@ fn outbound_listen(node: &Node, problems: &Problems, listens: &Listens) -> Optio
     }
 }
 
-fn range(node: &Node, problems: &Problems) -> Option<Range> {
+pub(super) fn range(node: &Node, problems: &Problems) -> Option<Range> {
     yaml::parsed("an address and port or a block such as 10.0.0.0/8")(node, problems)
 }
 

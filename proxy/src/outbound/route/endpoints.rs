@@ -1,7 +1,7 @@
 //! The endpoints of a service as one worker knows them: they follow what is found, and connections to those that stay are
 //! kept.
 
-use crate::config::{Destination, Resilience, Service};
+use crate::config::{Destination, Endpoint, Resilience, Service};
 use crate::discovery::{Known, Member};
 use crate::proof::{Claims, keep_proven};
 use crate::tls::{Connector, Wanted};
@@ -17,9 +17,8 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub(super) struct Endpoints {
     pub(super) balance: Arc<Balance>,
-    listed: Vec<crate::config::Endpoint>,
-    identity: SpiffeId,
-    resilience: Resilience,
+    /// Whose they are, and how these are used. None outside the mesh.
+    of: Option<Service>,
     /// Keeps `balance` up to date; ends with this.
     _following: JoinSet<()>,
 }
@@ -44,18 +43,38 @@ impl Endpoints {
         following.spawn(follower.run());
         Arc::new(Self {
             balance,
-            listed: service.endpoints.clone(),
-            identity: service.identity.clone(),
-            resilience: service.resilience.clone(),
+            of: Some(service.clone()),
             _following: following,
+        })
+    }
+
+    /// Connections outside the mesh, to endpoints that stay as they are.
+    pub(super) fn fixed(
+        lanes: impl IntoIterator<Item = (Endpoint, Arc<Lanes>)>,
+        shared: &Shared,
+    ) -> Arc<Self> {
+        let balance = Balance::new(
+            Resilience::default(),
+            shared.metrics.endpoints_ejected.clone(),
+        );
+        let members = lanes
+            .into_iter()
+            .map(|(address, lanes)| (Member { address }, lanes));
+        balance.set(members.collect());
+        Arc::new(Self {
+            balance: Arc::new(balance),
+            of: None,
+            _following: JoinSet::new(),
         })
     }
 
     /// Whether these are found and used as those of `service` are, and have the same identity to prove.
     pub(super) fn are_of(&self, service: &Service) -> bool {
-        self.listed == service.endpoints
-            && self.identity == service.identity
-            && self.resilience == service.resilience
+        self.of.as_ref().is_some_and(|of| {
+            of.endpoints == service.endpoints
+                && of.identity == service.identity
+                && of.resilience == service.resilience
+        })
     }
 }
 

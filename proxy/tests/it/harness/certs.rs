@@ -32,6 +32,10 @@ impl Authority {
         Self { params, key, der }
     }
 
+    pub(crate) fn root(&self) -> CertificateDer<'static> {
+        self.der.clone()
+    }
+
     pub(crate) fn bundle(&self) -> TrustBundle {
         let domain = TrustDomain::parse("prod.example").unwrap();
         TrustBundle::new(domain, vec![self.der.clone()], 1).unwrap()

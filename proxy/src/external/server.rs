@@ -1,0 +1,66 @@
+//! TLS with a server outside the mesh: it proves its name to us, and we prove nothing to it.
+
+use crate::config::external::Roots;
+use crate::error::ConnectError;
+use crate::metrics::{Direction, Metrics};
+use crate::socket::Socket;
+use crate::tls::{Alpn, Stream, tls_reason};
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::ServerName;
+use std::fmt;
+use std::sync::Arc;
+use tokio_rustls::TlsConnector;
+
+/// Who has to answer, and who may vouch for that.
+#[derive(Clone)]
+pub(crate) struct Server {
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+impl Server {
+    /// None if `name` is none that TLS can ask for.
+    pub(crate) fn new(name: &str, roots: &Roots) -> Option<Self> {
+        let name = ServerName::try_from(name.to_owned()).ok()?;
+        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has suites and key exchanges for TLS 1.2 and 1.3")
+            .with_root_certificates(roots.store())
+            // The workload's identity is for the mesh.
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // As in the mesh: a certificate is looked at each time.
+        config.resumption = Resumption::disabled();
+        Some(Self {
+            name,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Shakes hands. The caller of this sets the deadline.
+    pub(crate) async fn connect(
+        &self,
+        stream: Box<dyn Socket>,
+        metrics: &Metrics,
+    ) -> Result<Stream<Box<dyn Socket>>, ConnectError> {
+        let connector = TlsConnector::from(Arc::clone(&self.config));
+        match connector.connect(self.name.clone(), stream).await {
+            Ok(tls) => {
+                metrics.handshake(Direction::Outbound);
+                Ok(Stream::client(tls, Alpn::Http1))
+            }
+            Err(error) => {
+                metrics.handshake_failure(Direction::Outbound, tls_reason(&error));
+                Err(ConnectError::Outside(Arc::new(error)))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Server").field(&self.name).finish()
+    }
+}
