@@ -1,30 +1,74 @@
 use super::{ASK, Both, Pair, SWITCH, profile, rest, said};
-use crate::harness::{compile, document, grant_all, head};
+use crate::harness::{ORDERS, compile, document, grant, grant_all, head, service};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+/// A grant of its own for each of the two halves.
+fn half(name: &str) -> String {
+    let spec = format!("allow: [{{methods: [GET], path: \"/{name}/**\"}}]");
+    grant(&spec).replace("name: front", &format!("name: {name}"))
+}
+
 #[tokio::test]
-async fn a_withdrawn_grant_ends_its_websockets_and_another_change_does_not() {
-    let documents = grant_all() + &profile();
+async fn a_hundred_websockets_outlast_a_thousand_changes_and_a_withdrawn_grant_ends_exactly_its_own()
+ {
+    let [left, right] = ["left", "right"].map(half);
+    let documents = format!("{left}{right}{}", profile());
     let pair = Pair::new(&documents, SWITCH).await;
-    let mut stream = pair.workload().await;
-    stream.write_all(ASK.as_bytes()).await.unwrap();
-    head(&mut stream).await;
-    for change in 0..20 {
-        let more = document("Guard", &format!("g{change}"), "deny: [{path: \"/other\"}]");
-        pair.orders
-            .policy
-            .send_replace(Arc::new(compile(&(documents.clone() + &more))));
-        stream.write_all(b"still").await.unwrap();
-        said(&mut stream, "still").await;
+    let mut streams = Vec::new();
+    for number in 0..100 {
+        let mut stream = pair.workload().await;
+        let path = ["/left/chat", "/right/chat"][number % 2];
+        let ask = ASK.replace("/chat", path);
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        let answer = head(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        streams.push(stream);
     }
-    let guard = document("Guard", "none", "deny: [{path: \"/chat\"}]");
+    let mut config = pair.frontend.config.clone();
+    for change in 0..1000 {
+        if change % 2 == 0 {
+            let deny = format!("deny: [{{path: \"/other/{change}\"}}]");
+            let documents = format!("{documents}{}", document("Guard", "other", &deny));
+            pair.orders
+                .policy
+                .send_replace(Arc::new(compile(&documents)));
+        } else {
+            let host = format!("more-{change}.example");
+            let services = &mut config.outbound.as_mut().unwrap().services;
+            services.truncate(1);
+            services.push(service(&host, pair.orders.inbound, ORDERS));
+            pair.frontend.reload.apply(config.clone()).unwrap();
+        }
+        // Each change is taken in before the next.
+        let stream = &mut streams[change % 100];
+        stream.write_all(b"still").await.unwrap();
+        said(stream, "still").await;
+    }
+    for stream in &mut streams {
+        stream.write_all(b"there").await.unwrap();
+        said(stream, "there").await;
+    }
+    let documents = left + &profile();
+    pair.orders
+        .policy
+        .send_replace(Arc::new(compile(&documents)));
+    for (number, stream) in streams.iter_mut().enumerate() {
+        if number % 2 == 0 {
+            stream.write_all(b"still").await.unwrap();
+            said(stream, "still").await;
+        } else {
+            assert_eq!(rest(stream).await, "", "stream {number} goes on");
+        }
+    }
+    // A Guard ends what a grant still allows.
+    let guard = document("Guard", "none", "deny: [{path: \"/left/**\"}]");
     pair.orders
         .policy
         .send_replace(Arc::new(compile(&(documents + &guard))));
-    assert_eq!(rest(&mut stream).await, "");
+    assert_eq!(rest(&mut streams[0]).await, "");
 }
 
 #[tokio::test]
