@@ -4,11 +4,13 @@ use crate::harness::{
 };
 use http::{Request, StatusCode};
 use proxy::config::OutboundListen;
+use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -213,43 +215,34 @@ async fn a_reload_adds_services_and_moves_no_listener() {
     assert_eq!(refused.keys, ["inbound"]);
 }
 
+/// With certificates of 2 s a machine that stood still for longer lost what was in flight when they ended, as it should.
 #[tokio::test]
 async fn rotation_moves_connections_and_loses_no_request() {
+    const LIFE: Life = Life::For(Duration::from_secs(30));
     let pair = Pair::new().await;
-    let mut callers = Vec::new();
-    let end = Instant::now() + Duration::from_secs(6);
+    let seen = Arc::<Mutex<HashSet<String>>>::default();
+    let mut callers = JoinSet::new();
     for _ in 0..8 {
-        let mut workload = pair.workload().await;
-        callers.push(tokio::spawn(async move {
-            let (mut sent, mut certificates) = (0, std::collections::HashSet::new());
-            while Instant::now() < end {
+        let (mut workload, seen) = (pair.workload().await, Arc::clone(&seen));
+        callers.spawn(async move {
+            while seen.lock().unwrap().len() < 6 {
                 let reply = workload.get(HOST, "/a").await;
                 assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
-                certificates.insert(reply.seen("x-forwarded-client-cert")[0].to_owned());
-                sent += 1;
+                let certificate = reply.seen("x-forwarded-client-cert")[0];
+                seen.lock().unwrap().insert(certificate.to_owned());
             }
-            (sent, certificates)
-        }));
+        });
     }
-    while Instant::now() < end {
-        let life = Life::For(Duration::from_secs(4));
-        pair.frontend
-            .svid
-            .send_replace(Some(Arc::new(pair.authority.svid(FRONTEND, life))));
-        pair.orders
-            .svid
-            .send_replace(Some(Arc::new(pair.authority.svid(ORDERS, life))));
-        tokio::time::sleep(Duration::from_secs(1)).await;
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        for (sidecar, id) in [(&pair.frontend, FRONTEND), (&pair.orders, ORDERS)] {
+            let svid = pair.authority.svid(id, LIFE);
+            sidecar.svid.send_replace(Some(Arc::new(svid)));
+        }
+        match timeout(Duration::from_millis(500), callers.join_next()).await {
+            Ok(Some(ended)) => ended.unwrap(),
+            Ok(None) => return,
+            Err(_) => assert!(Instant::now() < end, "{:?}", seen.lock().unwrap()),
+        }
     }
-    let mut certificates = std::collections::HashSet::new();
-    for caller in callers {
-        let (sent, seen) = caller.await.unwrap();
-        assert!(sent > 0);
-        certificates.extend(seen);
-    }
-    assert!(
-        certificates.len() >= 4,
-        "only {} certificates were used",
-        certificates.len()
-    );
 }
