@@ -115,10 +115,11 @@ impl Asked<'_> {
     }
 }
 
+/// How late a clock that was set is noticed.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// Waits for a moment of the wall clock, which may be set meanwhile. None never comes.
 pub(crate) async fn reached(moment: Option<SystemTime>) {
-    /// How late a clock that was set is noticed.
-    const LOOK_AGAIN: Duration = Duration::from_secs(10);
     let Some(moment) = moment else {
         return std::future::pending().await;
     };

@@ -1,6 +1,7 @@
 //! A caller's connection, in either protocol: when it winds down, and when it ends. The deadlines of single exchanges are in
 //! `relay.rs`.
 
+use crate::authorize::LOOK_AGAIN;
 use crate::config::Config;
 use crate::downstream::Downstream;
 use crate::drain::Drain;
@@ -212,7 +213,10 @@ impl Watch<'_> {
         let mut leaving = false;
         let mut seen = self.activity.begun.load(Ordering::Relaxed);
         let leave_at = self.ends.as_deref().map(|ends| leave_at(ends.moment()));
-        let mut timer = pin!(tokio::time::sleep_until(self.next(leave_at, false)));
+        let mut idle_at = Instant::now() + self.idle;
+        let mut timer = pin!(tokio::time::sleep_until(
+            self.next(leave_at, idle_at, false)
+        ));
         let mut draining = pin!(self.drain.started());
         let mut is_draining = false;
         let mut polled = Polled::default();
@@ -253,14 +257,20 @@ impl Watch<'_> {
                         tracing::info!("connection closed at the end of its certificate");
                         return;
                     }
-                    let is_unused = self.activity.is_unused_since(seen);
-                    seen = self.activity.begun.load(Ordering::Relaxed);
-                    if is_unused && winding_down {
-                        return;
+                    leaving |= leave_at.is_some_and(|leave_at| now >= leave_at);
+                    if Instant::now() >= idle_at {
+                        let is_unused = self.activity.is_unused_since(seen);
+                        if is_unused && winding_down {
+                            return;
+                        }
+                        leaving |= is_unused;
+                        seen = self.activity.begun.load(Ordering::Relaxed);
+                        idle_at = Instant::now() + self.idle;
                     }
-                    leaving |= is_unused || leave_at.is_some_and(|leave_at| now >= leave_at);
                     winding_down |= leaving;
-                    timer.as_mut().reset(self.next(leave_at, winding_down));
+                    timer
+                        .as_mut()
+                        .reset(self.next(leave_at, idle_at, winding_down));
                 }
             }
             polled.clear();
@@ -280,16 +290,16 @@ impl Watch<'_> {
         }
     }
 
-    /// When to look again: after the idle time, or when a certificate asks for it.
-    fn next(&self, leave_at: Option<SystemTime>, winding_down: bool) -> Instant {
+    /// When to look again: after the idle time, or when a certificate asks for it by a clock that may be set.
+    fn next(&self, leave_at: Option<SystemTime>, idle_at: Instant, winding_down: bool) -> Instant {
         let ends = || self.ends.as_deref().map(Ends::moment);
         let due = if winding_down { ends() } else { leave_at };
-        let wait = due.map_or(self.idle, |due| {
-            // At least a moment, so that a clock behind the timer does not make this spin.
+        due.map_or(idle_at, |due| {
             let left = due.duration_since(SystemTime::now()).unwrap_or_default();
-            left.max(Duration::from_millis(10)).min(self.idle)
-        });
-        Instant::now() + wait
+            // At least a moment, so that a clock behind the timer does not make this spin.
+            let wait = left.clamp(Duration::from_millis(10), LOOK_AGAIN);
+            idle_at.min(Instant::now() + wait)
+        })
     }
 }
 

@@ -1,11 +1,13 @@
 //! A CA and sidecars as real processes in a temporary folder, on ports of their own; everything ends with the `Mesh`.
 
 pub(crate) mod app;
+pub(crate) mod clock;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod sidecar;
 
 use app::App;
+use clock::Clock;
 pub(crate) use sidecar::Sidecar;
 use sidecar::{Role, start};
 use std::fs::File;
@@ -163,11 +165,16 @@ pub(crate) struct Ca {
     pub(crate) dir: PathBuf,
     pub(crate) listen: SocketAddr,
     process: Option<Process>,
+    pub(crate) clock: Option<Clock>,
 }
 
 impl Ca {
     /// Makes a CA for `test.example` in `folder` and serves it.
     pub(crate) fn start(folder: &Path) -> Self {
+        Self::start_by(folder, None)
+    }
+
+    fn start_by(folder: &Path, clock: Option<Clock>) -> Self {
         let dir = folder.join("ca");
         tipstaff_ok(&[
             "ca",
@@ -181,6 +188,7 @@ impl Ca {
             dir,
             listen: free_address(),
             process: None,
+            clock,
         };
         ca.serve();
         ca
@@ -197,10 +205,12 @@ impl Ca {
             &listen,
             "--allow-short-ttl-for-tests",
         ];
-        self.process = Some(Process::tipstaff(
-            &arguments,
-            self.dir.with_extension("log"),
-        ));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+        command.args(arguments);
+        if let Some(clock) = &self.clock {
+            clock.give(&mut command);
+        }
+        self.process = Some(Process::start(command, self.dir.with_extension("log")));
         let listen = self.listen;
         wait_for("the CA to listen", || {
             std::net::TcpStream::connect(listen).ok()
@@ -254,6 +264,8 @@ pub(crate) struct Options {
     pub(crate) beside: Vec<(&'static str, String)>,
     /// Further top-level sections of both sidecars' configuration.
     pub(crate) extra: String,
+    /// Each process has a clock of its own, which the test sets; needs Debian's libfaketime.
+    pub(crate) own_clocks: bool,
     /// Of the sidecars' own log.
     pub(crate) log_level: &'static str,
 }
@@ -267,6 +279,7 @@ impl Default for Options {
             tcp: None,
             beside: Vec::new(),
             extra: String::new(),
+            own_clocks: false,
             log_level: "info",
         }
     }
@@ -282,7 +295,8 @@ impl Mesh {
         std::fs::create_dir(folder.path().join("policy")).expect("a policy folder");
         std::fs::write(folder.path().join("policy/policy.yaml"), &options.policy)
             .expect("a policy");
-        let ca = Ca::start(folder.path());
+        let clock = |name| Clock::new(folder.path().join(name));
+        let ca = Ca::start_by(folder.path(), options.own_clocks.then(|| clock("ca.clock")));
         let app = App::start();
         let own_app = app.address.to_string();
         let served = Role::Serves {

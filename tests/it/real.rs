@@ -1,6 +1,7 @@
 //! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, PostgreSQL and
 //! Redis with their own clients, grpcio and websockets as both.
 
+mod clock;
 mod curl;
 mod docker;
 mod grpc;

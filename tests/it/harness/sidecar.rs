@@ -1,5 +1,6 @@
 //! A sidecar as a process: its configuration, its start, and what a test asks of it.
 
+use super::clock::Clock;
 use super::http::{self, Reply, get};
 use super::{Ca, ORDERS, Options, Process, free_address, path, wait_for};
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ pub(crate) struct Sidecar {
     pub(crate) admin: SocketAddr,
     pub(crate) socket: PathBuf,
     pub(crate) config: PathBuf,
+    pub(crate) clock: Option<Clock>,
 }
 
 impl Sidecar {
@@ -68,6 +70,13 @@ impl Sidecar {
         std::mem::replace(&mut self.process, successor)
     }
 
+    /// kill -9, and a new process in its place, which may not be ready yet.
+    pub(crate) fn restart(&mut self) {
+        self.process.kill();
+        let log = self.process.log.clone();
+        self.process = Process::start(command(&self.config, self.clock.as_ref()), log);
+    }
+
     /// POST /rotate on the administration socket.
     pub(crate) fn rotate(&self) -> Reply {
         let stream =
@@ -84,6 +93,15 @@ pub(super) enum Role<'r> {
     Serves { app: &'r str },
     /// Before a workload that calls the orders service, whose sidecar this is.
     Calls { orders: &'r Sidecar },
+}
+
+fn command(config: &Path, clock: Option<&Clock>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+    command.args(["proxy", "--config", path(config)]);
+    if let Some(clock) = clock {
+        clock.give(&mut command);
+    }
+    command
 }
 
 /// Starts a sidecar and waits until it is ready.
@@ -157,8 +175,10 @@ pub(super) fn start(
     );
     let config = folder.join(format!("{name}.yaml"));
     std::fs::write(&config, text).expect("a configuration");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
-    command.args(["proxy", "--config", path(&config)]);
+    let clock = options
+        .own_clocks
+        .then(|| Clock::new(folder.join(format!("{name}.clock"))));
+    let mut command = command(&config, clock.as_ref());
     command.env("TIPSTAFF_LOG", options.log_level);
     let process = Process::start(command, folder.join(format!("{name}.log")));
     let sidecar = Sidecar {
@@ -171,6 +191,7 @@ pub(super) fn start(
         admin,
         socket,
         config,
+        clock,
     };
     wait_for(&format!("{name} to be ready"), || {
         sidecar.ready().then_some(())

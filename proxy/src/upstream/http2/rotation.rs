@@ -3,6 +3,7 @@
 
 use super::lane::Lane;
 use super::{Connected, Lanes};
+use crate::authorize::LOOK_AGAIN;
 use crate::tls::LiveIdentity;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -66,6 +67,7 @@ impl Lanes {
         };
         let soonest = self.lock().iter().filter_map(left).min();
         // A lane opened meanwhile cannot need it sooner: half of what is left of a certificate is more than this.
-        soonest.unwrap_or(REPLACE_AGAIN)
+        // It may be sooner than it looks by a clock that is wrong now.
+        soonest.unwrap_or(REPLACE_AGAIN).min(LOOK_AGAIN)
     }
 }
