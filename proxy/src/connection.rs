@@ -28,6 +28,9 @@ use std::time::{Duration, SystemTime};
 use tokio::io::AsyncReadExt;
 use tokio::time::{Instant, timeout};
 
+/// Requests that a connection begins before other connections have their turn: a millisecond or two of work.
+const BEGUN_AT_ONCE: u32 = 32;
+
 /// Whoever answers the requests of a connection.
 pub(crate) trait Answer: Send + Sync + 'static {
     /// What its requests have in common.
@@ -169,13 +172,24 @@ async fn serve_http2(
     answer: &Arc<impl Answer>,
 ) {
     let mut winding_down = false;
+    let mut begun = 0;
     loop {
+        // What one read has brought may be hundreds of requests, each of them a connection to the app: others have their turn
+        // in between, and it may turn out that the rest is a flood.
+        if begun == BEGUN_AT_ONCE {
+            begun = 0;
+            tokio::task::yield_now().await;
+        }
         let accepted = poll_fn(|cx| {
             if activity.is_closing() && !winding_down {
                 winding_down = true;
                 connection.wind_down();
             }
-            connection.poll_accept(cx)
+            let accepted = connection.poll_accept(cx);
+            if accepted.is_pending() {
+                begun = 0;
+            }
+            accepted
         });
         let Some(accepted) = accepted.await else {
             return;
@@ -188,6 +202,7 @@ async fn serve_http2(
                 tokio::spawn(Box::pin(async move {
                     answer.answer(head, Downstream::Http2(stream)).await;
                 }));
+                begun += 1;
             }
             Err(reason) => {
                 answer.ended(reason);

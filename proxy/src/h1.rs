@@ -37,6 +37,14 @@ fn poll_body(
     wire: &mut wire::Wire,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Piece, Broken>>> {
+    // What came with the head and filled that read is not all that is there: one piece costs less than two.
+    if let Some(left) = decoder.remaining()
+        && left > wire.input.len() as u64
+        && wire.has_begun_full()
+        && let Poll::Ready(Err(error)) = wire.poll_fill(left, cx)
+    {
+        return Poll::Ready(Some(Err(error.into())));
+    }
     loop {
         let step = match decoder.next(&mut wire.input) {
             Ok(step) => step,

@@ -87,6 +87,12 @@ impl Wire {
         Poll::Ready(Ok(read))
     }
 
+    /// Whether there is a little input, after a read that took no more for want of room.
+    pub(super) fn has_begun_full(&self) -> bool {
+        let length = self.input.len();
+        (1..=FIRST_READ).contains(&length) && length == self.input.capacity()
+    }
+
     /// Whether a connection at rest is as it was left: open, and nothing has come that nobody asked for.
     pub(super) fn is_at_rest(&mut self, asks_kernel: bool) -> bool {
         let mut probe = [0; 1];

@@ -1,4 +1,8 @@
 use super::*;
+use crate::body::Piece;
+use crate::h1::body::Decoder;
+use crate::h1::head::{Framing, Limits};
+use crate::h1::poll_body;
 use std::future::poll_fn;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -104,4 +108,32 @@ async fn a_wire_that_waits_holds_little_for_what_may_come() {
     assert!(matches!(wire.poll_fill(0, &mut cx), Poll::Ready(Ok(5))));
     assert!(wire.poll_fill(MOST_READ as u64, &mut cx).is_pending());
     assert_eq!(wire.input, "start", "what has come is kept");
+}
+
+#[tokio::test]
+async fn a_body_that_filled_the_read_of_its_head_goes_on_with_what_came_behind() {
+    const BODY: usize = 16_000;
+    let limits = Limits {
+        head_bytes: 1024,
+        fields: 10,
+        field_bytes: 1024,
+        http10: false,
+    };
+    for (behind, expected) in [
+        (BODY - FIRST_READ, BODY),
+        (100, FIRST_READ + 100),
+        (0, FIRST_READ),
+    ] {
+        let (near, mut far) = tokio::io::duplex(BODY);
+        far.write_all(&piece(b'b', behind)).await.unwrap();
+        let mut input = BytesMut::with_capacity(FIRST_READ);
+        input.extend_from_slice(&piece(b'b', FIRST_READ));
+        let mut wire = Wire::new(Box::new(near), input);
+        let mut decoder = Decoder::new(Framing::Length(BODY as u64), &limits);
+        let body = poll_fn(|cx| poll_body(&mut decoder, &mut wire, cx)).await;
+        match body {
+            Some(Ok(Piece::Data(data))) => assert_eq!(data.len(), expected, "{behind}"),
+            other => panic!("{behind}: {other:?}"),
+        }
+    }
 }
