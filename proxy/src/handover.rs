@@ -72,6 +72,7 @@ fn absolute(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Handover {
     state: Mutex<State>,
+    owned: CancellationToken,
     given: CancellationToken,
 }
 
@@ -121,24 +122,34 @@ impl Handover {
     }
 
     pub(crate) fn new(sockets: Vec<Listening>, is_heir: bool) -> Arc<Self> {
-        let stage = if is_heir { Stage::Theirs } else { Stage::Ours };
-        Arc::new(Self {
+        let handover = Self {
             state: Mutex::new(State {
-                stage,
+                stage: Stage::Theirs,
                 sockets: sockets.into(),
             }),
+            owned: CancellationToken::new(),
             given: CancellationToken::new(),
-        })
+        };
+        if !is_heir {
+            handover.own();
+        }
+        Arc::new(handover)
     }
 
     /// The process before this one has let go.
     fn own(&self) {
         self.lock().stage = Stage::Ours;
+        self.owned.cancel();
     }
 
     /// Whether the paths of Unix sockets are this process's to remove.
     pub(crate) fn is_owner(&self) -> bool {
         matches!(self.lock().stage, Stage::Ours | Stage::Lent)
+    }
+
+    /// Resolves once no process before this one serves on the sockets. Cancel safe.
+    pub(crate) async fn owned(&self) {
+        self.owned.cancelled().await;
     }
 
     /// Resolves once another process serves on the sockets. Cancel safe.

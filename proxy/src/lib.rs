@@ -107,7 +107,7 @@ pub use config::Config;
 use access_log::AccessLog;
 use admin::PolicyStatus;
 use arc_swap::ArcSwap;
-use drain::{Drain, Readiness};
+use drain::{Drain, Readiness, Unready};
 use handover::{Handover, Inherited, RelieveError};
 use identity::{Svid, TrustBundle};
 use metrics::Metrics;
@@ -272,6 +272,12 @@ impl Bound {
     /// # Errors
     /// When a thread cannot be started or ends before its time.
     pub async fn run(self, drain: Drain) -> Result<(), RunError> {
+        let unready = self.readiness.wait_for("workers");
+        self.serve(drain, unready).await
+    }
+
+    /// `unready` is dropped when all workers accept.
+    async fn serve(self, drain: Drain, unready: Unready) -> Result<(), RunError> {
         let overload = Arc::clone(&self.admission.overload);
         let shared = Arc::new(worker::Shared::new(
             Arc::clone(&self.config),
@@ -282,7 +288,6 @@ impl Bound {
             self.access_log,
             drain.clone(),
         ));
-        let unready = self.readiness.wait_for("workers");
         // The admin listener outlives the workers, so that `/ready` tells of the drain to its end.
         let _admin = self
             .admin

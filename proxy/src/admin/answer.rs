@@ -29,7 +29,8 @@ pub(super) fn live() -> Answer {
 pub(super) fn ready(state: &State) -> Answer {
     let now = SystemTime::now();
     let waiting = state.readiness.pending();
-    let draining = state.drain.is_started();
+    // A process that was replaced has been asked just before that: where it was asked there is another now.
+    let draining = state.drain.is_ordered();
     let svid = state.feed.svid.borrow().clone();
     let (identity, valid) = match svid.as_deref() {
         None => (json!({"state": "missing"}), false),

@@ -47,6 +47,8 @@ pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
         .unix
         .map(|(_, listener)| UnixListener::from_std(listener))
         .transpose()?;
+    // The process before this one answers for as long as it may still go on: of two answers one could be no.
+    state.handover.owned().await;
     // Whoever reaches the loopback port cannot take the operator's places on the socket.
     let [tcp_places, unix_places] = [(); 2].map(|()| Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let mut svid = state.feed.svid.clone();

@@ -119,7 +119,8 @@ impl Bound {
             () = drain.started() => return Err(RelieveError::Stopped.into()),
         }
         let (handover, readiness) = (Arc::clone(&self.handover), self.readiness.clone());
-        let serving = self.run(drain.clone());
+        let unready = readiness.wait_for("workers");
+        let serving = self.serve(drain.clone(), unready);
         let relieved = async {
             readiness.complete().await;
             tokio::task::spawn_blocking(|| predecessor.relieve())
