@@ -50,6 +50,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     pub(crate) overload: Arc<Overload>,
     pub readiness: Readiness,
+    /// Given while redirected connections are seen to arrive.
+    pub interception: Readiness,
     pub drain: Drain,
     pub(crate) handover: Arc<Handover>,
 }

@@ -15,8 +15,8 @@ mod unique;
 
 pub use cidr::{Cidr, ParseCidrError, Range};
 pub use external::External;
-pub use inbound::{App, Inbound, Mtls, Protocol};
-pub use outbound::{Endpoint, Outbound, OutboundListen, Service, TcpService};
+pub use inbound::{App, INBOUND_DOOR, Inbound, Mtls, Protocol};
+pub use outbound::{Endpoint, OUTBOUND_DOOR, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
 pub use resilience::{Breaker, Resilience};
 use text::{as_duration, as_text};

@@ -113,6 +113,7 @@ use identity::{Svid, TrustBundle};
 use metrics::Metrics;
 use overload::Overload;
 use policy::Policy;
+use redirect::OwnPorts;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -288,6 +289,10 @@ impl Bound {
             self.access_log,
             drain.clone(),
         ));
+        let own = OwnPorts::new(&self.config.load(), &self.sockets);
+        // Apart from the other: that nothing is led here does not keep a new process from taking over.
+        let interception = Readiness::new();
+        let unproven = own.probe().unready(&interception);
         // The admin listener outlives the workers, so that `/ready` tells of the drain to its end.
         let _admin = self
             .admin
@@ -298,6 +303,7 @@ impl Bound {
                 metrics: self.metrics,
                 overload: Arc::clone(&overload),
                 readiness: self.readiness,
+                interception: interception.clone(),
                 drain: drain.clone(),
                 handover: Arc::clone(&self.handover),
             })
@@ -311,7 +317,7 @@ impl Bound {
             tracing::info!(cut, "drained");
         };
         let serving = async {
-            let served = worker::run(&shared, self.sockets, unready).await;
+            let served = worker::run(&shared, self.sockets, &own, unready).await;
             // Also when a worker was lost: half a sidecar is none.
             drain.cut();
             served
@@ -319,6 +325,7 @@ impl Bound {
         let (served, ()) = tokio::select! {
             ended = async { tokio::join!(serving, draining) } => ended,
             never = overload.watch() => match never {},
+            never = own.probe().watch(&interception, unproven) => match never {},
         };
         if !self.log_writer.close(LOG_FLUSH) {
             tracing::warn!("the access log did not take its last lines in time");

@@ -4,9 +4,13 @@
 //! Under redirection every connection ends at one of two listeners, so one that was made to the listener itself, or to any
 //! other of this sidecar's ports, is a loop or a probe. It is refused before its first byte is read.
 
+mod probe;
+
+pub(crate) use probe::Probe;
+
 use crate::config::{self, Config, Range};
 use crate::forward::App;
-use crate::listener::{Slot, Sockets};
+use crate::listener::{OutboundSocket, Slot, Sockets};
 use crate::outbound;
 use crate::socket::Socket;
 use crate::tcp;
@@ -30,6 +34,9 @@ pub(crate) enum Misled {
     Direct(SocketAddr),
     #[error("{0} is this sidecar itself")]
     Loop(SocketAddr),
+    /// This sidecar's own, to find out whether it would arrive.
+    #[error("a probe of this sidecar's own")]
+    Probe,
     #[error("cannot tell where the connection was going")]
     Unknown(#[source] io::Error),
 }
@@ -40,6 +47,7 @@ impl Misled {
         match self {
             Self::Direct(_) => "not_redirected",
             Self::Loop(_) => "loop_to_self",
+            Self::Probe => "probe",
             Self::Unknown(_) => "no_original_destination",
         }
     }
@@ -47,7 +55,10 @@ impl Misled {
 
 /// The ports that this sidecar listens on.
 #[derive(Debug, Clone)]
-pub(crate) struct OwnPorts(Arc<[u16]>);
+pub(crate) struct OwnPorts {
+    ports: Arc<[u16]>,
+    probe: Arc<Probe>,
+}
 
 impl OwnPorts {
     pub(crate) fn new(config: &Config, sockets: &Sockets) -> Self {
@@ -58,7 +69,19 @@ impl OwnPorts {
             crate::Address::Unix(_) => None,
         });
         let admin = std::iter::once(config.admin.listen.port());
-        Self(inbound.chain(outbound).chain(admin).collect())
+        let mut listeners = sockets.per_worker.iter().flat_map(|own| &own.outbound);
+        let takes_ipv6 = listeners.any(|listener| match listener {
+            OutboundSocket::Tcp(listener) => listener.local_addr().is_ok_and(|at| at.is_ipv6()),
+            OutboundSocket::Unix(_) => false,
+        });
+        Self {
+            ports: inbound.chain(outbound).chain(admin).collect(),
+            probe: Arc::new(Probe::new(config, takes_ipv6)),
+        }
+    }
+
+    pub(crate) fn probe(&self) -> &Probe {
+        &self.probe
     }
 
     /// Where `stream` was going.
@@ -80,12 +103,15 @@ impl OwnPorts {
         };
         let original =
             original.ok_or_else(|| Misled::Unknown(io::ErrorKind::InvalidData.into()))?;
-        self.check(local, original)
+        let destination = self.check(local, original)?;
+        let peer = stream.peer_addr().map(canonical);
+        self.probe.look_at(peer, destination)?;
+        Ok(destination)
     }
 
     /// Whether a connection to `address` would come back to this sidecar.
     pub(crate) fn lead_to(&self, address: SocketAddr) -> bool {
-        self.0.contains(&address.port()) && is_own(address.ip())
+        self.ports.contains(&address.port()) && is_own(address.ip())
     }
 
     fn check(&self, local: SocketAddr, original: SocketAddr) -> Result<SocketAddr, Misled> {

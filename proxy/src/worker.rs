@@ -13,7 +13,7 @@ use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
 use crate::overload::Overload;
 use crate::proof::Held;
-use crate::redirect::{self, Apps, OwnPorts};
+use crate::redirect::{self, Apps, Misled, OwnPorts};
 use crate::socket::Socket;
 use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
@@ -150,10 +150,10 @@ impl std::fmt::Debug for Shared {
 pub(crate) async fn run(
     shared: &Arc<Shared>,
     sockets: Sockets,
+    own: &OwnPorts,
     unready: Unready,
 ) -> Result<(), RunError> {
     let unready = Arc::new(unready);
-    let own = OwnPorts::new(&shared.config.load(), &sockets);
     let mut ends = JoinSet::new();
     for (number, sockets) in sockets.per_worker.into_iter().enumerate() {
         let (ended, end) = oneshot::channel();
@@ -328,6 +328,7 @@ async fn lend_to<L, T>(
     let serve = |stream: L::Stream, slot| {
         let stranger = match admit(&stream) {
             Ok(told) => return serve(Box::new(stream), told, slot),
+            Err(Stranger::Misled(Misled::Probe)) => return,
             Err(stranger) => stranger,
         };
         let metrics = &shared.metrics;

@@ -7,7 +7,7 @@
 use super::print;
 use crate::cli::{RedirectArgs, RedirectCommand, Udp};
 use anyhow::{Context, bail};
-use proxy::config::Cidr;
+use proxy::config::{Cidr, INBOUND_DOOR, OUTBOUND_DOOR};
 use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -86,6 +86,13 @@ impl Display for Ruleset<'_> {
 
         writeln!(f, "\tchain outbound {{")?;
         writeln!(f, "\t\ttype nat hook output priority -100; policy accept;")?;
+        // Whoever connects there, the sidecar itself first of all: so it knows that these rules are in force.
+        for (door, port) in [(OUTBOUND_DOOR, outbound), (INBOUND_DOOR, inbound)] {
+            writeln!(
+                f,
+                "\t\tfib daddr type local tcp dport {door} redirect to :{port}"
+            )?;
+        }
         self.left_alone(f, uid)?;
         writeln!(f, "\t\tmeta l4proto tcp redirect to :{outbound}\n\t}}")?;
 

@@ -28,7 +28,8 @@ pub(super) fn live() -> Answer {
 /// on the others.
 pub(super) fn ready(state: &State) -> Answer {
     let now = SystemTime::now();
-    let waiting = state.readiness.pending();
+    let mut waiting = state.readiness.pending();
+    waiting.extend(state.interception.pending());
     // A process that was replaced has been asked just before that: where it was asked there is another now.
     let draining = state.drain.is_ordered();
     let svid = state.feed.svid.borrow().clone();

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::Destination;
 use super::text::as_text;
 
+/// The port of this machine that the rules of `tipstaff redirect` lead to the inbound listener, for the sidecar's own probe.
+pub const INBOUND_DOOR: u16 = 15056;
+
 /// One inbound port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

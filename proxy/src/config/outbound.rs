@@ -10,6 +10,9 @@ use serde::Serialize;
 use super::text::{as_duration, as_optional_text, as_text, as_texts};
 use super::{External, Range, Resilience};
 
+/// The port of this machine that the rules of `tipstaff redirect` lead to the outbound listener, for the sidecar's own probe.
+pub const OUTBOUND_DOOR: u16 = 15051;
+
 /// The workload's way out. It lends the proxy's identity to whoever may connect, so it is guarded on both kinds of listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -10,6 +10,7 @@ use crate::metrics::Direction;
 use crate::normalize::Hosts;
 use crate::peer::Who;
 use crate::proof::{Ends, Hold};
+use crate::redirect::Misled;
 use crate::socket::Socket;
 use crate::tls::{Accepted, Alpn};
 use bytes::BytesMut;
@@ -67,6 +68,7 @@ impl Inbound {
                 port,
                 protocol: self.config.protocol_at(port),
             }),
+            Err(Misled::Probe) => None,
             Err(misled) => {
                 let metrics = &self.shared.metrics;
                 metrics.connection_refused(Direction::Inbound, misled.reason());

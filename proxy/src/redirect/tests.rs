@@ -2,7 +2,10 @@ use super::*;
 use tokio::net::TcpListener;
 
 fn own(ports: &[u16]) -> OwnPorts {
-    OwnPorts(ports.into())
+    OwnPorts {
+        ports: ports.into(),
+        probe: Arc::default(),
+    }
 }
 
 #[test]

@@ -115,6 +115,16 @@ impl Host {
         });
     }
 
+    /// Waits until the sidecar says that nothing is led to it.
+    fn wait_until_unready(&self) {
+        wait_for("a missing interception to show", || {
+            let mut curl = self.command("curl");
+            let output = curl.args(["-sS", "-w", "%{http_code}", "http://127.0.0.1:15000/ready"]);
+            let said = text(&output.output().expect("ip runs"));
+            (said.ends_with("503") && said.contains("run tipstaff redirect install")).then_some(())
+        });
+    }
+
     /// A program of the workload, which may take its time but not for ever.
     fn workload(&self, program: &str, arguments: &[&str]) -> Output {
         let user = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
@@ -218,8 +228,10 @@ impl Network {
         ));
         orders.wait_for("http://127.0.0.1:8080/");
         for host in [&caller, &orders] {
-            host.wait_for("http://127.0.0.1:15000/ready");
+            host.wait_for("http://127.0.0.1:15000/live");
+            host.wait_until_unready();
             host.redirect("0");
+            host.wait_for("http://127.0.0.1:15000/ready");
         }
         Self {
             _processes: processes,
@@ -357,6 +369,13 @@ fn unchanged_programs_reach_each_other_through_both_sidecars_and_nothing_else() 
             assert!(host.tipstaff(&["redirect", "remove"]).status.success());
         }
     }
+    for host in [caller, orders] {
+        host.wait_until_unready();
+    }
+    // And back: nothing has to be started again.
+    orders.redirect("0");
+    orders.wait_for("http://127.0.0.1:15000/ready");
+    assert!(orders.tipstaff(&["redirect", "remove"]).status.success());
     let rules = caller.command("nft").args(["list", "ruleset"]).output();
     assert_eq!(text(&rules.expect("ip runs")), "");
 }

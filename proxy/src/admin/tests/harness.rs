@@ -83,6 +83,7 @@ impl Harness {
                 ),
                 metrics: Metrics::new(),
                 readiness: readiness.clone(),
+                interception: Readiness::new(),
                 drain: drain.clone(),
                 handover: Arc::clone(&handover),
             })
