@@ -18,7 +18,7 @@ pub use external::External;
 pub use inbound::{App, INBOUND_DOOR, Inbound, Mtls, Protocol};
 pub use outbound::{Endpoint, OUTBOUND_DOOR, Outbound, OutboundListen, Service, TcpService};
 pub use read::ParseEndpointError;
-pub use resilience::{Breaker, Resilience};
+pub use resilience::{Breaker, HashKey, Resilience};
 use text::{as_duration, as_text};
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

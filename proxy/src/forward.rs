@@ -203,7 +203,7 @@ impl Passage<'_, '_, '_> {
         let mut retries = Retries::begin(&route.budget, metrics, direction);
 
         let wait = deadlines.first_wait();
-        let (mut attempt, ready) = route.attempt(None, wait, deadlines).await?;
+        let (mut attempt, ready) = route.attempt(None, wait, deadlines, &kept).await?;
         self.exchange.forwarded(attempt.lanes().name());
         deadlines.pass_on(&mut head.headers)?;
         let up = attempt.send(ready, head, body, wait).await?;
@@ -223,7 +223,7 @@ impl Passage<'_, '_, '_> {
             let next = match again {
                 true => {
                     let failed = attempt.endpoint();
-                    Box::pin(route.attempt(Some(failed), wait, deadlines)).await
+                    Box::pin(route.attempt(Some(failed), wait, deadlines, &kept)).await
                 }
                 false => Err(failure),
             };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 /// A cold cache or a JIT has seen enough requests by then to be as quick as it will be.
@@ -32,6 +33,21 @@ pub struct Resilience {
     pub max_pending: usize,
     /// None: no endpoint is left alone.
     pub breaker: Option<Breaker>,
+    /// What requests have in common that are to go to the same endpoint. None: each goes where it is answered soonest.
+    #[serde(serialize_with = "key_or_off")]
+    pub hash: Option<HashKey>,
+}
+
+/// What is looked at in a request. One that does not have it goes where it is answered soonest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HashKey {
+    /// The first field of this name.
+    Header(#[serde(serialize_with = "super::as_text")] HeaderName),
+    /// The first cookie of this name.
+    Cookie(String),
+    /// The path without its query.
+    Path,
 }
 
 /// When an endpoint gets no requests for having failed.
@@ -53,6 +69,7 @@ impl Default for Resilience {
             max_connections: ENDPOINT_CONNECTIONS,
             max_pending: MAX_PENDING,
             breaker: Some(Breaker::default()),
+            hash: None,
         }
     }
 }
@@ -69,6 +86,13 @@ impl Default for Breaker {
 fn or_off<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(value) => super::as_duration(value, serializer),
+        None => serializer.serialize_str("off"),
+    }
+}
+
+fn key_or_off<S: Serializer>(key: &Option<HashKey>, serializer: S) -> Result<S::Ok, S::Error> {
+    match key {
+        Some(key) => key.serialize(serializer),
         None => serializer.serialize_str("off"),
     }
 }

@@ -341,6 +341,20 @@ fn how_endpoints_are_used_is_read_or_refused() {
             "expected more than 0s and at most 24h, found 0ns",
         ),
         ("breaker: {rests: 1s}", "rests"),
+        ("hash: identity", "expected a map, found \"identity\""),
+        (
+            "hash: {}",
+            "expected path, {header: NAME} or {cookie: NAME}",
+        ),
+        (
+            "hash: {header: x-user, cookie: user}",
+            "expected path, {header: NAME} or {cookie: NAME}",
+        ),
+        (
+            "hash: {header: 'x user'}",
+            "expected the name of a header field",
+        ),
+        ("hash: {cookie: 'a=b'}", "expected the name of a cookie"),
     ] {
         let problems = service(keys).unwrap_err();
         assert_eq!(problems.len(), 1, "{keys}: {problems:?}");

@@ -2,7 +2,7 @@
 
 mod endpoints;
 
-use crate::config::{Endpoint, Service};
+use crate::config::{Endpoint, HashKey, Service};
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
@@ -12,8 +12,9 @@ use crate::upstream::retry::Budget;
 use crate::upstream::{Deadlines, Upstream, Wait};
 use crate::worker::Shared;
 use endpoints::Endpoints;
+use http::header::COOKIE;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode, response};
+use http::{HeaderMap, HeaderValue, StatusCode, response};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub(crate) struct Route {
     pub(crate) budget: Arc<Budget>,
     pub(crate) timeout: Duration,
     pub(crate) try_timeout: Option<Duration>,
+    hash: Option<HashKey>,
     /// What a server outside the mesh is to be called; none for sidecars.
     pub(crate) outside: Option<HeaderValue>,
 }
@@ -58,6 +60,7 @@ impl Route {
             budget,
             timeout: service.timeout,
             try_timeout: service.resilience.try_timeout,
+            hash: service.resilience.hash.clone(),
             outside: None,
         }
     }
@@ -74,6 +77,7 @@ impl Route {
             budget: Arc::new(Budget::new()),
             timeout,
             try_timeout: None,
+            hash: None,
             outside: Some(host),
         }
     }
@@ -83,18 +87,29 @@ impl Route {
         lanes.iter().for_each(|lanes| lanes.sweep(limit));
     }
 
+    /// What the request has in common with those that go to the same endpoint.
+    fn key<'h>(&self, head: &'h Parts) -> Option<&'h [u8]> {
+        let key = match self.hash.as_ref()? {
+            HashKey::Header(name) => head.headers.get(name)?.as_bytes(),
+            HashKey::Cookie(name) => cookie(&head.headers, name)?,
+            HashKey::Path => head.uri.path().as_bytes(),
+        };
+        (!key.is_empty()).then_some(key)
+    }
+
     /// A connection to the best endpoint that can be reached. One that has `failed` before is asked if there is no other.
     pub(crate) async fn attempt(
         &self,
         failed: Option<Number>,
         wait: Wait,
         deadlines: Deadlines,
+        head: &Parts,
     ) -> Result<(Attempt<'_>, Ready), Failure> {
         let balance = &self.endpoints.balance;
         let has_other = |number: &Number| balance.has_other(*number);
         let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
         let mut failure = ConnectError::Unstable;
-        while let Some(mut turn) = balance.pick(&tried)? {
+        while let Some(mut turn) = balance.pick(&tried, self.key(head))? {
             let connect = match turn.is_probe() {
                 true => wait.connect.min(PROBE),
                 false => wait.connect,
@@ -134,6 +149,17 @@ impl Route {
         }
         Err(failure.into())
     }
+}
+
+/// The value of the first cookie of this name (RFC 6265 section 4.2.1). HTTP/2 may have a field for each (RFC 9113 section
+/// 8.2.3).
+fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+    let fields = headers.get_all(COOKIE).into_iter();
+    let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    pairs.find_map(|pair| {
+        let pair = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+        pair.strip_prefix(b"=")
+    })
 }
 
 /// A place for one request at one endpoint.

@@ -8,6 +8,7 @@
 
 mod endpoint;
 mod endpoints;
+mod ring;
 
 pub(crate) use endpoints::Number;
 
@@ -54,15 +55,20 @@ impl Balance {
         self.lock().has_other(number)
     }
 
-    /// A turn at the best endpoint that is not among `tried`. None if all are.
+    /// A turn at the best endpoint that is not among `tried`: where requests of the same `key` go, if it has one. None if all
+    /// are.
     ///
     /// # Errors
     /// Those that are left take no request.
-    pub(crate) fn pick(&self, tried: &[Number]) -> Result<Option<Turn<'_>>, ConnectError> {
+    pub(crate) fn pick(
+        &self,
+        tried: &[Number],
+        key: Option<&[u8]>,
+    ) -> Result<Option<Turn<'_>>, ConnectError> {
         let mut endpoints = self.lock();
         let since = (!endpoints.is_plain()).then(Instant::now);
         let picked = match since {
-            Some(now) => endpoints.pick(tried, now),
+            Some(now) => endpoints.pick(tried, key, now),
             None => endpoints.pick_only(tried),
         };
         match picked {

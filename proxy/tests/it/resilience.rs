@@ -1,4 +1,5 @@
 mod attempts;
+mod hashing;
 mod limits;
 
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};

@@ -1,7 +1,8 @@
 //! How the endpoints of a service are used.
 
 use super::{timeout, within};
-use crate::config::{Breaker, Resilience};
+use crate::config::{Breaker, HashKey, Resilience};
+use http::HeaderName;
 use policy::yaml::{self, Map, Node, Problems};
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ pub(super) fn resilience(map: &mut Map<'_>, whole: Duration) -> Resilience {
         breaker: map
             .optional("breaker", or_off(breaker))
             .unwrap_or(default.breaker),
+        hash: map.optional("hash", or_off(hash)).unwrap_or(default.hash),
     }
 }
 
@@ -47,6 +49,40 @@ fn breaker(node: &Node, problems: &Problems) -> Option<Breaker> {
             rest: map.optional("rest", timeout).unwrap_or(default.rest),
         })
     })
+}
+
+/// `path`, or a map with the name of a header field or a cookie.
+fn hash(node: &Node, problems: &Problems) -> Option<HashKey> {
+    if node.is_word("path") {
+        return Some(HashKey::Path);
+    }
+    yaml::map(node, problems, |map| {
+        let header = map.node_of("header");
+        let named = map.node_of("cookie");
+        match (header, named) {
+            (Some(node), None) => {
+                let name = yaml::parsed("the name of a header field")(node, problems);
+                name.map(HashKey::Header)
+            }
+            (None, Some(node)) => cookie(node, problems).map(HashKey::Cookie),
+            _ => {
+                let problem = "expected path, {header: NAME} or {cookie: NAME}";
+                problems.push(node.problem(problem));
+                None
+            }
+        }
+    })
+}
+
+/// A token (RFC 6265 section 4.1.1), as names of header fields are, but as it is written.
+fn cookie(node: &Node, problems: &Problems) -> Option<String> {
+    let name = yaml::text(node, problems)?;
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        let found = yaml::shown(&name);
+        problems.push(node.problem(format!("expected the name of a cookie, found {found}")));
+        return None;
+    }
+    Some(name)
 }
 
 /// A value, or `off`.

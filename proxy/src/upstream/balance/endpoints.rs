@@ -1,6 +1,7 @@
 //! What is known of each endpoint, and what follows from it.
 
 use super::endpoint::{Endpoint, Standing};
+use super::ring::Ring;
 use crate::config::Resilience;
 use crate::discovery::Member;
 use crate::upstream::http2::Lanes;
@@ -19,6 +20,8 @@ const PROBE_HOLDS: Duration = Duration::from_secs(1);
 pub(super) struct Endpoints {
     rules: Resilience,
     all: Vec<Endpoint>,
+    /// Where the service hashes.
+    ring: Option<Ring>,
     next: Number,
     ejected: usize,
     random: Random,
@@ -69,6 +72,7 @@ impl Endpoints {
         Self {
             rules,
             all: Vec::new(),
+            ring: None,
             next: Number(0),
             ejected: 0,
             random,
@@ -98,6 +102,10 @@ impl Endpoints {
                 }
             });
         }
+        self.ring = self.rules.hash.as_ref().map(|_| {
+            let members = self.all.iter().map(|all| &all.member.address);
+            Ring::new(members)
+        });
         let is_out = |endpoint: &&mut Endpoint| matches!(endpoint.standing, Standing::Out { .. });
         self.ejected = self.all.iter().filter(|all| all.is_ejected()).count();
         // Those that left may have been the ones in use.
@@ -136,11 +144,17 @@ impl Endpoints {
         matches!(&self.all[..], [only] if !only.is_ejected())
     }
 
-    /// Hands a request to an endpoint that is not among `tried`: to one whose time out is over, to the better of two that are
-    /// in use, or if there is none of these to any that is left. [`Self::end`] takes it back.
-    pub(super) fn pick(&mut self, tried: &[Number], now: Instant) -> Result<Picked, Refusal> {
+    /// Hands a request to an endpoint that is not among `tried`: to the one of its key, to one whose time out is over, to the
+    /// better of two that are in use, or if there is none of these to any that is left. [`Self::end`] takes it back.
+    pub(super) fn pick(
+        &mut self,
+        tried: &[Number],
+        key: Option<&[u8]>,
+        now: Instant,
+    ) -> Result<Picked, Refusal> {
         let chosen = self
-            .due(tried, now)
+            .of_key(tried, key, now)
+            .or_else(|| self.due(tried, now))
             .or_else(|| self.better_of_two(tried, now))
             .or_else(|| self.any_left(tried));
         match chosen {
@@ -191,16 +205,27 @@ impl Endpoints {
         if self.ejected == 0 {
             return None;
         }
-        let is_due = |endpoint: &Endpoint| match endpoint.standing {
-            Standing::In => false,
-            Standing::Out { until } => until <= now,
-            Standing::Probed { since } => since + PROBE_HOLDS <= now,
-        };
         let due = self.all.iter().position(|endpoint| {
-            is_due(endpoint) && !self.is_full(endpoint) && !tried.contains(&endpoint.number)
+            is_due(endpoint, now) && !self.is_full(endpoint) && !tried.contains(&endpoint.number)
         })?;
         self.all[due].standing = Standing::Probed { since: now };
         Some(due)
+    }
+
+    /// The first for `key` on the ring that is in use, or that may be by now.
+    fn of_key(&mut self, tried: &[Number], key: Option<&[u8]>, now: Instant) -> Option<usize> {
+        let mut places = self.ring.as_ref()?.places(key?);
+        let chosen = places.find(|place| {
+            let endpoint = &self.all[*place];
+            let takes = endpoint.standing == Standing::In || is_due(endpoint, now);
+            takes && !self.is_full(endpoint) && !tried.contains(&endpoint.number)
+        })?;
+        drop(places);
+        let endpoint = &mut self.all[chosen];
+        if endpoint.is_ejected() {
+            endpoint.standing = Standing::Probed { since: now };
+        }
+        Some(chosen)
     }
 
     fn better_of_two(&mut self, tried: &[Number], now: Instant) -> Option<usize> {
@@ -313,6 +338,15 @@ impl Endpoints {
         {
             endpoint.standing = Standing::Out { until };
         }
+    }
+}
+
+/// Whether a request may find out how an endpoint is that was ejected.
+fn is_due(endpoint: &Endpoint, now: Instant) -> bool {
+    match endpoint.standing {
+        Standing::In => false,
+        Standing::Out { until } => until <= now,
+        Standing::Probed { since } => since + PROBE_HOLDS <= now,
     }
 }
 

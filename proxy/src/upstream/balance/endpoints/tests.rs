@@ -34,7 +34,7 @@ fn with(rules: Resilience, count: u16) -> Endpoints {
 impl Endpoints {
     /// The place of the one that is handed a request.
     fn hand(&mut self, tried: &[Number], now: Instant) -> Option<usize> {
-        let picked = self.pick(tried, now).ok()?;
+        let picked = self.pick(tried, None, now).ok()?;
         self.all.iter().position(|all| all.number == picked.number)
     }
 }
@@ -181,12 +181,15 @@ fn what_was_tried_is_not_picked_again() {
     let mut endpoints = endpoints(3);
     let now = Instant::now();
     let mut tried = Vec::new();
-    while let Ok(picked) = endpoints.pick(&tried, now) {
+    while let Ok(picked) = endpoints.pick(&tried, None, now) {
         assert!(!tried.contains(&picked.number));
         tried.push(picked.number);
     }
     assert_eq!(tried.len(), 3);
-    assert_eq!(endpoints.pick(&tried, now).unwrap_err(), Refusal::Tried);
+    assert_eq!(
+        endpoints.pick(&tried, None, now).unwrap_err(),
+        Refusal::Tried
+    );
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn what_is_known_of_endpoints_that_stay_is_kept() {
 fn requests_end_at_endpoints_that_have_left_and_count_for_none_that_came_instead() {
     let mut endpoints = endpoints(2);
     let now = Instant::now();
-    let left = endpoints.pick(&[], now).unwrap().number;
+    let left = endpoints.pick(&[], None, now).unwrap().number;
     on(&mut endpoints, [7, 8], now);
     // As the endpoints that left do, these come back as new ones.
     on(&mut endpoints, [0, 1], now);
@@ -265,16 +268,16 @@ fn an_endpoint_gets_no_more_requests_than_may_wait_there() {
         let (mut endpoints, now) = (with(rules, count), Instant::now());
         let most = usize::from(count) * 10;
         let handed: Vec<_> = (0..most)
-            .map(|_| endpoints.pick(&[], now).unwrap().number)
+            .map(|_| endpoints.pick(&[], None, now).unwrap().number)
             .collect();
-        assert_eq!(endpoints.pick(&[], now).unwrap_err(), Refusal::Full);
+        assert_eq!(endpoints.pick(&[], None, now).unwrap_err(), Refusal::Full);
         assert_eq!(endpoints.pick_only(&[]).unwrap_err(), Refusal::Full);
         // One that is answered may go on for as long as it likes; one that nobody waits for any more is as good.
         endpoints.judge(handed[0], Verdict::Answered, MS, now);
-        assert_eq!(endpoints.pick(&[], now).unwrap().number, handed[0]);
+        assert_eq!(endpoints.pick(&[], None, now).unwrap().number, handed[0]);
         endpoints.end(handed[1], false, None);
-        assert_eq!(endpoints.pick(&[], now).unwrap().number, handed[1]);
-        assert_eq!(endpoints.pick(&[], now).unwrap_err(), Refusal::Full);
+        assert_eq!(endpoints.pick(&[], None, now).unwrap().number, handed[1]);
+        assert_eq!(endpoints.pick(&[], None, now).unwrap_err(), Refusal::Full);
         for number in &handed[2..] {
             endpoints.end(*number, false, None);
         }
@@ -289,18 +292,18 @@ fn an_endpoint_that_is_alone_rests_for_shorter_and_is_not_asked_meanwhile() {
     eject(&mut endpoints, 0, now);
     for wait in [1, 2, 4, 8, 10, 10] {
         let early = now + Duration::from_secs(wait) - MS;
-        assert_eq!(endpoints.pick(&[], early).unwrap_err(), Refusal::Open);
+        assert_eq!(endpoints.pick(&[], None, early).unwrap_err(), Refusal::Open);
         now += Duration::from_secs(wait);
-        assert!(endpoints.pick(&[], now).unwrap().is_probe);
-        assert_eq!(endpoints.pick(&[], now).unwrap_err(), Refusal::Open);
+        assert!(endpoints.pick(&[], None, now).unwrap().is_probe);
+        assert_eq!(endpoints.pick(&[], None, now).unwrap_err(), Refusal::Open);
         endpoints.judge(only, Verdict::Failed, MS, now);
         endpoints.end(only, true, Some(now));
     }
     // What was found anew and is the same changes nothing.
     on(&mut endpoints, [0], now);
-    assert_eq!(endpoints.pick(&[], now).unwrap_err(), Refusal::Open);
+    assert_eq!(endpoints.pick(&[], None, now).unwrap_err(), Refusal::Open);
     now += Duration::from_secs(10);
-    assert!(endpoints.pick(&[], now).unwrap().is_probe);
+    assert!(endpoints.pick(&[], None, now).unwrap().is_probe);
     endpoints.judge(only, Verdict::Answered, MS, now);
     assert!(endpoints.is_plain());
     assert!(!endpoints.pick_only(&[]).unwrap().is_probe);
@@ -312,10 +315,13 @@ fn a_request_that_finds_out_nothing_does_not_keep_others_from_it() {
     let (mut endpoints, now) = (endpoints(1), Instant::now());
     eject(&mut endpoints, 0, now);
     let now = now + Duration::from_secs(1);
-    assert!(endpoints.pick(&[], now).unwrap().is_probe);
+    assert!(endpoints.pick(&[], None, now).unwrap().is_probe);
     let soon = now + PROBE_HOLDS;
-    assert_eq!(endpoints.pick(&[], soon - MS).unwrap_err(), Refusal::Open);
-    assert!(endpoints.pick(&[], soon).unwrap().is_probe);
+    assert_eq!(
+        endpoints.pick(&[], None, soon - MS).unwrap_err(),
+        Refusal::Open
+    );
+    assert!(endpoints.pick(&[], None, soon).unwrap().is_probe);
 }
 
 #[test]
@@ -366,4 +372,36 @@ fn breakers_open_when_they_are_told_to() {
             assert_eq!(opened, failures, "{breaker:?} of {count}");
         }
     }
+}
+
+#[test]
+fn requests_of_one_key_go_to_one_endpoint_and_to_the_next_on_the_ring_while_it_is_out() {
+    let rules = Resilience {
+        hash: Some(config::HashKey::Path),
+        ..Resilience::default()
+    };
+    let (mut endpoints, now) = (with(rules, 5), Instant::now());
+    let owner = |endpoints: &mut Endpoints, key: u32, now| {
+        let picked = endpoints.pick(&[], Some(&key.to_be_bytes()), now).unwrap();
+        endpoints.end(picked.number, false, picked.is_probe.then_some(now));
+        picked.number
+    };
+    let before: Vec<_> = (0..1000)
+        .map(|key| owner(&mut endpoints, key, now))
+        .collect();
+    eject(&mut endpoints, 2, now);
+    let out = endpoints.all[2].number;
+    let meanwhile: Vec<_> = (0..1000)
+        .map(|key| owner(&mut endpoints, key, now))
+        .collect();
+    assert!(!meanwhile.contains(&out));
+    for (before, meanwhile) in before.iter().zip(&meanwhile) {
+        assert!(before == meanwhile || *before == out);
+    }
+    // A key of its own finds out how it is; the others stay where they are.
+    let later = now + Duration::from_secs(10);
+    let again: Vec<_> = (0..1000)
+        .map(|key| owner(&mut endpoints, key, later))
+        .collect();
+    assert_eq!(again, before);
 }
