@@ -9,8 +9,8 @@ use crate::h1::head::HeadError;
 use crate::hops::{GoesRound, HOPS, Hops};
 use crate::upgrade::{self, Upgrades};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, Entry, HOST, HeaderName, HeaderValue, InvalidHeaderValue,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderName, HeaderValue,
+    InvalidHeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -138,6 +138,7 @@ pub(crate) fn normalize(head: &mut Parts, reading: Reading<'_>) -> Result<Normal
     target::check_method(head.method.as_str())?;
     if is_http2 {
         check_framing(&head.headers)?;
+        join_crumbs(&mut head.headers)?;
     }
     let host_name = canonical_target(head, &reading, is_http2)?;
     let (has_override, hops) = strip(&mut head.headers, is_http2)?;
@@ -157,6 +158,18 @@ fn check_framing(headers: &HeaderMap) -> Result<(), Rejection> {
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(Rejection::Framing);
     }
+    Ok(())
+}
+
+/// Cookies that HTTP/2 may have in crumbs are one field everywhere else (RFC 9113 section 8.2.3), and so to whoever decides.
+fn join_crumbs(headers: &mut HeaderMap) -> Result<(), Rejection> {
+    let crumbs = headers.get_all(COOKIE);
+    if crumbs.iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let values: Vec<&[u8]> = crumbs.iter().map(HeaderValue::as_bytes).collect();
+    let joined = HeaderValue::from_bytes(&values.join(&b"; "[..]));
+    headers.insert(COOKIE, joined.map_err(|_| Rejection::HeaderValue)?);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod harness; // A CA, sidecars, an app that echoes, and callers.
 mod mutations; // Messages to fool a reader with.
 mod transcript; // What a reader made of a connection.
 
+mod across; // HTTP/1.1 at both ends and HTTP/2 between.
 mod admin; // The operator's port, out of reach through the others.
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod deadlines; // gRPC calls end when their callers say.

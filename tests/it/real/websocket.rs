@@ -118,6 +118,41 @@ fn messages_pings_and_closes_pass_in_both_directions() {
     assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
 }
 
+/// The server answers for what it was sent: a sidecar looks at no frame.
+#[test]
+fn frames_of_each_length_and_those_that_break_the_protocol_arrive_as_they_were_sent() {
+    let setting = Setting::new(PROFILE, "");
+    let output = setting.client(&["frames"]).output().expect("Python runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let expected = [
+        "0 True",
+        "1 True",
+        "125 True",
+        "126 True",
+        "127 True",
+        "128 True",
+        "65535 True",
+        "65536 True",
+        "65537 True",
+        "1048576 True",
+        "interleaved one two three",
+        "text that is no UTF-8 1007",
+        "text that ends within a character 1007",
+        "an opcode that is none 1002",
+        "a control opcode that is none 1002",
+        "a bit of no extension 1002",
+        "no mask 1002",
+        "half a ping 1002",
+        "a long ping 1002",
+        "more of nothing 1002",
+        "a message within a message 1002",
+        "a close code that is none 1002",
+        "half a close code 1002",
+        "a message that is too long 1009",
+    ];
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
+}
+
 #[test]
 fn an_answer_in_place_of_the_upgrade_arrives_as_the_app_gave_it() {
     let setting = Setting::new(PROFILE, "");

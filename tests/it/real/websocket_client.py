@@ -2,6 +2,7 @@
 
     websocket_client.py HOST:PORT            # all of it
     websocket_client.py HOST:PORT PATH       # the status of one attempt, or "open" and then the code of its end
+    websocket_client.py HOST:PORT frames     # frames of each length, and those that break the protocol
     websocket_client.py HOST:PORT PATH talk  # sends what it reads, a message a line, and prints what it hears
 """
 
@@ -73,6 +74,64 @@ def fragments():
         print("fragments", connection.recv(timeout=30))
 
 
+def sizes():
+    """Each way in which a frame says its length, and one byte beside it."""
+    with opened("/ws/echo", compression=None) as connection:
+        for size in (0, 1, 125, 126, 127, 128, 65535, 65536, 65537, 1 << 20):
+            data = random.Random(size).randbytes(size)
+            text = "ä" * (size // 2)
+            connection.send(data)
+            connection.send(text)
+            same = connection.recv(timeout=30) == data and connection.recv(timeout=30) == text
+            print(size, same)
+
+
+MASK = bytes(4)
+
+
+def frame(first, payload, mask=0x80):
+    """A frame as octets; a mask of zeros changes nothing."""
+    assert len(payload) < 126
+    return bytes([first, mask | len(payload)]) + (MASK if mask else b"") + payload
+
+
+VIOLATIONS = {
+    "text that is no UTF-8": frame(0x81, b"\xc3\x28"),
+    "text that ends within a character": frame(0x01, b"\xc3") + frame(0x80, b""),
+    "an opcode that is none": frame(0x83, b""),
+    "a control opcode that is none": frame(0x8B, b""),
+    "a bit of no extension": frame(0xA1, b""),
+    "no mask": frame(0x81, b"a", 0),
+    "half a ping": frame(0x09, b""),
+    "a long ping": bytes([0x89, 0xFE, 0, 126]) + MASK + bytes(126),
+    "more of nothing": frame(0x80, b""),
+    "a message within a message": frame(0x01, b"a") + frame(0x81, b"b"),
+    "a close code that is none": frame(0x88, (1005).to_bytes(2, "big")),
+    "half a close code": frame(0x88, b"\x03"),
+    "a message that is too long": bytes([0x82, 0xFF]) + (5 << 20).to_bytes(8, "big") + MASK,
+}
+
+
+def violations():
+    """What breaks the protocol arrives as it was sent: the server says what is wrong with it."""
+    for name, octets in VIOLATIONS.items():
+        with opened("/ws/echo", compression=None) as connection:
+            connection.socket.sendall(octets)
+            try:
+                print(name, connection.recv(timeout=30))
+            except ConnectionClosed as end:
+                print(name, end.rcvd.code)
+
+
+def interleaved():
+    """Control frames between the fragments of a message, and an empty fragment."""
+    with opened("/ws/echo", compression=None) as connection:
+        parts = [frame(0x01, b"one "), frame(0x89, b"ping"), frame(0x00, b""), frame(0x8A, b"pong"), frame(0x00, b"two "), frame(0x89, b""), frame(0x80, b"three")]
+        for octet in b"".join(parts):
+            connection.socket.sendall(bytes([octet]))
+        print("interleaved", connection.recv(timeout=30))
+
+
 def pinged():
     with opened("/ws/pings") as connection:
         print("the server heard our pong:", connection.recv(timeout=30))
@@ -89,6 +148,10 @@ def closed(code, reason):
 
 if len(sys.argv) > 3:
     talk(sys.argv[2])
+elif sys.argv[2:] == ["frames"]:
+    sizes()
+    interleaved()
+    violations()
 elif len(sys.argv) > 2:
     attempt(sys.argv[2])
 else:
