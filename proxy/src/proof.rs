@@ -84,6 +84,9 @@ fn seconds(moment: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
+/// Connections for which there is always room.
+const LEAST_ROOM: usize = 128;
+
 /// The connections of callers that may be named: one for the process, since a proof may come to any worker.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -167,7 +170,13 @@ pub(crate) struct Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.held.lock().remove(&self.name);
+        let mut connections = self.held.lock();
+        connections.remove(&self.name);
+        // What a flood of connections has made it grow is given back, in steps that removals pay for.
+        let wanted = 2 * connections.len();
+        if connections.capacity() > 2 * wanted + LEAST_ROOM {
+            connections.shrink_to(wanted);
+        }
     }
 }
 

@@ -72,3 +72,20 @@ async fn half_a_name_says_nothing_and_names_without_end_are_not_read() {
     let (_, heard) = answers(&held, "front", "orders", &many).await;
     assert_eq!(heard.len(), MOST_NAMES * 8);
 }
+
+#[test]
+fn what_a_flood_of_connections_took_is_given_back_and_the_others_are_kept() {
+    let (held, _ends, _hold) = held();
+    let ends = Arc::new(Ends::new(at(100)));
+    let flood: Vec<_> = (0..10_000_u64)
+        .map(|number| {
+            let mut name = [0; 32];
+            name[..8].copy_from_slice(&number.to_be_bytes());
+            held.hold(name, &id("front"), &id("orders"), &ends)
+        })
+        .collect();
+    assert_eq!(held.lock().len(), 10_001);
+    drop(flood);
+    assert!(held.lock().capacity() <= 2 * LEAST_ROOM);
+    assert!(held.prove(&NAME, &id("front"), &id("orders"), at(200)));
+}
