@@ -1,10 +1,13 @@
 //! Transparent interception, by the kernel's nftables: three hosts, each a network namespace, on one bridge. The caller's and
 //! the app's have a sidecar and its rules; the third has the CA, and nothing that speaks mutual TLS. Needs root.
 
+mod external; // Out of the mesh, by name and by address.
+
 use super::{run, run_ok};
 use crate::harness::{ORDERS, POLICY, Process, STOREFRONT, grant, path, tipstaff_ok, wait_for};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 /// The workload's user, in the namespaces whose sidecars run as root.
@@ -60,7 +63,9 @@ struct Host(String);
 
 impl Host {
     fn start(name: &str) -> Self {
-        let host = Self(format!("tipstaff-{}-{name}", std::process::id()));
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let host = Self(format!("tipstaff-{}-{number}-{name}", std::process::id()));
         run_ok("ip", &["netns", "add", &host.0]);
         host.ip("link set lo up");
         host
@@ -185,6 +190,11 @@ struct Network {
 
 impl Network {
     fn start() -> Self {
+        Self::with(|_| String::new())
+    }
+
+    /// `external` writes what it needs into the folder, and says what the caller may reach outside.
+    fn with(external: impl FnOnce(&Path) -> String) -> Self {
         let folder = TempDir::new().expect("a folder");
         let [caller, orders, third] = ["caller", "orders", "third"].map(Host::start);
         third.ip("link add eth0 type bridge");
@@ -209,7 +219,8 @@ impl Network {
              \x20   - {{hosts: [\"later:8081\"], endpoints: [\"10.77.0.2:8081\"], identity: \"{ORDERS}\"}}\n\
              \x20 tcp:\n\
              \x20   - {{destinations: [\"10.77.0.2:9000\"], endpoints: [\"10.77.0.2:9000\"], identity: \"{ORDERS}\"}}\n\
-             \x20   - {{destinations: [\"[fd77::2]:9000\"], endpoints: [\"[fd77::2]:9000\"], identity: \"{ORDERS}\"}}\n"
+             \x20   - {{destinations: [\"[fd77::2]:9000\"], endpoints: [\"[fd77::2]:9000\"], identity: \"{ORDERS}\"}}\n{}",
+            external(folder.path())
         );
         let inbound = "inbound:\n  - {listen: \"[::]:15006\", app: original, tcpPorts: [9000]}\n";
         processes.push(start_sidecar(
