@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::sync::Arc;
@@ -99,5 +100,24 @@ fn a_hello_that_never_ends_is_given_up() {
     let endless = fragmented(&[&[22, 3, 1, 0, 0][..], &bytes].concat(), 1000);
     for size in [1, 1000, endless.len()] {
         assert_eq!(read(&endless, size), Err(HelloError::TooLong), "{size}");
+    }
+}
+
+proptest! {
+    /// A hello that somebody has worked on: what is made of it is the same however it is cut.
+    #[test]
+    fn the_verdict_does_not_depend_on_how_bytes_arrive(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        record in 1_usize..2000,
+        size in 1_usize..500,
+    ) {
+        let mut bytes = fragmented(&hello("api.example.com"), record);
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let whole = read(&bytes, bytes.len());
+        prop_assert_eq!(read(&bytes, size), whole.clone());
+        prop_assert_eq!(read(&bytes, 1), whole);
     }
 }
