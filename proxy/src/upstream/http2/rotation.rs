@@ -1,8 +1,9 @@
 //! Certificates end, connections go on: lanes are replaced before, while what is in flight on the old ones ends there. What
 //! does not end, a WebSocket or a gRPC stream, has its lane proven again (see `proof.rs`).
 
+use super::Lanes;
+use super::connect::Connected;
 use super::lane::Lane;
-use super::{Connected, Lanes};
 use crate::authorize::LOOK_AGAIN;
 use crate::tls::LiveIdentity;
 use std::sync::{Arc, Weak};

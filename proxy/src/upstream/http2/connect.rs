@@ -1,0 +1,122 @@
+//! How connections to an endpoint come to be, and what they speak.
+
+use super::lane::{Lane, Place};
+use super::{Http1Connection, Lanes, Ready, Remote};
+use crate::error::{ConnectError, Failure};
+use crate::h1::wire::Wire;
+use crate::normalize::Rejection;
+use crate::proof::{Claim, Until, Validity};
+use crate::socket::Socket;
+use crate::tls::{self, Alpn};
+use crate::upstream::{Wait, connect, connect_outside, connect_sidecar};
+use bytes::{Bytes, BytesMut};
+use h2::client::SendRequest;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+use tokio::time::timeout;
+
+/// What a handshake led to.
+pub(super) enum Connected {
+    Lane(Lane),
+    Http1(Box<Http1Connection>),
+}
+
+impl Connected {
+    /// Makes it the way for requests to come, this one first.
+    pub(super) fn into_ready(self, lanes: &Lanes) -> Ready {
+        let speaks_http1 = matches!(self, Self::Http1(_));
+        lanes.speaks_http1.store(speaks_http1, Ordering::Relaxed);
+        match self {
+            Self::Http1(connection) => Ready::Http1(connection),
+            Self::Lane(lane) => {
+                let ready = lane.reserve();
+                lanes.lock().push(lane);
+                ready
+            }
+        }
+    }
+}
+
+impl Lanes {
+    /// One more, within `limit`.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        limit: Duration,
+    ) -> Result<Connected, ConnectError> {
+        let connect = async {
+            match &self.remote {
+                Remote::App => {
+                    let stream = connect(&self.destination).await?;
+                    Ok(Connected::Lane(Lane::open(stream, None).await?))
+                }
+                Remote::Outside {
+                    server,
+                    own,
+                    metrics,
+                } => {
+                    let stream = connect_outside(&self.destination, own).await?;
+                    let stream = match server {
+                        None => stream,
+                        Some(server) => Box::new(server.connect(stream, metrics).await?),
+                    };
+                    let wire = Wire::new(stream, BytesMut::new());
+                    let connection = Http1Connection::new(wire, None).counted(&self.open_http1);
+                    Ok(Connected::Http1(Box::new(connection)))
+                }
+                Remote::Sidecar {
+                    connector,
+                    claims,
+                    metrics,
+                    ..
+                } => {
+                    let connected = connect_sidecar(&self.destination, connector, metrics).await?;
+                    // What was not offered is not agreed to.
+                    if connected.alpn != Alpn::Http2 {
+                        return Ok(Connected::Http1(self.http1(connected)));
+                    }
+                    let claim = Claim::of(&connected)?;
+                    let claims = Some((claim, Arc::clone(claims)));
+                    let lane = Lane::open(Box::new(connected.tls), claims).await?;
+                    Ok(Connected::Lane(lane))
+                }
+            }
+        };
+        timeout(limit, connect)
+            .await
+            .unwrap_or(Err(ConnectError::Timeout(limit)))
+    }
+
+    /// A connection for one upgrade, if the lane carries none.
+    pub(super) async fn around(
+        &self,
+        sender: &SendRequest<Bytes>,
+        place: &Place,
+        wait: Wait,
+    ) -> Result<Option<Box<Http1Connection>>, Failure> {
+        let limit = wait.limit();
+        let late = |_| ConnectError::Timeout(limit);
+        let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
+        if takes_upgrades.map_err(late)? {
+            return Ok(None);
+        }
+        let Remote::Sidecar {
+            http1: connector,
+            metrics,
+            ..
+        } = &self.remote
+        else {
+            return Err(Rejection::Upgrade.into());
+        };
+        let connecting = connect_sidecar(&self.destination, connector, metrics);
+        let connected = timeout(limit, connecting).await.map_err(late)??;
+        Ok(Some(self.http1(connected)))
+    }
+
+    fn http1(&self, connected: tls::Connected<Box<dyn Socket>>) -> Box<Http1Connection> {
+        let retire_at = Validity::new(SystemTime::now(), connected.ends).retire_at;
+        let socket = Box::new(Until::new(Box::new(connected.tls), connected.ends));
+        let wire = Wire::new(socket, BytesMut::new());
+        Box::new(Http1Connection::new(wire, Some(retire_at)).counted(&self.open_http1))
+    }
+}
