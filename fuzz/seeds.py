@@ -9,6 +9,7 @@ import base64
 import datetime
 import json
 import pathlib
+import ssl
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -34,7 +35,25 @@ def main():
     write("h1_request", framed())
     write("h1_response", {f"{index:02}": b"\x00\x07\x01" + text.encode("latin-1") for index, text in enumerate(RESPONSES)})
     write("h1_body", {f"{index:02}": bytes([choice, 4, 0]) + text.encode("latin-1") for index, (choice, text) in enumerate(BODIES)})
+    write("client_hello", {name: b"\x80" + content for name, content in hellos().items()})
     write("decision", {f"{n}": bytes((n * 37 + i * i * 11) % 256 for i in range(160)) for n in range(8)})
+
+
+def hellos():
+    """What openssl says first, and the same in two records."""
+    def first(name):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = name is not None
+        try:
+            context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+        except ssl.SSLWantReadError:
+            return outgoing.read()
+
+    named = first("api.example.com")
+    body = named[5:]
+    records = [named[:3] + len(part).to_bytes(2, "big") + part for part in (body[:70], body[70:])]
+    return {"named": named, "unnamed": first(None), "two-records": b"".join(records), "early": named + b"\x17\x03\x03\x00\x01x"}
 
 
 def write(target, files):

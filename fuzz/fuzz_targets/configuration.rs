@@ -72,6 +72,12 @@ fn laws(config: &Config) {
             service.endpoints.iter().for_each(endpoint);
             hosts.extend(&service.hosts);
         }
+        for external in &outbound.external {
+            assert_ne!(external.hosts.is_empty(), external.destinations.is_empty());
+            assert!(external.hosts.is_empty() || !external.ports.is_empty());
+            assert!(!external.timeout.is_zero());
+            external.endpoints.iter().for_each(endpoint);
+        }
         hosts.sort();
         assert!(hosts.windows(2).all(|pair| pair[0] != pair[1]), "{hosts:?}");
     }
