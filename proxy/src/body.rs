@@ -29,3 +29,12 @@ pub(crate) enum Broken {
     #[error("it switched protocols without having been asked")]
     UnaskedUpgrade,
 }
+
+impl Broken {
+    /// Whether the other side ends the connection for no fault of anyone's (RFC 9113, section 6.8: GOAWAY with NO_ERROR), and
+    /// has not looked at this request.
+    pub(crate) fn is_orderly(&self) -> bool {
+        matches!(self, Self::Http2(error)
+            if error.is_remote() && error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
+    }
+}

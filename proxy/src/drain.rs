@@ -129,11 +129,6 @@ impl Drain {
         self.started.is_cancelled()
     }
 
-    /// Whether the end was ordered, and not only another process put in the place of this one.
-    pub fn is_ordered(&self) -> bool {
-        self.ordered.is_cancelled()
-    }
-
     /// Resolves at the first step. Cancel safe.
     pub fn started(&self) -> WaitForCancellationFuture<'_> {
         self.started.cancelled()

@@ -152,6 +152,11 @@ impl Handover {
         self.owned.cancelled().await;
     }
 
+    /// Whether another process serves on the sockets.
+    pub(crate) fn is_given(&self) -> bool {
+        self.given.is_cancelled()
+    }
+
     /// Resolves once another process serves on the sockets. Cancel safe.
     pub(crate) async fn given(&self) {
         self.given.cancelled().await;

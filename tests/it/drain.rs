@@ -1,9 +1,9 @@
 //! SIGTERM: what is in flight ends well, nothing new is taken, the process leaves with 0.
 
 use crate::harness::http::{connect, exchange};
-use crate::harness::{Mesh, Options, wait_for};
+use crate::harness::{Mesh, Options, load, wait_for};
 use rustix::process::Signal;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -73,5 +73,42 @@ fn a_sidecar_told_to_stop_finishes_the_request_in_flight_takes_no_new_one_and_ex
     assert!(
         TcpStream::connect(outbound).is_err(),
         "nobody listens any more"
+    );
+}
+
+/// Connections between two requests used to be closed at once, under the request that was on its way.
+#[test]
+fn connections_in_use_hear_that_they_end_and_none_is_closed_under_a_request() {
+    let mut mesh = Mesh::start();
+    let outbound = mesh.storefront.outbound;
+    let request = "GET /api/v1/orders/1 HTTP/1.1\r\nhost: orders\r\n\r\n";
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(connect(outbound));
+                while load::exchange(&mut stream, request)? {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Ok::<_, String>(())
+            })
+        })
+        .collect();
+    wait_for("all of them to be in use", || {
+        (mesh.app.heads().len() > 160).then_some(())
+    });
+    mesh.storefront.process.signal(Signal::TERM);
+    for client in clients {
+        client
+            .join()
+            .expect("no panic")
+            .expect("answers to the last");
+    }
+    let status = wait_for("the exit", || {
+        mesh.storefront.process.child.try_wait().expect("our child")
+    });
+    assert!(
+        status.success(),
+        "{status}: {}",
+        mesh.storefront.process.log_text()
     );
 }

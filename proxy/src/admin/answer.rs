@@ -31,7 +31,7 @@ pub(super) fn ready(state: &State) -> Answer {
     let mut waiting = state.readiness.pending();
     waiting.extend(state.interception.pending());
     // A process that was replaced has been asked just before that: where it was asked there is another now.
-    let draining = state.drain.is_ordered();
+    let draining = state.drain.is_started() && !state.handover.is_given();
     let svid = state.feed.svid.borrow().clone();
     let (identity, valid) = match svid.as_deref() {
         None => (json!({"state": "missing"}), false),

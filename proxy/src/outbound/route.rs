@@ -196,6 +196,8 @@ impl Attempt<'_> {
         match failure {
             // How long a caller waits is its own affair.
             Failure::DeadlineExceeded => self.turn.late(),
+            // Its connection ends in order, with all the requests that waited on it; the next one tells how it is.
+            Failure::NoResponse(broken) if broken.is_orderly() => {}
             _ if failure.fault() == Fault::Upstream => self.turn.failed(),
             _ => {}
         }
