@@ -162,3 +162,18 @@ fn what_says_too_little_or_too_much_is_refused_where_it_stands() {
         );
     }
 }
+
+#[test]
+fn only_an_entry_with_a_listener_needs_a_restart() {
+    let config = |entry: &str| {
+        let entry = format!("{{hosts: [a.example], tls: none, {entry}}}");
+        read(&format!(
+            "outbound: {{listen: '127.0.0.1:15001', services: [], external: [{entry}]}}"
+        ))
+        .unwrap()
+    };
+    let (http, other) = (config("ports: [80]"), config("ports: [8080]"));
+    let opaque = config("ports: [80], listen: '127.0.0.1:5432'");
+    assert_eq!(http.restart_needed(&other), [""; 0]);
+    assert_eq!(http.restart_needed(&opaque), ["outbound.external"]);
+}

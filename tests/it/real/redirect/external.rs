@@ -130,6 +130,20 @@ fn what_leaves_the_mesh_goes_where_it_says_and_nowhere_else() {
         assert_eq!(caller.refused_destination(counted), 1, "{name}");
     }
 
+    // Each has a line that says where it wanted to go, and why it did not.
+    for (host, reason) in [
+        ("other.test:443", "unknown_destination"),
+        ("10.77.0.3:443", "no_server_name"),
+    ] {
+        wait_for("the access log", || {
+            let log = std::fs::read_to_string(folder.join("caller.log")).ok()?;
+            let host = format!("\"host\":\"{host}\"");
+            let line = log.lines().find(|line| line.contains(&host))?;
+            let reason = format!("\"decision\":\"deny\",\"reason\":\"{reason}\"");
+            line.contains(&reason).then_some(())
+        });
+    }
+
     // TLS of ours: the workload speaks plain HTTP to the name, whatever its address.
     let answer = get("api.test", 80, "10.77.0.2", "http://api.test/");
     assert_eq!(
