@@ -196,8 +196,9 @@ impl Attempt<'_> {
         match failure {
             // How long a caller waits is its own affair.
             Failure::DeadlineExceeded => self.turn.late(),
-            // Its connection ends in order, with all the requests that waited on it; the next one tells how it is.
-            Failure::NoResponse(broken) if broken.is_orderly() => {}
+            // Its connection ends in order, with all the requests that waited on it; the next one tells how it is, and others are
+            // asked before it.
+            Failure::NoResponse(broken) if broken.is_orderly() => self.turn.left(),
             _ if failure.fault() == Fault::Upstream => self.turn.failed(),
             _ => {}
         }

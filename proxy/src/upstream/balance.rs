@@ -152,6 +152,11 @@ impl Turn<'_> {
         self.judge(Verdict::Late);
     }
 
+    /// It ended the connection in order.
+    pub(crate) fn left(&mut self) {
+        self.judge(Verdict::Left);
+    }
+
     fn judge(&mut self, verdict: Verdict) {
         if self.verdict.is_some() {
             return;

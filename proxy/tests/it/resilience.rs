@@ -1,4 +1,5 @@
 mod attempts;
+mod closing;
 mod hashing;
 mod limits;
 
@@ -45,6 +46,10 @@ enum Way {
     Cuts,
     /// Closes the connection after a part of the response.
     Truncates,
+    /// Resets it there.
+    Resets,
+    /// Answers an octet at a time.
+    Drips,
     /// Nothing, for ever.
     Hangs,
     /// Answers later.
@@ -58,7 +63,7 @@ impl Way {
     fn answer(self, stream: u32, seen: usize) -> (Vec<u8>, bool) {
         match self {
             Self::FailsFirst(requests) if seen < requests => Self::Fails.answer(stream, seen),
-            Self::Serves | Self::Dawdles | Self::FailsFirst(_) => {
+            Self::Serves | Self::Dawdles | Self::Drips | Self::FailsFirst(_) => {
                 (frame(HEADERS, WHOLE, stream, OK), false)
             }
             Self::Fails => (frame(HEADERS, WHOLE, stream, BAD_GATEWAY), false),
@@ -69,7 +74,7 @@ impl Way {
             Self::Refuses => (frame(RST_STREAM, 0, stream, &REFUSED_STREAM), false),
             Self::GoesAway => (frame(GOAWAY, 0, 0, &[0; 8]), false),
             Self::Cuts => (Vec::new(), true),
-            Self::Truncates => {
+            Self::Truncates | Self::Resets => {
                 let head = frame(HEADERS, OPEN, stream, OK);
                 ([head, frame(DATA, 0, stream, b"a part")].concat(), true)
             }
@@ -120,8 +125,19 @@ async fn serve(
                 sleep(LIMIT / 3).await;
             }
             let (answer, closes) = way.answer(u32::from_be_bytes(of), before);
-            stream.write_all(&answer).await?;
-            stream.flush().await?;
+            let step = match way {
+                Way::Drips => 1,
+                _ => usize::MAX,
+            };
+            for part in answer.chunks(step) {
+                stream.write_all(part).await?;
+                stream.flush().await?;
+            }
+            if matches!(way, Way::Resets) {
+                // So that what was said arrives before the reset.
+                sleep(LIMIT / 20).await;
+                return stream.get_ref().0.set_zero_linger();
+            }
             if closes {
                 return stream.shutdown().await;
             }
@@ -217,20 +233,31 @@ async fn a_lost_connection_is_made_good_once_for_what_may_be_repeated() {
 
 #[tokio::test]
 async fn a_response_that_is_cut_is_never_whole() {
-    let authority = Authority::new();
-    let (truncating, asked) = orders(&authority, Way::Truncates).await;
-    let frontend = frontend(&authority, &[truncating]);
-    let to = frontend.outbound();
-    for mut workload in [Caller::workload(to).await, Caller::workload_http2(to).await] {
-        let request = Request::get("/a").header("host", HOST);
-        let reply = timeout(SOON, workload.send(request)).await.unwrap();
-        assert!(reply.is_err(), "{reply:?}");
+    for way in [Way::Truncates, Way::Resets] {
+        let authority = Authority::new();
+        let (cutting, asked) = orders(&authority, way).await;
+        let frontend = frontend(&authority, &[cutting]);
+        let to = frontend.outbound();
+        for mut workload in [Caller::workload(to).await, Caller::workload_http2(to).await] {
+            let request = Request::get("/a").header("host", HOST);
+            let reply = timeout(SOON, workload.send(request)).await.unwrap();
+            assert!(reply.is_err(), "{way:?}: {reply:?}");
+        }
+        let asked = asked.load(Ordering::SeqCst);
+        assert_eq!(asked, 2, "{way:?}: once each, as it had begun to answer");
     }
-    assert_eq!(
-        asked.load(Ordering::SeqCst),
-        2,
-        "once each: it had begun to answer"
-    );
+}
+
+#[tokio::test]
+async fn an_endpoint_that_answers_an_octet_at_a_time_is_understood() {
+    let authority = Authority::new();
+    let (dripping, asked) = orders(&authority, Way::Drips).await;
+    let frontend = frontend(&authority, &[dripping]);
+    let mut workload = Caller::workload(frontend.outbound()).await;
+    for _ in 0..10 {
+        assert_eq!(workload.send(post()).await.unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 10);
 }
 
 #[tokio::test]
@@ -314,113 +341,4 @@ async fn a_peer_that_falls_silent_is_neither_waited_for_nor_asked_twice() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), late);
     assert!(late <= 1, "{late} of 20");
-}
-
-/// An app that closes what has been idle for so long, and the requests that it has read.
-async fn impatient_app(idle: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let requests = Arc::<AtomicUsize>::default();
-    let seen = Arc::clone(&requests);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                while let Ok(true) =
-                    timeout(idle, async { !head(&mut stream).await.is_empty() }).await
-                {
-                    seen.fetch_add(1, Ordering::SeqCst);
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                    stream.write_all(answer).await.unwrap();
-                }
-            });
-        }
-    });
-    (address, requests)
-}
-
-/// Requests that come when the app is about to close: each takes as long to arrive as the app waits, give or take 2 %.
-async fn arrive_at_the_end(app_idle: Duration) -> (Vec<StatusCode>, usize) {
-    const IDLE: Duration = Duration::from_millis(250);
-    let authority = Authority::new();
-    let (app, seen) = impatient_app(IDLE).await;
-    let svid = authority.svid(ORDERS, Life::Hour);
-    let sidecar = sidecar(&authority, svid, app, &grant_all(), |config| {
-        config.timeouts.app_idle = app_idle;
-    });
-    let frontend = authority.svid(FRONTEND, Life::Hour);
-    let mut callers = Vec::new();
-    for number in 0..40 {
-        let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
-        callers.push(tokio::spawn(async move {
-            let mut statuses = Vec::new();
-            for _ in 0..4 {
-                let request = post();
-                statuses.push(caller.send(request).await.unwrap().status);
-                sleep(IDLE - Duration::from_millis(5) + Duration::from_micros(250) * number).await;
-            }
-            statuses
-        }));
-    }
-    let mut statuses = Vec::new();
-    for caller in callers {
-        statuses.extend(caller.await.unwrap());
-    }
-    (statuses, seen.load(Ordering::SeqCst))
-}
-
-/// A connection used to be swept once a second, up to which it was taken at any age.
-#[tokio::test]
-async fn an_app_that_closes_idle_connections_loses_no_request() {
-    let (statuses, seen) = arrive_at_the_end(Duration::from_millis(200)).await;
-    assert!(
-        statuses.iter().all(|status| *status == StatusCode::OK),
-        "{statuses:?}"
-    );
-    assert_eq!(seen, statuses.len());
-}
-
-/// What cannot be known to be lost is not sent twice.
-#[tokio::test]
-async fn an_app_less_patient_than_configured_sees_no_request_twice() {
-    let (statuses, seen) = arrive_at_the_end(Duration::from_secs(4)).await;
-    let answered = statuses
-        .iter()
-        .filter(|status| **status == StatusCode::OK)
-        .count();
-    assert!(
-        (answered..=statuses.len()).contains(&seen),
-        "{seen} for {statuses:?}"
-    );
-}
-
-#[tokio::test]
-async fn an_app_is_asked_again_on_a_new_connection_only_for_what_may_be_repeated() {
-    // Answers once on each connection, and closes it when it is asked again.
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let app = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                head(&mut stream).await;
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                stream.write_all(answer).await.unwrap();
-                head(&mut stream).await;
-            });
-        }
-    });
-    let authority = Authority::new();
-    let svid = authority.svid(ORDERS, Life::Hour);
-    let sidecar = sidecar(&authority, svid, app, &grant_all(), |_| ());
-    let frontend = authority.svid(FRONTEND, Life::Hour);
-    for (request, status) in [
-        (Request::get("/a"), StatusCode::OK),
-        (Request::post("/a"), StatusCode::BAD_GATEWAY),
-    ] {
-        let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
-        // Leaves a connection behind.
-        assert_eq!(caller.get(HOST, "/first").await.status, StatusCode::OK);
-        let reply = caller.send(request.header("host", HOST)).await.unwrap();
-        assert_eq!(reply.status, status);
-    }
 }

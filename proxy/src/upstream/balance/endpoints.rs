@@ -61,6 +61,8 @@ pub(super) enum Verdict {
     Failed,
     /// It took longer than somebody waited; whether it would have answered is not known.
     Late,
+    /// It takes no more requests on that connection: not quick to answer, and no failure either.
+    Left,
 }
 
 impl Endpoints {
@@ -297,6 +299,7 @@ impl Endpoints {
                 }
             }
             Verdict::Late => endpoint.observe(after, now),
+            Verdict::Left => endpoint.observe(after.max(FAILURE), now),
             Verdict::Failed => {
                 endpoint.observe(after.max(FAILURE), now);
                 endpoint.failures += 1;
