@@ -118,7 +118,6 @@ async fn third_of(frontend: &Sidecar) -> Reply {
         }
     };
     let third = timeout(SOON, third).await.unwrap();
-    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
     for waiting in waiting {
         waiting.abort();
     }
