@@ -5,7 +5,7 @@
 use fuzz::assert_one_line;
 use policy::yaml::{self, Problems};
 use proxy::Config;
-use proxy::config::{AccessLog, App, Destination, Endpoint, OutboundListen};
+use proxy::config::{AccessLog, App, Destination, Endpoint, Endpoints, OutboundListen, Source};
 
 fuzz::target!(|text: &str| {
     values(text);
@@ -67,9 +67,15 @@ fn laws(config: &Config) {
         assert!(!outbound.uids.is_empty());
         let mut hosts: Vec<&String> = Vec::new();
         for service in &outbound.services {
-            assert!(!service.hosts.is_empty() && !service.endpoints.is_empty());
+            assert!(!service.hosts.is_empty());
             assert!(!service.timeout.is_zero());
-            service.endpoints.iter().for_each(endpoint);
+            match &service.endpoints {
+                Endpoints::Listed(sources) => {
+                    assert!(!sources.is_empty());
+                    sources.iter().for_each(source);
+                }
+                Endpoints::File(path) => assert!(!path.as_os_str().is_empty()),
+            }
             hosts.extend(&service.hosts);
         }
         for external in &outbound.external {
@@ -84,6 +90,13 @@ fn laws(config: &Config) {
     assert!(!matches!(&config.access_log, AccessLog::File(path) if path.as_os_str().is_empty()));
     assert_eq!(config.restart_needed(config), Vec::<&str>::new());
     assert!(serde_json::to_string(config).is_ok());
+}
+
+fn source(source: &Source) {
+    assert_eq!(
+        source.to_string().parse::<Source>().as_ref().ok(),
+        Some(source)
+    );
 }
 
 fn endpoint(endpoint: &Endpoint) {

@@ -6,6 +6,7 @@
 //! | `GET /ready` | both | 200 or 503, with the state of identity, CA, policy, memory and drain as JSON |
 //! | `GET /metrics` | both | OpenMetrics text |
 //! | `GET /config` | both | the configuration in effect as JSON |
+//! | `GET /endpoints` | both | where the endpoints of each service are, since when that is known, and what cannot be found |
 //! | `GET /identity` | both | id, serial, validity, chain and bundle sequence as JSON; never the key |
 //! | `GET /plaintext` | both | who still comes in plain text to each permissive listener, and whether it could be strict, as JSON |
 //! | `POST /rotate` | Unix socket | renews the identity now and says how it went |
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::SOCKET_MODE;
+use crate::discovery::Discovery;
 use crate::drain::{Drain, Readiness};
 use crate::handover::{Handover, Inherited, Listening};
 use crate::metrics::Metrics;
@@ -49,6 +51,7 @@ pub struct State {
     pub policy: watch::Receiver<PolicyStatus>,
     pub metrics: Arc<Metrics>,
     pub(crate) overload: Arc<Overload>,
+    pub(crate) discovery: Arc<Discovery>,
     pub readiness: Readiness,
     /// Given while redirected connections are seen to arrive.
     pub interception: Readiness,

@@ -46,11 +46,11 @@ impl Connection {
     pub async fn new(bound: Bound, caller: &IdentityFeed) -> Self {
         let shared = Arc::new(Shared::new(
             bound.config,
-            &bound.identity,
-            &bound.policy,
+            (&bound.identity, &bound.policy),
             bound.metrics,
             bound.admission,
             bound.access_log,
+            bound.discovery,
             drain::Drain::new(),
         ));
         let own = shared.identity.present().expect("an SVID of the sidecar");

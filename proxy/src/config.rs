@@ -16,8 +16,11 @@ mod unique;
 pub use cidr::{Cidr, ParseCidrError, Range};
 pub use external::External;
 pub use inbound::{App, INBOUND_DOOR, Inbound, Mtls, Protocol};
-pub use outbound::{Endpoint, OUTBOUND_DOOR, Outbound, OutboundListen, Service, TcpService};
+pub use outbound::{
+    Dns, Endpoint, Endpoints, OUTBOUND_DOOR, Outbound, OutboundListen, Service, Source, TcpService,
+};
 pub use read::ParseEndpointError;
+pub(crate) use read::listed;
 pub use resilience::{Breaker, HashKey, Resilience};
 use text::{as_duration, as_text};
 
@@ -93,12 +96,18 @@ pub enum Destination {
     Unix(PathBuf),
 }
 
-impl From<SocketAddr> for Destination {
+impl From<SocketAddr> for Endpoint {
     fn from(address: SocketAddr) -> Self {
-        Self::Tcp(Endpoint {
+        Self {
             host: address.ip().to_string(),
             port: address.port(),
-        })
+        }
+    }
+}
+
+impl From<SocketAddr> for Destination {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address.into())
     }
 }
 
@@ -195,6 +204,12 @@ impl Config {
                 .as_ref()
                 .map(|outbound| outbound.uids.clone())
         };
+        let dns = |config: &Self| {
+            config
+                .outbound
+                .as_ref()
+                .map(|outbound| outbound.dns.clone())
+        };
         let tcp = |config: &Self| {
             config
                 .outbound
@@ -211,6 +226,7 @@ impl Config {
             ("inbound", self.inbound != new.inbound),
             ("outbound.listen", listen(self) != listen(new)),
             ("outbound.uids", uids(self) != uids(new)),
+            ("outbound.dns", dns(self) != dns(new)),
             ("outbound.tcp", tcp(self) != tcp(new)),
             ("outbound.external", external(self) != external(new)),
             (

@@ -61,6 +61,9 @@ pub(crate) enum ConnectError {
     NoIdentity,
     #[error("this sidecar's certificate has expired")]
     IdentityExpired,
+    /// With what stands for the endpoints in the configuration.
+    #[error("no address is known for {0}")]
+    Unresolved(std::sync::Arc<str>),
     #[error("expected a connection within {0:?}, found none")]
     Timeout(Duration),
     #[error("cannot connect")]
@@ -128,6 +131,7 @@ impl ConnectError {
         match self {
             Self::NoIdentity => "identity_absent",
             Self::IdentityExpired => "identity_expired",
+            Self::Unresolved(_) => "unresolved",
             Self::Timeout(_) => "connect_timeout",
             Self::Io(_) => "connect_failed",
             Self::Handshake(_) => "handshake_failed",

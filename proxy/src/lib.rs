@@ -103,10 +103,12 @@ pub mod bench;
 
 pub use address::{Address, Addresses};
 pub use config::Config;
+pub use discovery::EndpointsError;
 
 use access_log::AccessLog;
 use admin::PolicyStatus;
 use arc_swap::ArcSwap;
+use discovery::{Discovery, Finder};
 use drain::{Drain, Readiness, Unready};
 use handover::{Handover, Inherited, RelieveError};
 use identity::{Svid, TrustBundle};
@@ -192,13 +194,15 @@ impl Proxy {
         readiness: Readiness,
     ) -> Result<Bound, BuildError> {
         descriptors::raise();
+        let metrics = Metrics::new();
+        let (discovery, finder) =
+            Discovery::new(&config, Arc::clone(&metrics)).map_err(BuildError::Endpoints)?;
         let is_heir = inherited.is_some();
         let mut inherited = inherited.unwrap_or_default();
         let sockets = listener::bind(&config, &mut inherited)?;
         let admin = admin::bind(&config.admin, &mut inherited).map_err(BuildError::Admin)?;
         drop(inherited);
         let handover = Handover::of(&sockets, &admin, is_heir).map_err(BuildError::Admin)?;
-        let metrics = Metrics::new();
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
             .map_err(BuildError::AccessLog)?;
         let overload = Overload::new(config.sizes.max_memory, Arc::clone(&metrics))
@@ -220,6 +224,8 @@ impl Proxy {
             admin,
             handover,
             metrics,
+            discovery,
+            finder,
             admission,
             access_log,
             log_writer,
@@ -238,6 +244,8 @@ pub struct Bound {
     admin: admin::Bound,
     handover: Arc<Handover>,
     metrics: Arc<Metrics>,
+    discovery: Arc<Discovery>,
+    finder: Finder,
     admission: Admission,
     access_log: AccessLog,
     log_writer: access_log::Writer,
@@ -254,6 +262,7 @@ impl Bound {
     pub fn reload_handle(&self) -> ReloadHandle {
         ReloadHandle {
             config: Arc::clone(&self.config),
+            discovery: Arc::clone(&self.discovery),
         }
     }
 
@@ -282,11 +291,11 @@ impl Bound {
         let overload = Arc::clone(&self.admission.overload);
         let shared = Arc::new(worker::Shared::new(
             Arc::clone(&self.config),
-            &self.identity,
-            &self.policy,
+            (&self.identity, &self.policy),
             Arc::clone(&self.metrics),
             self.admission,
             self.access_log,
+            Arc::clone(&self.discovery),
             drain.clone(),
         ));
         let own = OwnPorts::new(&self.config.load(), &self.sockets);
@@ -301,6 +310,7 @@ impl Bound {
                 feed: self.identity,
                 policy: self.policy.status,
                 metrics: self.metrics,
+                discovery: self.discovery,
                 overload: Arc::clone(&overload),
                 readiness: self.readiness,
                 interception: interception.clone(),
@@ -326,6 +336,7 @@ impl Bound {
             ended = async { tokio::join!(serving, draining) } => ended,
             never = overload.watch() => match never {},
             never = own.probe().watch(&interception, unproven) => match never {},
+            never = self.finder.run() => match never {},
         };
         if !self.log_writer.close(LOG_FLUSH) {
             tracing::warn!("the access log did not take its last lines in time");
@@ -338,19 +349,24 @@ impl Bound {
 #[derive(Debug, Clone)]
 pub struct ReloadHandle {
     config: Arc<ArcSwap<Config>>,
+    discovery: Arc<Discovery>,
 }
 
 impl ReloadHandle {
     /// Makes `config` the one that new requests see; connections and limiter state stay as they are.
     ///
     /// # Errors
-    /// When `config` changes what is bound at start; the present configuration goes on serving then.
+    /// When `config` changes what is bound at start, or names a file of endpoints that cannot be used; the present
+    /// configuration goes on serving then.
     pub fn apply(&self, config: Config) -> Result<(), ReloadError> {
         let keys = self.config.load().restart_needed(&config);
         if !keys.is_empty() {
-            return Err(ReloadError { keys });
+            return Err(ReloadError::Restart { keys });
         }
-        self.config.store(Arc::new(config));
+        self.discovery.check(&config)?;
+        let config = Arc::new(config);
+        self.config.store(Arc::clone(&config));
+        self.discovery.keep(&config);
         Ok(())
     }
 }
@@ -364,6 +380,8 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot use the endpoints that services name")]
+    Endpoints(#[source] EndpointsError),
     #[error("cannot open the admin listener")]
     Admin(#[source] std::io::Error),
     #[error("cannot open the access log")]
@@ -385,10 +403,14 @@ pub enum RunError {
     NotRelieved(#[from] RelieveError),
 }
 
-/// Settings that only a restart can change.
+/// Why a configuration was not taken into use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected settings bound at start to stay as they are, found changes in {}", keys.join(", "))]
-pub struct ReloadError {
-    /// Their key paths.
-    pub keys: Vec<&'static str>,
+pub enum ReloadError {
+    #[error("expected settings bound at start to stay as they are, found changes in {}", keys.join(", "))]
+    Restart {
+        /// Their key paths.
+        keys: Vec<&'static str>,
+    },
+    #[error("cannot use the endpoints that services name")]
+    Endpoints(#[from] EndpointsError),
 }

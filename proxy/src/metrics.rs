@@ -32,6 +32,8 @@ pub use label::{Decision, Direction};
 pub const MAX_CALLERS: usize = 256;
 /// Limits with a series of their own.
 pub const MAX_LIMITS: usize = 256;
+/// Sources of endpoints whose failures have a series of their own.
+pub const MAX_SOURCES: usize = 256;
 /// Refused destinations with a series of their own.
 pub const MAX_DESTINATIONS: usize = 256;
 
@@ -57,6 +59,8 @@ pub struct Metrics {
     upstream_failures: CountBy<2>,
     retries: CountBy<2>,
     pub(crate) endpoints_ejected: Gauge,
+    endpoints: Family<[(&'static str, String); 1], Gauge>,
+    discovery_failures: Capped<Counter>,
     connections: PerDirection<Gauge>,
     connections_refused: CountBy<2>,
     connections_ended: CountBy<2>,
@@ -148,6 +152,11 @@ impl Metrics {
             "Requests and connections of the workload to what no service names, by destination; those past the cap as `other`",
         );
 
+        let discovery_failures: Family<[(&'static str, String); 1], Counter> = all.family(
+            "discovery_failures",
+            "Attempts to find endpoints that failed, by what the configuration says of them; those past the cap as `other`",
+        );
+
         Arc::new(Self {
             requests: Direction::ALL.map(|direction| {
                 Decision::ALL.map(|decision| {
@@ -170,6 +179,13 @@ impl Metrics {
                 "ejected_endpoints",
                 "Endpoints of services that get no requests for having failed, counted by each worker",
             ),
+            endpoints: all.family(
+                "discovered_endpoints",
+                "Endpoints of a service that are known, in use or not",
+            ),
+            discovery_failures: Capped::new(MAX_SOURCES, move |source| {
+                discovery_failures.get_or_create_owned(&[("source", source.to_owned())])
+            }),
             connections: per_direction(&connections),
             connections_refused,
             connections_ended,
@@ -302,6 +318,21 @@ impl Metrics {
     /// Counts what the workload wanted of a host, or an address and port, that no service names.
     pub(crate) fn destination_refused(&self, destination: &str) {
         self.destinations.of(destination).inc();
+    }
+
+    /// Counts an attempt to find endpoints that failed.
+    pub(crate) fn discovery_failed(&self, source: &str) {
+        self.discovery_failures.of(source).inc();
+    }
+
+    /// How many endpoints each service has now.
+    pub(crate) fn endpoints(&self, services: impl Iterator<Item = (String, usize)>) {
+        // Only those of the present configuration, or every reload would leave series behind.
+        self.endpoints.clear();
+        for (service, count) in services {
+            let series = self.endpoints.get_or_create(&[("service", service)]);
+            series.set(count as i64);
+        }
     }
 
     /// Counts an open connection until the guard is dropped.

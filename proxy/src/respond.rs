@@ -146,6 +146,7 @@ fn answer(failure: &Failure) -> Answer {
         | Failure::Connect(
             ConnectError::NoIdentity
             | ConnectError::IdentityExpired
+            | ConnectError::Unresolved(_)
             | ConnectError::Full
             | ConnectError::CircuitOpen,
         ) => (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),

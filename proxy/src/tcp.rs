@@ -2,6 +2,7 @@
 //! connection, and again whenever the answer may have changed. Outbound each service has a listener of its own.
 
 use crate::config::{Config, Destination, TcpService};
+use crate::discovery::Following;
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
@@ -73,8 +74,7 @@ pub(crate) async fn carry(
 #[derive(Debug)]
 pub(crate) struct Outbound {
     origin: Origin,
-    /// Never empty.
-    endpoints: Vec<(Destination, Arc<str>)>,
+    endpoints: Following,
     next: AtomicUsize,
     connector: Connector,
     claims: Arc<Claims<Claim>>,
@@ -82,10 +82,6 @@ pub(crate) struct Outbound {
 
 impl Outbound {
     pub(crate) fn new(shared: &Arc<Shared>, service: &TcpService) -> Arc<Self> {
-        let endpoints = service.endpoints.iter().map(|endpoint| {
-            let name = endpoint.to_string().into();
-            (Destination::from(endpoint.clone()), name)
-        });
         let connector = |wanted| {
             let live = Arc::clone(&shared.identity);
             Connector::new(service.identity.clone(), wanted, live)
@@ -99,7 +95,7 @@ impl Outbound {
                 who: None,
                 hosts: Hosts::default(),
             },
-            endpoints: endpoints.collect(),
+            endpoints: shared.discovery.follow(&service.endpoints),
             next: AtomicUsize::new(0),
             connector: connector(Wanted::Tcp),
             claims,
@@ -138,17 +134,19 @@ impl Outbound {
         exchange: &mut Exchange<'_>,
     ) -> Result<(Connected<Box<dyn Socket>>, Arc<Claim>), Failure> {
         self.origin.shared.admission.take_request()?;
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
         let limit = config.timeouts.upstream_connect;
+        let mut members = self.endpoints.known(limit).await?.to_vec();
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
+        members.rotate_left(first);
+        members.sort_by_key(|member| member.priority);
         let mut failure = ConnectError::Unstable;
-        for turn in 0..self.endpoints.len() {
-            let (destination, name) =
-                &self.endpoints[first.wrapping_add(turn) % self.endpoints.len()];
-            exchange.forwarded(name);
+        for member in members {
+            let destination = Destination::from(member.address);
+            exchange.forwarded(&destination.to_string().into());
             let metrics = &self.origin.shared.metrics;
             let connected = timeout(
                 limit,
-                connect_sidecar(destination, &self.connector, metrics),
+                connect_sidecar(&destination, &self.connector, metrics),
             );
             match connected.await.unwrap_or(Err(ConnectError::Timeout(limit))) {
                 Ok(connected) if connected.alpn == Alpn::Tcp => {

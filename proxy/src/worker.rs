@@ -49,18 +49,18 @@ pub(crate) struct Shared {
     pub(crate) admission: Admission,
     /// Connections of callers whose end a proof may put off.
     pub(crate) held: Arc<Held>,
-    pub(crate) discovery: Discovery,
+    pub(crate) discovery: Arc<Discovery>,
     start: Instant,
 }
 
 impl Shared {
     pub(crate) fn new(
         config: Arc<ArcSwap<Config>>,
-        feed: &IdentityFeed,
-        policy: &PolicyFeed,
+        (feed, policy): (&IdentityFeed, &PolicyFeed),
         metrics: Arc<Metrics>,
         admission: Admission,
         access_log: AccessLog,
+        discovery: Arc<Discovery>,
         drain: Drain,
     ) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Shared {
             drain,
             admission,
             held: Arc::default(),
-            discovery: Discovery::default(),
+            discovery,
             start: Instant::now(),
         }
     }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config.config)?;
+    config.proxy.check_files()?;
     let policy = policy_dir::load(&config.policy.dir, &config.policy.options())?;
     let counts = policy.counts();
     match arguments.output.output {

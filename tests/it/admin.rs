@@ -7,7 +7,14 @@ use std::time::Duration;
 #[test]
 fn the_read_only_endpoints_answer_and_no_key_leaves() {
     let mesh = Mesh::start();
-    for target in ["/live", "/ready", "/metrics", "/config", "/identity"] {
+    for target in [
+        "/live",
+        "/ready",
+        "/metrics",
+        "/config",
+        "/endpoints",
+        "/identity",
+    ] {
         let reply = get(mesh.orders.admin, target).expect("an answer");
         assert_eq!(reply.status, 200, "{target}: {reply:?}");
         assert!(!reply.body.contains("PRIVATE KEY"), "{target}");

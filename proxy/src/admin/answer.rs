@@ -86,7 +86,32 @@ pub(super) fn ready(state: &State) -> Answer {
     json_answer(status, &detail)
 }
 
+/// What is known of each service's endpoints. None of it makes a sidecar unready: the service is another's.
+pub(super) fn endpoints(state: &State) -> Answer {
+    let now = SystemTime::now();
+    let findings = state.discovery.findings(&state.config.load()).into_iter();
+    let services = findings.map(|(service, findings)| {
+        let found = findings.iter().map(|finding| {
+            let age = finding
+                .found_at
+                .map(|at| now.duration_since(at).unwrap_or_default());
+            let failing = finding.failing.as_ref();
+            json!({
+                "source": finding.source,
+                "addresses": finding.addresses,
+                "age_seconds": age.map(|age| age.as_secs()),
+                "failing_since": failing.map(|failing| rfc3339(failing.since)),
+                "last_error": failing.map(|failing| failing.error.as_str()),
+            })
+        });
+        json!({"service": service, "found": found.collect::<Vec<_>>()})
+    });
+    let services: Vec<Value> = services.collect();
+    json_answer(StatusCode::OK, &json!(services))
+}
+
 pub(super) fn metrics(state: &State) -> Answer {
+    state.discovery.measure(&state.config.load());
     let text = state
         .metrics
         .encode(&state.feed, &state.policy.borrow(), SystemTime::now());

@@ -1,14 +1,16 @@
 //! `outbound:`, where the workload reaches others.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use identity::SpiffeId;
+use policy::target::host::Host;
 use serde::Serialize;
 
 use super::text::{as_duration, as_optional_text, as_text, as_texts};
-use super::{External, Range, Resilience};
+use super::{External, ParseEndpointError, Range, Resilience};
 
 /// The port of this machine that the rules of `tipstaff redirect` lead to the outbound listener, for the sidecar's own probe.
 pub const OUTBOUND_DOOR: u16 = 15051;
@@ -24,6 +26,7 @@ pub struct Outbound {
     /// Whether the kernel leads the workload's connections here, instead of the workload itself. `listen` is on 127.0.0.1
     /// then, and the same port of `::1` is bound, too.
     pub redirected: bool,
+    pub dns: Dns,
     /// In the order of the file. A destination that none of them names is refused.
     pub services: Vec<Service>,
     pub tcp: Vec<TcpService>,
@@ -38,6 +41,14 @@ impl Outbound {
         let external = self.external.iter().map(|external| &external.listen);
         tcp.chain(external).flatten()
     }
+}
+
+/// Who is asked for the addresses of names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Dns {
+    /// Empty: the system's, as in /etc/resolv.conf.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// Loopback TCP or a Unix socket; nothing that another machine reaches.
@@ -57,9 +68,9 @@ pub enum OutboundListen {
 pub struct Service {
     /// Canonical (folded case, no default port, no final dot); no host occurs twice in a configuration.
     pub hosts: Vec<String>,
-    /// Sidecars that serve it. Never empty.
-    #[serde(serialize_with = "as_texts")]
-    pub endpoints: Vec<Endpoint>,
+    /// Sidecars that serve it.
+    #[serde(flatten)]
+    pub endpoints: Endpoints,
     /// Who has to answer there.
     #[serde(serialize_with = "as_text")]
     pub identity: SpiffeId,
@@ -80,15 +91,67 @@ pub struct TcpService {
     /// Empty unless connections are redirected.
     #[serde(serialize_with = "as_texts")]
     pub destinations: Vec<Range>,
-    /// Sidecars that serve it. Never empty.
-    #[serde(serialize_with = "as_texts")]
-    pub endpoints: Vec<Endpoint>,
+    /// Sidecars that serve it.
+    #[serde(flatten)]
+    pub endpoints: Endpoints,
     /// Who has to answer there.
     #[serde(serialize_with = "as_text")]
     pub identity: SpiffeId,
 }
 
-/// `host:port`. The host is an address or a DNS name, resolved at connect; IPv6 is written in brackets.
+/// Where the sidecars of a service are found.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum Endpoints {
+    /// `endpoints`. Never empty.
+    #[serde(rename = "endpoints")]
+    Listed(#[serde(serialize_with = "as_texts")] Vec<Source>),
+    /// `endpointsFile`: a YAML file with such a list, followed as it changes.
+    #[serde(rename = "endpointsFile")]
+    File(PathBuf),
+}
+
+/// What stands for some endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    Address(SocketAddr),
+    /// A DNS name and a port: every address that the name has.
+    Name(Endpoint),
+    /// `srv:` and a DNS name: every target of its SRV records (RFC 2782).
+    Srv(String),
+}
+
+impl FromStr for Source {
+    type Err = ParseEndpointError;
+
+    fn from_str(text: &str) -> Result<Self, ParseEndpointError> {
+        if let Some(name) = text.strip_prefix("srv:") {
+            let host = Host::parse(name.as_bytes()).map_err(|_| ParseEndpointError::Host)?;
+            let is_name = host.port().is_none() && !name.ends_with(':');
+            return match is_name && host.name().starts_with('_') {
+                true => Ok(Self::Srv(with_final_dot(host.name(), name.ends_with('.')))),
+                false => Err(ParseEndpointError::Srv),
+            };
+        }
+        let endpoint: Endpoint = text.parse()?;
+        Ok(match endpoint.host.parse::<IpAddr>() {
+            Ok(address) => Self::Address((address, endpoint.port).into()),
+            Err(_) => Self::Name(Endpoint {
+                host: with_final_dot(&endpoint.host, text.contains(".:")),
+                ..endpoint
+            }),
+        })
+    }
+}
+
+/// A name that ends in a dot is whole: no search domain is put behind it.
+fn with_final_dot(name: &str, is_whole: bool) -> String {
+    match is_whole {
+        true => format!("{name}."),
+        false => name.to_owned(),
+    }
+}
+
+/// `host:port`. The host is an address or a DNS name; IPv6 is written in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Without brackets.

@@ -1,5 +1,6 @@
 //! From the nodes of a file to [`Config`]. Each reader reports everything it dislikes and goes on.
 
+mod endpoints;
 mod external;
 mod outbound;
 mod resilience;
@@ -19,6 +20,7 @@ use super::{
     ADMIN_LISTEN, AccessLog, Admin, App, Config, Destination, Endpoint, Inbound, Mtls, Protocol,
     Sizes, Timeouts, WORKERS,
 };
+pub(crate) use endpoints::listed;
 use outbound::outbound;
 
 /// A longer wait is a slip of the pen, and timers stay far from overflow.
@@ -323,6 +325,8 @@ pub enum ParseEndpointError {
     Host,
     #[error("the port is missing")]
     Port,
+    #[error("after srv: a name is expected that begins with _, without a port")]
+    Srv,
 }
 
 impl FromStr for Endpoint {

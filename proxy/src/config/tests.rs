@@ -45,11 +45,8 @@ fn good_file_is_read_with_defaults_for_what_it_leaves_out() {
         ["orders", "orders.shop", "orders:8080"]
     );
     assert_eq!(
-        outbound.services[0].endpoints[1],
-        Endpoint {
-            host: "::1".to_owned(),
-            port: 15006
-        }
+        outbound.services[0].endpoints.to_string(),
+        "10.0.0.7:15006, [::1]:15006"
     );
     assert_eq!(outbound.services[0].timeout, Duration::from_secs(5));
     assert_eq!(outbound.services[1].timeout, Duration::from_secs(20));
@@ -182,7 +179,7 @@ fn a_tcp_service_has_a_listener_of_its_own() {
         service.listen,
         Some(OutboundListen::Tcp("127.0.0.1:5432".parse().unwrap()))
     );
-    assert_eq!(service.endpoints[0].port, 15006);
+    assert_eq!(service.endpoints.to_string(), "10.0.0.9:15006");
     assert!(
         tcp(&format!(
             "{{listen: 'unix:/run/db.sock', mode: '0660', {ends}}}"
@@ -196,6 +193,53 @@ fn a_tcp_service_has_a_listener_of_its_own() {
         "{listen: '127.0.0.1:5432', endpoints: [], identity: spiffe://demo.test/db}".to_owned(),
     ] {
         assert_eq!(tcp(&bad).map_err(|found| found.len()), Err(1), "{bad}");
+    }
+}
+
+#[test]
+fn endpoints_are_addresses_names_srv_names_or_a_file() {
+    let endpoints = |keys: &str| {
+        let service = format!("{{hosts: [db], {keys}, identity: spiffe://demo.test/db}}");
+        let outbound = format!("listen: '127.0.0.1:1', services: [{service}]");
+        read(&format!("outbound: {{{outbound}}}"))
+            .map(|config| config.outbound.unwrap().services[0].endpoints.clone())
+    };
+    let name = |host: &str| {
+        let host = host.to_owned();
+        Source::Name(Endpoint { host, port: 1 })
+    };
+    for (text, source) in [
+        ("10.0.0.7:1", Source::Address("10.0.0.7:1".parse().unwrap())),
+        (
+            "[fd00::1]:1",
+            Source::Address("[fd00::1]:1".parse().unwrap()),
+        ),
+        ("Orders.Shop:1", name("orders.shop")),
+        ("orders.shop.example.:1", name("orders.shop.example.")),
+        (
+            "srv:_mtls._tcp.orders",
+            Source::Srv("_mtls._tcp.orders".to_owned()),
+        ),
+        (
+            "srv:_mtls._tcp.orders.",
+            Source::Srv("_mtls._tcp.orders.".to_owned()),
+        ),
+    ] {
+        let listed = endpoints(&format!("endpoints: ['{text}']"));
+        assert_eq!(listed, Ok(Endpoints::Listed(vec![source])), "{text}");
+    }
+    let file = endpoints("endpointsFile: /etc/db.endpoints");
+    assert_eq!(file, Ok(Endpoints::File("/etc/db.endpoints".into())));
+    for bad in [
+        "endpoints: ['orders']",
+        "endpoints: ['srv:orders']",
+        "endpoints: ['srv:_mtls._tcp.orders:1']",
+        "endpoints: ['srv:_mtls._tcp.orders:']",
+        "endpoints: ['srv:']",
+        "endpoints: ['10.0.0.7:1'], endpointsFile: /etc/db.endpoints",
+        "timeout: 1s",
+    ] {
+        assert_eq!(endpoints(bad).map_err(|found| found.len()), Err(1), "{bad}");
     }
 }
 

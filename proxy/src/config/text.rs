@@ -1,6 +1,6 @@
 //! Values the way the file writes them, for messages and for `/config`.
 
-use super::{AccessLog, App, Destination, Endpoint, OutboundListen};
+use super::{AccessLog, App, Destination, Endpoint, Endpoints, OutboundListen, Source};
 use serde::Serializer;
 use std::fmt;
 use std::time::Duration;
@@ -11,6 +11,31 @@ impl fmt::Display for Endpoint {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(endpoint) => endpoint.fmt(f),
+            Self::Srv(name) => write!(f, "srv:{name}"),
+        }
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listed(sources) => {
+                for (number, source) in sources.iter().enumerate() {
+                    let comma = if number > 0 { ", " } else { "" };
+                    write!(f, "{comma}{source}")?;
+                }
+                Ok(())
+            }
+            Self::File(path) => path.display().fmt(f),
         }
     }
 }

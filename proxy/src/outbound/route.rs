@@ -108,8 +108,17 @@ impl Route {
         let balance = &self.endpoints.balance;
         let has_other = |number: &Number| balance.has_other(*number);
         let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
-        let mut failure = ConnectError::Unstable;
-        while let Some(mut turn) = balance.pick(&tried, self.key(head))? {
+        let mut failure = None;
+        loop {
+            let Some(mut turn) = balance.pick(&tried, self.key(head))? else {
+                if let Some(failure) = failure {
+                    return Err(Failure::from(failure));
+                }
+                // Boxed, as it is rare.
+                Box::pin(self.endpoints.known(wait.limit())).await?;
+                tried.clear();
+                continue;
+            };
             let connect = match turn.is_probe() {
                 true => wait.connect.min(PROBE),
                 false => wait.connect,
@@ -140,14 +149,13 @@ impl Route {
                         turn.failed();
                     }
                     tried.push(turn.endpoint());
-                    failure = error;
+                    if wait.until <= Instant::now() {
+                        return Err(error.into());
+                    }
+                    failure = Some(error);
                 }
             }
-            if wait.until <= Instant::now() {
-                break;
-            }
         }
-        Err(failure.into())
     }
 }
 

@@ -12,9 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 const SERVICE: &str = "orders.shop.example";
 
 /// What an operator may ask, and what tools of other kinds would answer under these names.
-const CALLS: [(&str, &str); 8] = [
+const CALLS: [(&str, &str); 9] = [
     ("GET", "/metrics"),
     ("GET", "/config"),
+    ("GET", "/endpoints"),
     ("GET", "/identity"),
     ("GET", "/ready"),
     ("GET", "/live"),
@@ -188,7 +189,7 @@ async fn no_request_to_the_outbound_port_reaches_an_admin_port() {
             }
         }
     }
-    assert_eq!(asked, 11 * (32 + 7) + 2 * 11 * 8);
+    assert_eq!(asked, 11 * (32 + 8) + 2 * 11 * 9);
     assert!(mesh.nothing_has_called_the_canary().await);
     assert!(mesh.recorder.take().octets.is_empty());
 }

@@ -3,22 +3,26 @@
 mod app;
 mod caller;
 mod certs;
+mod nameserver;
 mod recorder;
 
 pub(crate) use app::{App, raw_app, unix_app};
 pub(crate) use caller::{Caller, Reply, head, tls};
 pub(crate) use certs::{Authority, Life, Minted, leaf};
+pub(crate) use nameserver::{Mood, Nameserver};
 pub(crate) use recorder::{Evidence, Recorder};
 
 use identity::{SpiffeId, Svid};
 use policy::{Options, Policy, Source};
 use proxy::admin::PolicyStatus;
 use proxy::config::{
-    AccessLog, Admin, Endpoint, Inbound, Mtls, Outbound, OutboundListen, Protocol, Resilience,
-    Service, Sizes, Timeouts,
+    AccessLog, Admin, Dns, Endpoint, Endpoints, Inbound, Mtls, Outbound, OutboundListen, Protocol,
+    Resilience, Service, Sizes, Timeouts,
 };
 use proxy::drain::{Drain, Readiness};
-use proxy::{Address, Config, IdentityFeed, IdentityState, PolicyFeed, Proxy, ReloadHandle};
+use proxy::{
+    Address, Config, IdentityFeed, IdentityState, PolicyFeed, Proxy, ReloadHandle, config,
+};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
@@ -160,6 +164,10 @@ pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
     }
 }
 
+pub(crate) fn endpoints(addresses: impl IntoIterator<Item = SocketAddr>) -> Endpoints {
+    Endpoints::Listed(addresses.into_iter().map(config::Source::Address).collect())
+}
+
 /// An outbound listener for this test's own processes.
 pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
     let uid = std::fs::metadata("/proc/self").unwrap().uid();
@@ -167,6 +175,7 @@ pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
         listen: OutboundListen::Tcp("127.0.0.1:0".parse().unwrap()),
         uids: vec![uid],
         redirected: false,
+        dns: Dns::default(),
         services,
         tcp: Vec::new(),
         external: Vec::new(),
@@ -176,7 +185,7 @@ pub(crate) fn outbound(services: Vec<Service>) -> Option<Outbound> {
 pub(crate) fn service(host: &str, at: SocketAddr, identity: &str) -> Service {
     Service {
         hosts: vec![host.to_owned()],
-        endpoints: vec![endpoint(at)],
+        endpoints: endpoints([at]),
         identity: SpiffeId::parse(identity).unwrap(),
         timeout: Duration::from_secs(10),
         resilience: Resilience::default(),

@@ -142,7 +142,7 @@ async fn opaque_bytes_that_go_round_end_when_there_is_no_more_room() {
             services.push(TcpService {
                 listen: Some(unix(path)),
                 destinations: Vec::new(),
-                endpoints: vec![crate::harness::endpoint(orders)],
+                endpoints: crate::harness::endpoints([orders]),
                 identity: ORDERS.parse().unwrap(),
             });
         },

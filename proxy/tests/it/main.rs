@@ -11,6 +11,7 @@ mod across; // HTTP/1.1 at both ends and HTTP/2 between.
 mod admin; // The operator's port, out of reach through the others.
 mod corpus; // Every HTTP/1.1 row of the bypass corpus.
 mod deadlines; // gRPC calls end when their callers say.
+mod discovery; // Endpoints found by name and in files, while they change and when nobody knows them.
 mod drain; // Nothing in flight is lost; whatever hangs is cut.
 mod external; // Servers outside the mesh: which of them are believed, what they learn, and what is refused.
 mod framing; // Raw HTTP/1.1 messages that two servers could end in different places.

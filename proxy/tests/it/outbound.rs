@@ -1,8 +1,9 @@
 use crate::harness::{
-    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, grant_all, outbound, service,
-    sidecar,
+    App, Authority, CART, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoints, grant_all, outbound,
+    service, sidecar,
 };
 use http::{Request, StatusCode};
+use proxy::ReloadError;
 use proxy::config::OutboundListen;
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt;
@@ -187,9 +188,7 @@ async fn the_next_endpoint_is_taken_when_one_is_down() {
         .unwrap();
     let mut config = pair.frontend.config.clone();
     let services = &mut config.outbound.as_mut().unwrap().services;
-    services[0]
-        .endpoints
-        .insert(0, crate::harness::endpoint(gone));
+    services[0].endpoints = endpoints([gone, pair.orders.inbound]);
     pair.frontend.reload.apply(config).unwrap();
     let mut workload = pair.workload().await;
     for _ in 0..4 {
@@ -212,7 +211,8 @@ async fn a_reload_adds_services_and_moves_no_listener() {
 
     config.inbound[0].listen.set_port(1);
     let refused = pair.frontend.reload.apply(config).unwrap_err();
-    assert_eq!(refused.keys, ["inbound"]);
+    let keys = vec!["inbound"];
+    assert_eq!(refused, ReloadError::Restart { keys });
 }
 
 /// With certificates of 2 s a machine that stood still for longer lost what was in flight when they ended, as it should.

@@ -3,7 +3,7 @@
 mod peers;
 
 use crate::harness::{
-    Authority, FRONTEND, Life, ORDERS, Sidecar, document, endpoint, grant_all, head, outbound,
+    Authority, FRONTEND, Life, ORDERS, Sidecar, document, endpoints, grant_all, head, outbound,
     service, sidecar,
 };
 use proxy::Address;
@@ -77,7 +77,7 @@ impl Pair {
                 config.outbound.as_mut().unwrap().tcp.push(TcpService {
                     listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
                     destinations: Vec::new(),
-                    endpoints: vec![endpoint(to)],
+                    endpoints: endpoints([to]),
                     identity: ORDERS.parse().unwrap(),
                 });
             },
@@ -192,7 +192,7 @@ async fn each_stream_is_proven_at_the_replica_it_leads_to() {
         config.outbound.as_mut().unwrap().tcp.push(TcpService {
             listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
             destinations: Vec::new(),
-            endpoints: vec![endpoint(pair.orders.inbound), endpoint(other.inbound)],
+            endpoints: endpoints([pair.orders.inbound, other.inbound]),
             identity: ORDERS.parse().unwrap(),
         });
     });

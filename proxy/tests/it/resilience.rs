@@ -5,8 +5,7 @@ mod limits;
 
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};
 use crate::harness::{
-    Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoint, grant_all, head, outbound,
-    service, sidecar,
+    Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, grant_all, head, outbound, service, sidecar,
 };
 use http::{Request, StatusCode};
 use identity::tls::{ClientAuth, server_config};
@@ -158,7 +157,7 @@ fn with(
     let svid = authority.svid(FRONTEND, Life::Hour);
     sidecar(authority, svid, endpoints[0], "", |config| {
         let mut orders = service(HOST, endpoints[0], ORDERS);
-        orders.endpoints = endpoints.iter().copied().map(endpoint).collect();
+        orders.endpoints = crate::harness::endpoints(endpoints.iter().copied());
         orders.timeout = LIMIT;
         change(&mut orders);
         config.outbound = outbound(vec![orders]);

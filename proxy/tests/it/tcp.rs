@@ -1,7 +1,7 @@
 //! Opaque TCP over mutual TLS.
 
 use crate::harness::{
-    Authority, CART, FRONTEND, Life, ORDERS, Sidecar, compile, document, endpoint, grant_all,
+    Authority, CART, FRONTEND, Life, ORDERS, Sidecar, compile, document, endpoints, grant_all,
     outbound, sidecar, tls,
 };
 use proxy::Address;
@@ -60,7 +60,7 @@ impl Pair {
         let service = TcpService {
             listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
             destinations: Vec::new(),
-            endpoints: vec![endpoint(orders.inbound)],
+            endpoints: endpoints([orders.inbound]),
             identity: expected.parse().unwrap(),
         };
         let frontend = sidecar(

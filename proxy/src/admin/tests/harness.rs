@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{PolicyStatus, Running, State, bind};
+use crate::discovery::Discovery;
 use crate::drain::{Drain, Readiness};
 use crate::handover::{Handover, Inherited};
 use crate::metrics::Metrics;
@@ -66,6 +67,7 @@ impl Harness {
         });
         let (readiness, drain) = (Readiness::new(), Drain::new());
         let bound = bind(&config.admin, &mut Inherited::default()).unwrap();
+        let (discovery, _) = Discovery::new(&config, Metrics::new()).unwrap();
         let address = bound.address();
         let handover = Handover::new(bound.listening().unwrap(), false);
         let running = bound
@@ -78,6 +80,7 @@ impl Harness {
                     renew,
                 },
                 policy: policy_feed,
+                discovery,
                 overload: Arc::new(
                     crate::overload::Overload::new(Some(u64::MAX), Metrics::new()).unwrap(),
                 ),

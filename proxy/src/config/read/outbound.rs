@@ -1,8 +1,9 @@
 //! The workload's way out: where it connects, and where its calls may go.
 
+use super::endpoints::{dns, endpoints};
 use super::external::{Around, external};
 use super::resilience::resilience;
-use super::{endpoint, loopback, some, spiffe_id, timeout, unix};
+use super::{loopback, some, spiffe_id, timeout, unix};
 use crate::config::unique::{Hosts, Listens};
 use crate::config::{Outbound, OutboundListen, Range, SOCKET_MODE, Service, TcpService};
 use policy::yaml::{self, Map, Node, Problems};
@@ -31,6 +32,7 @@ pub(super) fn outbound(
                 Some(uids.unwrap_or_else(|| vec![rustix::process::geteuid().as_raw()]))
             }
         };
+        let dns = map.optional("dns", dns);
         let services = map.required(
             "services",
             yaml::list(|node, problems| service(node, problems, &hosts, response)),
@@ -54,6 +56,7 @@ pub(super) fn outbound(
             listen: listen?,
             uids: uids?,
             redirected,
+            dns: dns.unwrap_or_default(),
             services: services?,
             tcp: tcp.unwrap_or_default(),
             external: external.unwrap_or_default(),
@@ -120,7 +123,7 @@ fn tcp_service(
             }
             _ => listen_and_mode(map, listens).map(Some),
         };
-        let endpoints = map.required("endpoints", some("endpoint", endpoint));
+        let endpoints = endpoints(map);
         let identity = map.required("identity", spiffe_id);
         Some(TcpService {
             listen: listen?,
@@ -137,7 +140,7 @@ fn service(node: &Node, problems: &Problems, hosts: &Hosts, response: Duration) 
             "hosts",
             some("host", |node, problems| hosts.claim(node, problems)),
         );
-        let endpoints = map.required("endpoints", some("endpoint", endpoint));
+        let endpoints = endpoints(map);
         let identity = map.required("identity", spiffe_id);
         let timeout = map.optional("timeout", timeout).unwrap_or(response);
         let resilience = resilience(map, timeout);

@@ -2,7 +2,8 @@
 //! kept.
 
 use crate::config::{Destination, Endpoint, Resilience, Service};
-use crate::discovery::{Known, Member};
+use crate::discovery::{Following, Member};
+use crate::error::ConnectError;
 use crate::proof::{Claims, keep_proven};
 use crate::tls::{Connector, Wanted};
 use crate::upstream::balance::Balance;
@@ -10,7 +11,7 @@ use crate::upstream::http2::{Lanes, Remote, keep_fresh};
 use crate::worker::Shared;
 use identity::SpiffeId;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Where the requests for one service may go.
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 pub(super) struct Endpoints {
     pub(super) balance: Arc<Balance>,
     /// Whose they are, and how these are used. None outside the mesh.
-    of: Option<Service>,
+    of: Option<(Service, Follower)>,
     /// Keeps `balance` up to date; ends with this.
     _following: JoinSet<()>,
 }
@@ -30,20 +31,21 @@ impl Endpoints {
             service.resilience.clone(),
             shared.metrics.endpoints_ejected.clone(),
         ));
-        let known = shared.discovery.follow(&service.endpoints);
-        let mut follower = Follower {
+        let follower = Follower {
             balance: Arc::clone(&balance),
             identity: service.identity.clone(),
             max_connections: service.resilience.max_connections,
             shared: Arc::clone(shared),
-            known,
+            found: shared.discovery.follow(&service.endpoints),
         };
-        follower.take(open);
+        if let Some(members) = follower.found.members() {
+            follower.take(&members, open);
+        }
         let mut following = JoinSet::new();
-        following.spawn(follower.run());
+        following.spawn(follower.clone().run());
         Arc::new(Self {
             balance,
-            of: Some(service.clone()),
+            of: Some((service.clone(), follower)),
             _following: following,
         })
     }
@@ -59,7 +61,7 @@ impl Endpoints {
         );
         let members = lanes
             .into_iter()
-            .map(|(address, lanes)| (Member { address }, lanes));
+            .map(|(address, lanes)| (Member::at(address), lanes));
         balance.set(members.collect());
         Arc::new(Self {
             balance: Arc::new(balance),
@@ -70,32 +72,48 @@ impl Endpoints {
 
     /// Whether these are found and used as those of `service` are, and have the same identity to prove.
     pub(super) fn are_of(&self, service: &Service) -> bool {
-        self.of.as_ref().is_some_and(|of| {
+        self.of.as_ref().is_some_and(|(of, _)| {
             of.endpoints == service.endpoints
                 && of.identity == service.identity
                 && of.resilience == service.resilience
         })
     }
+
+    /// Waits until some are known, which at first they may not be.
+    ///
+    /// # Errors
+    /// When nobody knows any, or has not said so within `limit`.
+    pub(super) async fn known(&self, limit: Duration) -> Result<(), ConnectError> {
+        let Some((_, follower)) = &self.of else {
+            return Err(ConnectError::Unstable); // What is fixed is never empty.
+        };
+        let members = follower.found.known(limit).await?;
+        // Whoever does so as well takes the same.
+        follower.take(&members, &self.balance.lanes());
+        Ok(())
+    }
 }
 
 /// Has a service's requests go where its endpoints are.
+#[derive(Debug, Clone)]
 struct Follower {
     balance: Arc<Balance>,
     identity: SpiffeId,
     max_connections: usize,
     shared: Arc<Shared>,
-    known: watch::Receiver<Known>,
+    found: Following,
 }
 
 impl Follower {
     async fn run(mut self) {
-        while self.known.changed().await.is_ok() {
-            self.take(&self.balance.lanes());
+        while self.found.changed().await {
+            if let Some(members) = self.found.members() {
+                self.take(&members, &self.balance.lanes());
+            }
         }
     }
 
-    fn take(&mut self, open: &[Arc<Lanes>]) {
-        let Known::Members(members) = &*self.known.borrow_and_update();
+    fn take(&self, members: &[Member], open: &[Arc<Lanes>]) {
         let members = members.iter().map(|member| {
             let destination = Destination::from(member.address.clone());
             let kept = open

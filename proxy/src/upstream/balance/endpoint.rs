@@ -85,7 +85,7 @@ impl Endpoint {
             None => 0.0,
             Some(at) => self.cost * fade(at, now),
         };
-        cost * f64::from(self.in_hand + 1)
+        cost * f64::from(self.in_hand + 1) / f64::from(self.member.weight)
     }
 
     pub(super) fn observe(&mut self, time: Duration, now: Instant) {

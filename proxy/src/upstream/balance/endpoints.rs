@@ -189,6 +189,9 @@ impl Endpoints {
     }
 
     fn refusal(&self, tried: &[Number]) -> Refusal {
+        if self.all.is_empty() {
+            return Refusal::Tried; // None are known yet.
+        }
         let is_untried = |endpoint: &&Endpoint| !tried.contains(&endpoint.number);
         let mut untried = self.all.iter().filter(is_untried);
         match untried.clone().next() {
@@ -260,12 +263,18 @@ impl Endpoints {
             .position(|all| is_untried(all) && !self.is_full(all))
     }
 
-    /// One in use, each as likely as the others.
+    /// One in use of the lowest priority that has any, each as likely as the others.
     fn any_in_use(&mut self, other_than: Option<usize>, tried: &[Number]) -> Option<usize> {
         let (mut seen, mut chosen) = (0, None);
+        let mut lowest = other_than.map_or(u16::MAX, |other| self.all[other].member.priority);
         for (place, endpoint) in self.all.iter().enumerate() {
             let is_other = Some(place) != other_than && !tried.contains(&endpoint.number);
-            if is_other && endpoint.standing == Standing::In && !self.is_full(endpoint) {
+            let priority = endpoint.member.priority;
+            let is_usable = endpoint.standing == Standing::In && !self.is_full(endpoint);
+            if is_other && is_usable && priority <= lowest {
+                if priority < lowest {
+                    (lowest, seen) = (priority, 0);
+                }
                 seen += 1;
                 // The n-th takes the place of the one before with a chance of 1/n.
                 if self.random.below(seen) == 0 {

@@ -2,7 +2,7 @@
 
 use super::{ASK, LIFE, lasts};
 use crate::harness::{
-    Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoint, head, outbound, service, sidecar,
+    Authority, Caller, FRONTEND, Life, ORDERS, Sidecar, endpoints, head, outbound, service, sidecar,
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -99,7 +99,7 @@ fn caller(authority: &Authority, life: Life, to: SocketAddr) -> Sidecar {
         config.outbound.as_mut().unwrap().tcp.push(TcpService {
             listen: Some(OutboundListen::Tcp("127.0.0.1:0".parse().unwrap())),
             destinations: Vec::new(),
-            endpoints: vec![endpoint(to)],
+            endpoints: endpoints([to]),
             identity: ORDERS.parse().unwrap(),
         });
     })

@@ -6,6 +6,7 @@ use crate::upstream::http2::Remote;
 const FAILURES: u32 = 5;
 const MS: Duration = Duration::from_millis(1);
 
+/// Has endpoints on these ports.
 fn at(port: u16) -> config::Endpoint {
     let host = "127.0.0.1".to_owned();
     config::Endpoint { host, port }
@@ -13,12 +14,16 @@ fn at(port: u16) -> config::Endpoint {
 
 /// Has endpoints on these ports.
 fn on(endpoints: &mut Endpoints, ports: impl IntoIterator<Item = u16>, now: Instant) {
-    let members = ports.into_iter().map(|port| {
-        let lanes = Lanes::new(Destination::from(at(port)), Remote::App);
-        (Member { address: at(port) }, lanes)
-    });
-    let members = members.collect();
-    endpoints.set(members, now);
+    let members = ports.into_iter().map(|port| Member::at(at(port)));
+    set(endpoints, members, now);
+}
+
+fn set(endpoints: &mut Endpoints, members: impl Iterator<Item = Member>, now: Instant) {
+    let with_lanes = |member: Member| {
+        let lanes = Lanes::new(Destination::from(member.address.clone()), Remote::App);
+        (member, lanes)
+    };
+    endpoints.set(members.map(with_lanes).collect(), now);
 }
 
 fn endpoints(count: u16) -> Endpoints {
@@ -404,4 +409,40 @@ fn requests_of_one_key_go_to_one_endpoint_and_to_the_next_on_the_ring_while_it_i
         .map(|key| owner(&mut endpoints, key, later))
         .collect();
     assert_eq!(again, before);
+}
+
+#[test]
+fn the_lowest_priority_that_has_endpoints_in_use_gets_the_requests() {
+    let mut endpoints = endpoints(0);
+    let members = [(1, 10), (2, 20), (3, 10), (4, 20)].map(|(port, priority)| Member {
+        priority,
+        ..Member::at(at(port))
+    });
+    let now = Instant::now();
+    set(&mut endpoints, members.into_iter(), now);
+    let picked = |endpoints: &mut Endpoints| {
+        let picked: std::collections::BTreeSet<_> = (0..100)
+            .map(|_| endpoints.hand(&[], now).expect("one of four"))
+            .collect();
+        picked.into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(picked(&mut endpoints), [0, 2]);
+    eject(&mut endpoints, 0, now);
+    assert_eq!(picked(&mut endpoints), [2]);
+    eject(&mut endpoints, 2, now);
+    assert_eq!(picked(&mut endpoints), [1, 3]);
+}
+
+#[test]
+fn endpoints_under_load_share_by_weight() {
+    let mut service = Service::new(vec![slow; 2]);
+    let members = [(0, 3), (1, 1)].map(|(port, weight)| Member {
+        weight,
+        ..Member::at(at(port))
+    });
+    let now = service.now;
+    set(&mut service.endpoints, members.into_iter(), now);
+    let handed = service.run(30_000);
+    let share = f64::from(handed[0]) / f64::from(handed[1]);
+    assert!((2.0..=4.0).contains(&share), "{handed:?}");
 }
