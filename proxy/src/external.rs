@@ -1,5 +1,5 @@
 //! The way out of the mesh for what is not HTTP: to a server that the configuration names by host or address
-//! (`outbound.external`). HTTP goes by `outbound.rs`, with [`Server`] from here.
+//! (`outbound.external`). HTTP goes by `outbound.rs`, with `Server` from here.
 //!
 //! With `tls: passthrough` the name in the TLS handshake says where a connection goes, and we look that name up
 //! ourselves: where the workload meant to send it does not count. By address, nothing is read.

@@ -8,7 +8,7 @@
 //! as long as the address is served. Keys, certificates and open connections stay where they are.
 //!
 //! After the 101 the old process sends a list of addresses (its length in four octets, JSON) and as many descriptors; the new
-//! one says [`READY`] when it serves, and is answered [`DONE`], or at any time [`KEPT`]. `wire.rs` has the descriptors, `give.rs`
+//! one says `READY` when it serves, and is answered `DONE`, or at any time `KEPT`. `wire.rs` has the descriptors, `give.rs`
 //! the old process's side, `take.rs` the new one's.
 
 mod give;

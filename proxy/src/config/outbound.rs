@@ -74,7 +74,7 @@ pub struct Service {
     /// Who has to answer there.
     #[serde(serialize_with = "as_text")]
     pub identity: SpiffeId,
-    /// Time to the response head, over all attempts; [`Timeouts::response`] when not given.
+    /// Time to the response head, over all attempts; [`Timeouts::response`](super::Timeouts::response) when not given.
     #[serde(serialize_with = "as_duration")]
     pub timeout: Duration,
     #[serde(flatten)]
