@@ -1,7 +1,8 @@
 //! Configuration and policy follow their files: a change on disk or SIGHUP reads both again.
 //!
 //! A whole new value is built before anything is swapped. A bad file leaves the last good one serving, is logged and
-//! counted, and shows in `/ready` until a good one arrives.
+//! counted, and shows in `/ready` until a good one arrives. Neither waits for the other: a grant is withdrawn whatever the
+//! configuration says.
 
 use crate::config::{Config, Identity, PolicyFiles};
 use crate::policy_dir;
@@ -107,19 +108,25 @@ impl Reload {
         let (files, is_draining) = (self.files.clone(), self.drain.is_started());
         // Not on a thread that serves the admin port: thousands of grants take a while to compile.
         let loaded = tokio::task::spawn_blocking(move || {
-            let config = (!is_draining).then(|| files.load_config()).transpose()?;
-            anyhow::Ok((config, files.load_policy()?))
+            let config = (!is_draining).then(|| files.load_config());
+            (config, files.load_policy())
         });
-        let (config, policy) = loaded.await.context("reading the files")??;
-        if let Some(config) = config {
-            self.proxy.apply(config)?;
+        let (config, policy) = loaded.await.context("reading the files")?;
+        let policy = policy.map(|policy| self.follow(policy));
+        let config = config.map_or(Ok(()), |config| Ok(self.proxy.apply(config?)?));
+        match (config, policy) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), Ok(())) | (Ok(()), Err(error)) => Err(error),
+            (Err(config), Err(policy)) => Err(anyhow::anyhow!("{config:#}; {policy:#}")),
         }
+    }
+
+    fn follow(&self, policy: Policy) {
         if policy.fingerprint() != self.policy.borrow().fingerprint() {
             tracing::info!(generation = policy.fingerprint(), "policy reloaded");
             self.status.send_replace(status_of(&policy));
             self.policy.send_replace(Arc::new(policy));
         }
-        Ok(())
     }
 
     fn tell(&self, outcome: anyhow::Result<()>) {

@@ -149,3 +149,38 @@ fn a_changed_policy_takes_effect_and_a_bad_one_leaves_the_last_good_serving() {
     mesh.set_policy(POLICY);
     wait_for("the withdrawal", || (delete() == 403).then_some(()));
 }
+
+/// It did not: the configuration came first, and what was wrong with it kept the policy of before in force.
+#[test]
+fn a_grant_is_withdrawn_although_the_configuration_is_refused() {
+    let mesh = Mesh::start();
+    let read = || mesh.storefront.call("GET", "/api/v1/orders/42").status;
+    assert_eq!(read(), 200);
+    let good = std::fs::read_to_string(&mesh.orders.config).expect("its configuration");
+    let elsewhere = grant("cancels", r#"{methods: [DELETE], path: "/none"}"#, "[]");
+    for (bad, named) in [
+        (format!("{good}nonsense: true\n"), "nonsense"),
+        (format!("{good}workers: 7\n"), "workers"),
+    ] {
+        std::fs::write(&mesh.orders.config, bad).expect("a file");
+        mesh.set_policy(&elsewhere);
+        wait_for("the withdrawal", || (read() == 403).then_some(()));
+        wait_for("the refusal to show", || {
+            let reply = crate::harness::http::get(mesh.orders.admin, "/ready")?;
+            reply.body.contains(named).then_some(())
+        });
+
+        std::fs::write(&mesh.orders.config, &good).expect("a file");
+        mesh.set_policy(POLICY);
+        wait_for("the grant", || (read() == 200).then_some(()));
+    }
+
+    std::fs::write(&mesh.orders.config, format!("{good}nonsense: true\n")).expect("a file");
+    mesh.set_policy("kind: Grant\n");
+    wait_for("both errors to show", || {
+        let reply = crate::harness::http::get(mesh.orders.admin, "/ready")?;
+        let shows = |what| reply.body.contains(what);
+        (shows("nonsense") && shows("policy.yaml")).then_some(())
+    });
+    assert_eq!(read(), 200, "still serving");
+}
