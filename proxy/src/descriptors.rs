@@ -45,11 +45,10 @@ pub(crate) fn connections(directions: u64) -> io::Result<usize> {
     })
 }
 
-/// How many connections may have one of their own behind them, when callers get `each` in each direction: half of the fourth
+/// How many connections of each direction may have one of their own behind them, when callers get `each`: half of the fourth
 /// that callers do not get, so that pools keep the other half.
-pub(crate) fn tunnels(each: usize, directions: u64) -> usize {
-    let callers = each.saturating_mul(usize::try_from(directions).unwrap_or(1).max(1));
-    (callers / 6).clamp(1, Semaphore::MAX_PERMITS)
+pub(crate) fn tunnels(each: usize) -> usize {
+    (each / 6).clamp(1, Semaphore::MAX_PERMITS)
 }
 
 fn share(limit: u64, in_use: u64, directions: u64) -> Option<usize> {
@@ -79,10 +78,10 @@ mod tests {
     #[test]
     fn tunnels_leave_the_pools_half_of_what_callers_do_not_get() {
         // Of 160 files 120 are for callers, 40 are not.
-        assert_eq!(tunnels(120, 1), 20);
-        assert_eq!(tunnels(60, 2), 20);
-        assert_eq!(tunnels(1, 1), 1);
-        assert_eq!(tunnels(usize::MAX, 2), Semaphore::MAX_PERMITS);
+        assert_eq!(tunnels(120), 20);
+        assert_eq!(tunnels(60), 10);
+        assert_eq!(tunnels(1), 1);
+        assert_eq!(tunnels(usize::MAX), Semaphore::MAX_PERMITS);
     }
 
     #[test]

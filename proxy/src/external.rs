@@ -159,7 +159,7 @@ impl External {
         let admission = &self.origin.shared.admission;
         let _tunnel = match admission
             .take_request()
-            .and_then(|()| admission.take_tunnel())
+            .and_then(|()| admission.take_tunnel(Direction::Outbound))
         {
             Ok(tunnel) => tunnel,
             Err(failure) => return exchange.failed(&failure),

@@ -155,7 +155,7 @@ impl Caller {
         self.granted();
         limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
-        let tunnel = shared.admission.take_tunnel()?;
+        let tunnel = shared.admission.take_tunnel(Direction::Inbound)?;
         let limit = config.timeouts.upstream_connect;
         Ok((self.app.open(permit, limit, exchange).await?, tunnel))
     }
@@ -197,7 +197,7 @@ impl Answer for Caller {
         };
         // A request that is upgraded keeps its connection to the app.
         let _tunnel = match head.extensions.get::<Upgrade>() {
-            Some(_) => Some(shared.admission.take_tunnel()?),
+            Some(_) => Some(shared.admission.take_tunnel(Direction::Inbound)?),
             None => None,
         };
         let asked = (who, &self.rulebook);

@@ -109,7 +109,7 @@ impl Outbound {
         let _open = shared.metrics.connection(Direction::Outbound);
         let config = shared.config.load_full();
         let mut exchange = Exchange::begin(&self.origin, Some(&head()));
-        let _tunnel = match shared.admission.take_tunnel() {
+        let _tunnel = match shared.admission.take_tunnel(Direction::Outbound) {
             Ok(tunnel) => tunnel,
             Err(failure) => return exchange.failed(&failure),
         };

@@ -1,23 +1,25 @@
 //! Worker threads: each a current-thread runtime with listeners and pools of its own. Nothing on the request path wakes
 //! another thread.
 
+mod admission;
+
+pub(crate) use admission::Admission;
+
 use crate::access_log::AccessLog;
 use crate::config::{self, Config};
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
-use crate::error::Failure;
 use crate::external::External;
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
 use crate::outbound::Outbound;
-use crate::overload::Overload;
 use crate::proof::Held;
 use crate::redirect::{self, Apps, Misled, OwnPorts};
 use crate::socket::Socket;
 use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
-use crate::{IdentityFeed, PolicyFeed, RunError, descriptors, tcp};
+use crate::{IdentityFeed, PolicyFeed, RunError, tcp};
 use arc_swap::ArcSwap;
 use policy::Policy;
 use policy::limit::Limits;
@@ -25,7 +27,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Cells of the limiter store. One is some 100 bytes with its key: 65 536 callers and routes in 6 MiB.
@@ -82,59 +84,6 @@ impl Shared {
     /// The limiters' clock: monotonic, since this process began to serve.
     pub(crate) fn uptime(&self) -> Duration {
         self.start.elapsed()
-    }
-}
-
-/// Whether there is room: memory, and places for open connections. Callers cannot take those of the workload's own
-/// calls, nor the other way round.
-#[derive(Debug)]
-pub(crate) struct Admission {
-    pub(crate) overload: Arc<Overload>,
-    inbound: Arc<Semaphore>,
-    outbound: Arc<Semaphore>,
-    /// Connections of which each has another of its own behind it, for as long as it lasts: these come out of the files
-    /// that are not for callers.
-    tunnels: Arc<Semaphore>,
-}
-
-impl Admission {
-    /// As many places as the configuration names, or as the limit on open files leaves room for once all listeners are bound.
-    pub(crate) fn new(config: &Config, overload: Arc<Overload>) -> io::Result<Self> {
-        let wanted = config.sizes.max_connections;
-        let directions =
-            u64::from(!config.inbound.is_empty()) + u64::from(config.outbound.is_some());
-        let possible = descriptors::connections(directions)?;
-        if possible < wanted {
-            tracing::warn!(
-                wanted,
-                possible,
-                "the limit on open files lowers sizes.maxConnections"
-            );
-        }
-        let slots = || Arc::new(Semaphore::new(wanted.min(possible)));
-        let tunnels = descriptors::tunnels(possible, directions).min(wanted);
-        Ok(Self {
-            overload,
-            inbound: slots(),
-            outbound: slots(),
-            tunnels: Arc::new(Semaphore::new(tunnels)),
-        })
-    }
-
-    /// A place for a connection that shares nothing: a WebSocket to the app, opaque TCP.
-    pub(crate) fn take_tunnel(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.tunnels)
-            .try_acquire_owned()
-            .map_err(|_| Failure::Overloaded)
-    }
-
-    /// Whether a request may be taken on, asked before its body is read.
-    pub(crate) fn take_request(&self) -> Result<(), Failure> {
-        if self.overload.takes_requests() {
-            Ok(())
-        } else {
-            Err(Failure::Overloaded)
-        }
     }
 }
 
@@ -206,7 +155,7 @@ async fn serve(
             tokio::spawn(async move {
                 accept(
                     listener,
-                    &accepting.admission.inbound,
+                    accepting.admission.connections(Direction::Inbound),
                     &accepting.admission.overload,
                     &accepting.drain,
                     |stream, slot| {
@@ -341,7 +290,7 @@ async fn lend_to<L, T>(
     };
     accept(
         listener,
-        &shared.admission.outbound,
+        shared.admission.connections(Direction::Outbound),
         &shared.admission.overload,
         &shared.drain,
         serve,
