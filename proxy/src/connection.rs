@@ -185,6 +185,9 @@ async fn serve_http2(
                 winding_down = true;
                 connection.wind_down();
             }
+            if activity.is_dismissed() {
+                return Poll::Ready(None);
+            }
             let accepted = connection.poll_accept(cx);
             if accepted.is_pending() {
                 begun = 0;
@@ -192,6 +195,9 @@ async fn serve_http2(
             accepted
         });
         let Some(accepted) = accepted.await else {
+            if activity.is_dismissed() {
+                connection.refuse(|| activity.is_quiet()).await;
+            }
             return;
         };
         match accepted {
@@ -340,6 +346,8 @@ pub(crate) struct Activity {
     closing: AtomicBool,
     /// Nor is the one waited for that may be on its way.
     leaving: AtomicBool,
+    /// Whoever is there gets nothing, and no more of its requests are answered.
+    dismissed: AtomicBool,
     /// Requests taken in.
     begun: AtomicU32,
     /// Requests whose response has not ended.
@@ -355,9 +363,18 @@ impl Activity {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    /// Whether no request was in work since `begun` was read.
+    fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Relaxed)
+    }
+
+    /// Whether no request is in work.
+    fn is_quiet(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether none was since `begun` was read.
     fn is_unused_since(&self, begun: u32) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && self.begun.load(Ordering::Relaxed) == begun
+        self.is_quiet() && self.begun.load(Ordering::Relaxed) == begun
     }
 }
 
@@ -371,6 +388,11 @@ impl Turn {
             count.fetch_add(1, Ordering::Relaxed);
         }
         Self(Arc::clone(activity))
+    }
+
+    /// Has the connection end with the requests that are in work.
+    pub(crate) fn dismiss(&self) {
+        self.0.dismissed.store(true, Ordering::Relaxed);
     }
 }
 

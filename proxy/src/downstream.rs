@@ -79,6 +79,14 @@ impl Downstream<'_> {
         }
     }
 
+    /// Has the connection end with the requests that it has brought by now. To be called before the response begins.
+    pub(crate) fn dismiss(&mut self) {
+        match self {
+            Self::Http1(connection) => connection.dismiss(),
+            Self::Http2(stream) => stream.dismiss(),
+        }
+    }
+
     /// Waits until a piece of the response may be sent.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match self {

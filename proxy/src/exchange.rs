@@ -113,6 +113,12 @@ impl<'o> Exchange<'o> {
         }
     }
 
+    /// Whether the caller has no identity, and this request no grant.
+    pub(crate) fn is_outsiders(&self) -> bool {
+        matches!(self.origin.who, Some(Who::Unauthenticated(_)))
+            && matches!(self.decision, Decision::Reject | Decision::Deny)
+    }
+
     /// Where what happens on the way is counted.
     pub(crate) fn counters(&self) -> (&'o Metrics, Direction) {
         (&self.origin.shared.metrics, self.origin.direction)

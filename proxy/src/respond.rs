@@ -63,6 +63,10 @@ pub(crate) async fn failure(
     date::stamp(response.headers_mut(), SystemTime::now);
     // After a head or a body that cannot be trusted what follows on an HTTP/1.1 connection cannot be, either.
     let close = matches!(failure, Failure::Rejected(_));
+    // What needs no identity can come from anyone, and whoever gets nothing must not keep the place of one who does.
+    if exchange.is_outsiders() {
+        caller.dismiss();
+    }
     exchange.answered(response.status().as_u16());
     if !caller.is_head() {
         exchange.sent = response.body().len() as u64;

@@ -220,6 +220,11 @@ impl Connection {
         });
     }
 
+    /// Has the response to come be the last one.
+    pub(crate) fn dismiss(&mut self) {
+        self.keep_alive = false;
+    }
+
     /// From here on both directions carry the other protocol.
     fn switch(&mut self, head: &response::Parts) {
         write::response_head(self.wire.output(), head.status, &head.headers, None, false);

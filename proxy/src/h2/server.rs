@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, respon
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 /// What one caller's stalled uploads may hold in us together: 64 of them do not yet block their neighbours.
 const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
@@ -87,6 +87,28 @@ impl Connection {
         self.inner.graceful_shutdown();
     }
 
+    /// Refuses requests until `is_quiet` says that those before have ended, or the caller leaves. It need not do so when it is
+    /// asked to, and asks for more for as long as it likes.
+    pub(crate) async fn refuse(&mut self, is_quiet: impl Fn() -> bool) {
+        self.wind_down();
+        let mut look = interval(FAREWELL);
+        look.reset();
+        loop {
+            let accepted = tokio::select! {
+                accepted = poll_fn(|cx| self.poll_accept(cx)) => accepted,
+                _ = look.tick() => match is_quiet() {
+                    true => return,
+                    false => continue,
+                },
+            };
+            match accepted {
+                Some(Ok((_, mut respond))) => respond.send_reset(Reason::REFUSED_STREAM),
+                Some(Err(_)) => return self.dismiss().await,
+                None => return,
+            }
+        }
+    }
+
     /// Says why to a client that floods us, and waits for a moment until that has left.
     pub(crate) async fn dismiss(&mut self) {
         if self.alarm.raised().is_some() {
@@ -109,7 +131,7 @@ pub(crate) struct Stream {
     is_connect: bool,
     waits_for_continue: bool,
     pub(crate) deadline: Deadline,
-    _turn: Turn,
+    turn: Turn,
 }
 
 fn is_continue(expected: &HeaderValue) -> bool {
@@ -134,7 +156,7 @@ impl Stream {
             is_connect: head.method == Method::CONNECT,
             waits_for_continue,
             deadline: Deadline::default(),
-            _turn: turn,
+            turn,
         };
         (head, stream)
     }
@@ -159,6 +181,11 @@ impl Stream {
             let _ = self.respond.send_informational(go_on);
         }
         super::poll_body(&mut self.body, cx)
+    }
+
+    /// Has the connection take no more requests.
+    pub(crate) fn dismiss(&self) {
+        self.turn.dismiss();
     }
 
     /// Begins the response; `body` is what its source has.

@@ -1,5 +1,7 @@
 //! Ports that take callers in plain text, too: what those get, and what nobody gets by it.
 
+mod denied;
+
 use crate::harness::{
     App, Authority, Caller, FRONTEND, Life, Sidecar, compile, document, grant_all, head, raw_app,
     sidecar, tls,
@@ -312,6 +314,7 @@ async fn the_report_tells_who_still_comes_in_plain_text() {
     let before = report().await;
     assert_eq!(before["mtls"], "permissive");
     assert_eq!(before["safe_to_switch_to_strict"], true, "{before}");
+    let mut plain = Caller::workload(orders.inbound).await;
     plain.get("orders", "/open/1").await;
     let after = report().await;
     assert_eq!(after["safe_to_switch_to_strict"], false, "{after}");
@@ -321,7 +324,7 @@ async fn the_report_tells_who_still_comes_in_plain_text() {
     let caller = &port["callers"][0];
     assert_eq!(caller["address"], "127.0.0.1");
     let counts = ["connections", "requests", "granted"].map(|key| &caller[key]);
-    assert_eq!(counts, [1, 2, 1], "{after}");
+    assert_eq!(counts, [2, 2, 1], "{after}");
     counted(
         &orders,
         "tipstaff_plaintext_granted_total{listener=\"127.0.0.1:0\"} 1",
