@@ -73,6 +73,12 @@ impl Following {
         }
     }
 
+    /// Whether somebody still looks for changes. A reload that takes the service away ends that, and one that brings it back
+    /// begins anew: only for those who ask to follow it then.
+    pub(crate) fn is_live(&self) -> bool {
+        self.known.has_changed().is_ok()
+    }
+
     /// Waits for other endpoints than those known when this was called last. False if there will be none.
     pub(crate) async fn changed(&mut self) -> bool {
         self.known.changed().await.is_ok()

@@ -328,6 +328,25 @@ async fn a_file_is_followed_and_a_bad_one_changes_nothing() {
     until_all_go_to(&frontend, &[&one, &two], &one).await;
 }
 
+/// The worker never saw the configuration in between, and kept endpoints that nobody looked for any more.
+#[tokio::test]
+async fn endpoints_are_followed_after_a_reload_and_one_back_with_no_request_between() {
+    let authority = Authority::new();
+    let [one, two] = Orders::several(&authority).await;
+    let nameserver = Nameserver::start().await;
+    nameserver.addresses(NAME, 1, &[address(0)]);
+    let name = format!("{NAME}:{}", one.at.port());
+    let frontend = frontend(&authority, nameserver.address, listed(&name));
+    assert_eq!(get(&frontend).await.status, StatusCode::OK);
+    let config = frontend.config.clone();
+    let mut other = config.clone();
+    other.outbound.as_mut().unwrap().services[0].endpoints = listed(&two.at.to_string());
+    frontend.reload.apply(other).unwrap();
+    frontend.reload.apply(config).unwrap();
+    nameserver.addresses(NAME, 1, &[address(1)]);
+    until_all_go_to(&frontend, &[&one, &two], &two).await;
+}
+
 #[tokio::test]
 async fn a_reload_to_a_file_that_is_missing_is_refused() {
     let authority = Authority::new();

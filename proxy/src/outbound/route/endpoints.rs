@@ -70,10 +70,11 @@ impl Endpoints {
         })
     }
 
-    /// Whether these are found and used as those of `service` are, and have the same identity to prove.
+    /// Whether these are found and used as those of `service` are, still, and have the same identity to prove.
     pub(super) fn are_of(&self, service: &Service) -> bool {
-        self.of.as_ref().is_some_and(|(of, _)| {
-            of.endpoints == service.endpoints
+        self.of.as_ref().is_some_and(|(of, follower)| {
+            follower.found.is_live()
+                && of.endpoints == service.endpoints
                 && of.identity == service.identity
                 && of.resilience == service.resilience
         })
