@@ -232,6 +232,8 @@ impl Followed {
 #[derive(Debug)]
 pub(super) struct Task {
     followed: Weak<Followed>,
+    /// Closed when nobody follows the list any more.
+    known: watch::Receiver<Known>,
     dns: Arc<Dns>,
     metrics: Arc<Metrics>,
 }
@@ -246,6 +248,7 @@ impl Task {
     pub(super) fn new(followed: &Arc<Followed>, dns: Arc<Dns>, metrics: Arc<Metrics>) -> Self {
         Self {
             followed: Arc::downgrade(followed),
+            known: followed.subscribe(),
             dns,
             metrics,
         }
@@ -254,6 +257,7 @@ impl Task {
     /// Ends when nobody follows the list any more, or nothing in it can change.
     pub(super) async fn run(self) {
         let mut waited = JoinSet::new();
+        let mut known = self.known.clone();
         if let Some(followed) = self.followed.upgrade()
             && let Endpoints::File(path) = &followed.endpoints
         {
@@ -286,6 +290,7 @@ impl Task {
                     }
                 }
                 () = due => {}
+                _ = known.wait_for(|_| false) => return,
             }
         }
     }
@@ -346,4 +351,27 @@ impl Task {
 async fn follow(list: List) -> Event {
     let (list, read) = list.next().await;
     Event::List(list, read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    /// A file says nothing new for as long as nobody writes it: that alone would never end.
+    #[tokio::test]
+    async fn a_file_that_nobody_follows_any_more_is_not_looked_at() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "- 127.0.0.1:1").unwrap();
+        let followed = Arc::new(Followed::new(Endpoints::File(file.path().into())));
+        let task = Task::new(&followed, Arc::new(Dns::new(Vec::new())), Metrics::new());
+        let mut known = followed.subscribe();
+        let running = tokio::spawn(task.run());
+        let limit = Duration::from_secs(10);
+        let read = timeout(limit, known.changed()).await;
+        read.expect("the file is read").unwrap();
+        drop(followed);
+        let ended = timeout(limit, running).await;
+        ended.expect("it ends soon").unwrap();
+    }
 }
