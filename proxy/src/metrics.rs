@@ -6,9 +6,9 @@
 
 mod capped;
 mod label;
+mod standing;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use identity::SpiffeId;
@@ -26,6 +26,7 @@ use capped::Capped;
 
 pub use capped::OTHER;
 pub use label::{Decision, Direction};
+pub(crate) use standing::Standing;
 
 /// Callers with series of their own. An ID may have 2048 bytes, so 256 of them in four decisions are 2.1 MiB of text:
 /// below the 4 MiB that `/metrics` may have.
@@ -70,15 +71,9 @@ pub struct Metrics {
     limits: Capped<Counter>,
     pub(crate) plaintext: Listeners,
     destinations: Capped<Counter>,
-    identity_expiry: Gauge,
-    identity_remaining: Gauge<f64, AtomicU64>,
-    identity_changes: Counter,
-    renewal_failing: Gauge,
-    bundle_sequence: Gauge,
+    pub(crate) standing: Standing,
     reloads: Counter,
     reload_failures: Counter,
-    policy_loaded: Gauge,
-    policy_generation: Family<[(&'static str, String); 1], Gauge>,
     pub(crate) memory_used: Gauge,
     pub(crate) memory_limit: Gauge,
     pub(crate) overload_level: Gauge,
@@ -206,35 +201,11 @@ impl Metrics {
             destinations: Capped::new(MAX_DESTINATIONS, move |destination| {
                 destinations.get_or_create_owned(&[("destination", destination.to_owned())])
             }),
-            identity_expiry: all.family(
-                "identity_expiry_timestamp_seconds",
-                "When the present certificate ends, as Unix time; 0 without one",
-            ),
-            identity_remaining: all.family(
-                "identity_remaining_ratio",
-                "What is left of the present certificate's life, from 1 to 0; alarm at 0.33",
-            ),
-            identity_changes: all.family(
-                "identity_changes",
-                "Certificates taken into use, the first one included",
-            ),
-            renewal_failing: all.family(
-                "identity_renewal_failing_seconds",
-                "For how long attempts to obtain or renew the identity have failed; 0 while all is well",
-            ),
-            bundle_sequence: all.family("bundle_sequence", "Sequence number of the trust bundle"),
+            standing: Standing::declare(&mut all),
             reloads: all.family("reloads", "Reloads of configuration and policy that succeeded"),
             reload_failures: all.family(
                 "reload_failures",
                 "Reloads refused; what was there before goes on serving",
-            ),
-            policy_loaded: all.family(
-                "policy_loaded_timestamp_seconds",
-                "When the policy in use was loaded, as Unix time",
-            ),
-            policy_generation: all.family(
-                "policy_generation",
-                "Always 1; the label is the fingerprint of the policy in use",
             ),
             memory_used: all.family(
                 "memory_used_bytes",
@@ -373,10 +344,6 @@ impl Metrics {
         self.reload_failures.inc();
     }
 
-    pub(crate) fn identity_changed(&self) {
-        self.identity_changes.inc();
-    }
-
     /// All metrics as OpenMetrics text, with identity and policy as they are at `now`.
     pub(crate) fn encode(
         &self,
@@ -384,42 +351,10 @@ impl Metrics {
         policy: &PolicyStatus,
         now: SystemTime,
     ) -> String {
-        self.observe_identity(feed, now);
-        self.policy_loaded.set(unix_seconds(policy.loaded_at));
-        // One generation at a time, or every reload would leave a series behind.
-        self.policy_generation.clear();
-        let generation = policy.generation.clone();
-        self.policy_generation
-            .get_or_create(&[("generation", generation)])
-            .set(1);
+        self.standing.observe(feed, policy, now);
         let mut encoded = String::new();
         text::encode(&mut encoded, &self.registry).expect("a String takes every write");
         encoded
-    }
-
-    fn observe_identity(&self, feed: &IdentityFeed, now: SystemTime) {
-        let (expiry, remaining) = match feed.svid.borrow().as_ref() {
-            Some(svid) => {
-                let leaf = svid.leaf();
-                let life = seconds_between(leaf.not_before, leaf.not_after);
-                let left = seconds_between(now, leaf.not_after);
-                (unix_seconds(leaf.not_after), (left / life).clamp(0.0, 1.0))
-            }
-            None => (0, 0.0),
-        };
-        self.identity_expiry.set(expiry);
-        self.identity_remaining.set(remaining);
-        let failing = feed
-            .state
-            .borrow()
-            .failing
-            .as_ref()
-            .map(|failing| failing.since);
-        let failing = failing.map_or(0.0, |since| seconds_between(since, now));
-        self.renewal_failing.set(failing as i64);
-        let sequence = feed.bundle.borrow().sequence();
-        self.bundle_sequence
-            .set(i64::try_from(sequence).unwrap_or(i64::MAX));
     }
 }
 
@@ -468,15 +403,6 @@ fn count(family: &CountBy<2>, direction: Direction, reason: &'static str) {
     family
         .get_or_create(&[("direction", direction.as_str()), ("reason", reason)])
         .inc();
-}
-
-fn unix_seconds(at: SystemTime) -> i64 {
-    seconds_between(SystemTime::UNIX_EPOCH, at) as i64
-}
-
-/// 0 when `to` is not after `from`.
-fn seconds_between(from: SystemTime, to: SystemTime) -> f64 {
-    to.duration_since(from).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]

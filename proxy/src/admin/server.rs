@@ -65,7 +65,7 @@ pub(super) async fn serve(bound: Bound, state: Arc<State>) -> io::Result<()> {
             },
             () = state.handover.given() => break,
             // Over when the publisher is gone; the last identity stays in use.
-            Ok(()) = svid.changed() => state.metrics.identity_changed(),
+            Ok(()) = svid.changed() => state.metrics.standing.identity_changed(),
         }
     }
     drop((tcp, unix));
