@@ -9,7 +9,7 @@ use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::h1::server::Next;
 use crate::h1::wire::Wire;
-use crate::progress::Polled;
+use crate::progress::{Polled, poll_regardless};
 use crate::proof::Ends;
 use crate::respond::{self, Manner};
 use crate::socket::Socket;
@@ -243,18 +243,18 @@ impl Watch<'_> {
         let mut polled = Polled::default();
         loop {
             let event = poll_fn(|cx| {
-                if connection.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Ended);
-                }
+                // Before the connection, which under an ended certificate begins nothing.
                 let has_order = !leaving && self.has_order(is_draining);
-                if polled.by(cx) && !timer.is_elapsed() && !has_order {
-                    return Poll::Pending;
+                if !polled.by(cx) || timer.is_elapsed() || has_order {
+                    polled.set(cx);
+                    if !leaving && poll_regardless(draining.as_mut(), cx).is_ready() {
+                        return Poll::Ready(Event::Draining);
+                    }
+                    if poll_regardless(timer.as_mut(), cx).is_ready() {
+                        return Poll::Ready(Event::Due);
+                    }
                 }
-                polled.set(cx);
-                if !leaving && draining.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Event::Draining);
-                }
-                timer.as_mut().poll(cx).map(|()| Event::Due)
+                connection.as_mut().poll(cx).map(|()| Event::Ended)
             });
             match event.await {
                 Event::Ended => return,

@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// Less than this in one wait is a trickle that holds a connection, not an upload (slowloris in the body).
@@ -31,6 +32,15 @@ impl Polled {
     }
 }
 
+/// Polls what has to be asked whatever the task has done before: with its share of a turn used up, which a peer's bytes can
+/// do, a timer or a channel answers that it is pending without having noted whom to wake.
+pub(crate) fn poll_regardless<F: Future + Unpin>(
+    future: F,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    Pin::new(&mut unconstrained(future)).poll(cx)
+}
+
 /// A timer that may be put off at no cost. One serves all waits of a connection, one after the other.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
@@ -54,7 +64,7 @@ impl Deadline {
             }
             none => none.insert(Box::pin(tokio::time::sleep_until(at))),
         };
-        while timer.as_mut().poll(cx).is_ready() {
+        while poll_regardless(timer.as_mut(), cx).is_ready() {
             if Instant::now() >= at {
                 return Poll::Ready(());
             }
@@ -114,7 +124,9 @@ impl Progress {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::pin::pin;
     use std::time::Duration;
+    use tokio::task::coop;
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_wakes_whoever_polled_it_last_and_when_it_was_last_told() {
@@ -130,5 +142,20 @@ mod tests {
             poll_fn(|cx| deadline.poll(at, cx)).await;
             assert_eq!(Instant::now(), at, "{whose}");
         }
+    }
+
+    /// Two hundred answers in one turn are enough, and how many there are is for the peer to say.
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_wakes_who_had_used_up_its_turn_when_it_asked() {
+        let at = Instant::now() + Duration::from_secs(1);
+        let mut deadline = Deadline::default();
+        poll_fn(|cx| {
+            while coop::has_budget_remaining() {
+                let _ = pin!(coop::consume_budget()).poll(cx);
+            }
+            deadline.poll(at, cx)
+        })
+        .await;
+        assert_eq!(Instant::now(), at);
     }
 }
