@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -41,12 +40,12 @@ use crate::drain::{Drain, Readiness};
 use crate::handover::{Handover, Inherited, Listening};
 use crate::metrics::Metrics;
 use crate::overload::Overload;
-use crate::{Config, IdentityFeed, config, listener};
+use crate::{IdentityFeed, config, listener};
 
 /// What the answers are made from.
 #[derive(Debug)]
 pub struct State {
-    pub config: Arc<ArcSwap<Config>>,
+    pub config: Arc<config::Live>,
     pub feed: IdentityFeed,
     pub policy: watch::Receiver<PolicyStatus>,
     pub metrics: Arc<Metrics>,

@@ -7,6 +7,7 @@
 mod cidr;
 pub mod external;
 mod inbound;
+mod live;
 mod outbound;
 mod read;
 mod resilience;
@@ -16,6 +17,7 @@ mod unique;
 pub use cidr::{Cidr, ParseCidrError, Range};
 pub use external::External;
 pub use inbound::{App, INBOUND_DOOR, Inbound, Mtls, Protocol};
+pub use live::Live;
 pub use outbound::{
     Dns, Endpoint, Endpoints, OUTBOUND_DOOR, Outbound, OutboundListen, Service, Source, TcpService,
 };
@@ -192,58 +194,27 @@ impl Config {
     /// What differs in `new` and takes effect only after a restart, as key paths: listeners, workers, the admin side and
     /// the access log are bound at start. Everything else may change while connections stay.
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
-        let listen = |config: &Self| {
-            config
-                .outbound
-                .as_ref()
-                .map(|outbound| (outbound.listen.clone(), outbound.redirected))
+        let outbound = match (&self.outbound, &new.outbound) {
+            (Some(outbound), Some(new)) => outbound.restart_needed(new),
+            (None, None) => Vec::new(),
+            _ => vec!["outbound"],
         };
-        let uids = |config: &Self| {
-            config
-                .outbound
-                .as_ref()
-                .map(|outbound| outbound.uids.clone())
-        };
-        let dns = |config: &Self| {
-            config
-                .outbound
-                .as_ref()
-                .map(|outbound| outbound.dns.clone())
-        };
-        let tcp = |config: &Self| {
-            config
-                .outbound
-                .as_ref()
-                .map(|outbound| outbound.tcp.clone())
-        };
-        let external = |config: &Self| {
-            let outbound = config.outbound.iter();
-            let external = outbound.flat_map(|outbound| outbound.external.clone());
-            let bound = external.filter(|external| external.listen.is_some());
-            bound.collect::<Vec<_>>()
-        };
-        [
+        let (sizes, other) = (&self.sizes, &new.sizes);
+        let own = [
             ("inbound", self.inbound != new.inbound),
-            ("outbound.listen", listen(self) != listen(new)),
-            ("outbound.uids", uids(self) != uids(new)),
-            ("outbound.dns", dns(self) != dns(new)),
-            ("outbound.tcp", tcp(self) != tcp(new)),
-            ("outbound.external", external(self) != external(new)),
             (
                 "sizes.maxConnections",
-                self.sizes.max_connections != new.sizes.max_connections,
+                sizes.max_connections != other.max_connections,
             ),
-            (
-                "sizes.maxMemory",
-                self.sizes.max_memory != new.sizes.max_memory,
-            ),
+            ("sizes.maxMemory", sizes.max_memory != other.max_memory),
             ("admin", self.admin != new.admin),
             ("accessLog", self.access_log != new.access_log),
             ("workers", self.workers != new.workers),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+        ];
+        let own = own
+            .into_iter()
+            .filter_map(|(key, differs)| differs.then_some(key));
+        outbound.into_iter().chain(own).collect()
     }
 }
 
@@ -278,4 +249,4 @@ impl Default for Sizes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,12 +7,14 @@
 pub mod hello;
 
 mod server;
+mod way;
 
 pub(crate) use server::Server;
+pub(crate) use way::Came;
 
 use crate::authorize::DecisionId;
-use crate::config::external::{External as Entry, Tls};
-use crate::config::{Config, Destination};
+use crate::config::external::Tls;
+use crate::config::{Config, Endpoint};
 use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
 use crate::listener::Slot;
@@ -20,17 +22,16 @@ use crate::metrics::Direction;
 use crate::normalize::Hosts;
 use crate::redirect::OwnPorts;
 use crate::socket::Socket;
-use crate::tcp::{carry, head_to};
+use crate::tcp::{WITHDRAWN, carry, head_to};
 use crate::upstream::connect_outside;
 use crate::worker::Shared;
 use bytes::BytesMut;
 use hello::{Hello, HelloError};
-use std::future::pending;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
+use way::Way;
 
 /// A fatal alert, `unrecognized_name` (RFC 6066 section 3): clients show it.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -57,56 +58,32 @@ impl External {
         }
     }
 
-    /// A connection to the listener of `entry`, from accept to end. Whether it is the workload's was checked before.
-    pub(crate) async fn serve(
-        self: Arc<Self>,
-        entry: Arc<Entry>,
-        stream: Box<dyn Socket>,
-        slot: Slot,
-    ) {
+    /// A connection to the listener of an entry, from accept to end. Whether it is the workload's was checked before.
+    pub(crate) async fn serve(self: Arc<Self>, came: Came, stream: Box<dyn Socket>, slot: Slot) {
         let _slot = slot;
         let shared = &self.origin.shared;
         let _open = shared.metrics.connection(Direction::Outbound);
-        let _in_flight = shared.drain.hold();
         let config = shared.config.load_full();
-        let only = entry.hosts.first().and_then(|host| host.exact());
-        match (
-            &entry.tls,
-            only,
-            entry.ports.first(),
-            entry.destinations.first(),
-        ) {
-            (Tls::Passthrough, _, Some(port), _) => {
-                self.by_server_name(
-                    stream,
-                    BytesMut::new(),
-                    Meant::Listener(&entry, *port),
-                    &config,
-                )
-                .await;
-            }
-            (_, Some(name), Some(port), _) => {
-                let way = Way::to_host(&entry, name, *port);
-                self.pass(stream, BytesMut::new(), way, &config).await;
-            }
-            (.., Some(range)) if let Some(address) = range.socket() => {
-                self.pass(stream, BytesMut::new(), Way::to_address(address), &config)
+        match came.is_by_server_name(&config) {
+            true => {
+                self.by_server_name(stream, BytesMut::new(), came, &config)
                     .await;
             }
-            // What cannot be written in a file leads nowhere.
-            _ => {}
+            false => self.as_it_came(stream, came, &config).await,
         }
     }
 
-    /// A redirected connection to an address that an entry has.
-    pub(crate) async fn by_address(
+    /// A connection of which nothing is read.
+    pub(crate) async fn as_it_came(
         &self,
         stream: Box<dyn Socket>,
-        address: SocketAddr,
-        config: &Config,
+        came: Came,
+        config: &Arc<Config>,
     ) {
-        self.pass(stream, BytesMut::new(), Way::to_address(address), config)
-            .await;
+        // What cannot be written in a file leads nowhere.
+        if let Some(way) = Way::find(came, None, config) {
+            self.pass(stream, BytesMut::new(), way, config).await;
+        }
     }
 
     /// A connection that begins with `start` and goes where its TLS handshake says, if an entry has that.
@@ -114,27 +91,31 @@ impl External {
         &self,
         mut stream: Box<dyn Socket>,
         mut start: BytesMut,
-        meant: Meant<'_>,
-        config: &Config,
+        came: Came,
+        config: &Arc<Config>,
     ) {
+        let Some(towards) = came.towards(config) else {
+            return;
+        };
         let limit = config.timeouts.tls_hello;
         let read = tokio::select! {
+            biased;
             read = timeout(limit, read_hello(&mut stream, &mut start)) => read,
-            () = self.origin.shared.drain.started() => return,
+            () = self.origin.shared.drain.closing_idle() => return,
         };
         let name = match read.unwrap_or(Some(Err(HelloError::Timeout))) {
             Some(Ok(name)) => name,
-            Some(Err(error)) => return self.refuse(&meant.to_string(), error.reason()),
+            Some(Err(error)) => return self.refuse(&towards.to_string(), error.reason()),
             None => return,
         };
-        let port = meant.port();
-        match meant.entry(&name, config) {
-            Some(entry) => {
-                self.pass(stream, start, Way::to_host(entry, &name, port), config)
-                    .await
-            }
+        match Way::find(came, Some(name.clone()), config) {
+            Some(way) => self.pass(stream, start, way, config).await,
             None => {
-                self.refuse(&format!("{name}:{port}"), UNKNOWN);
+                let to = Endpoint {
+                    host: name,
+                    ..towards
+                };
+                self.refuse(&to.to_string(), UNKNOWN);
                 // Whoever does not take it is told by the end of the connection.
                 let _ = timeout(ALERT, stream.write_all(&UNRECOGNIZED_NAME)).await;
             }
@@ -154,8 +135,8 @@ impl External {
         exchange.broke_off(reason);
     }
 
-    async fn pass(&self, stream: Box<dyn Socket>, start: BytesMut, way: Way, config: &Config) {
-        let mut exchange = Exchange::begin(&self.origin, Some(&head_to(&way.name)));
+    async fn pass(&self, stream: Box<dyn Socket>, start: BytesMut, way: Way, config: &Arc<Config>) {
+        let mut exchange = Exchange::begin(&self.origin, Some(&head_to(&way.to.to_string())));
         let admission = &self.origin.shared.admission;
         let _tunnel = match admission
             .take_request()
@@ -169,8 +150,17 @@ impl External {
             Err(error) => return exchange.failed(&error.into()),
         };
         exchange.allowed(None);
-        // Neither has a certificate of ours or a grant that could end.
-        carry(stream, start, server, config, &mut exchange, pending()).await;
+        let cut = self.withdrawn(&way, config);
+        carry(stream, start, server, config, &mut exchange, cut).await;
+    }
+
+    /// Waits until the configuration no longer has `way`; neither side has a certificate of ours that could end.
+    async fn withdrawn(&self, way: &Way, config: &Arc<Config>) -> &'static str {
+        let mut seen = Arc::clone(config);
+        while way.is_in(&seen) {
+            seen = self.origin.shared.config.other_than(&seen).await;
+        }
+        WITHDRAWN
     }
 
     /// A connection to the first endpoint that can be reached.
@@ -181,12 +171,16 @@ impl External {
         exchange: &mut Exchange<'_>,
     ) -> Result<Box<dyn Socket>, ConnectError> {
         let limit = config.timeouts.upstream_connect;
+        let server = match &way.tls {
+            Tls::Originate(roots) => Some(Server::new(&way.to.host, roots)?),
+            Tls::Passthrough | Tls::None => None,
+        };
         let mut failure = ConnectError::Unstable;
         for destination in &way.endpoints {
             exchange.forwarded(&destination.to_string().into());
             let connected = async {
                 let stream = connect_outside(destination, &self.own).await?;
-                match &way.server {
+                match &server {
                     None => Ok(stream),
                     Some(server) => {
                         let metrics = &self.origin.shared.metrics;
@@ -208,88 +202,6 @@ impl External {
 
 /// No entry has it.
 pub(crate) const UNKNOWN: &str = "unknown_destination";
-
-/// How a connection came that names its server itself.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Meant<'e> {
-    /// To the listener of one entry, for a port outside.
-    Listener(&'e Entry, u16),
-    /// Redirected on its way to an address, of which only the port counts.
-    Redirected(SocketAddr),
-}
-
-impl<'e> Meant<'e> {
-    fn port(self) -> u16 {
-        match self {
-            Self::Listener(_, port) => port,
-            Self::Redirected(address) => address.port(),
-        }
-    }
-
-    fn entry(self, name: &str, config: &'e Config) -> Option<&'e Entry> {
-        match self {
-            Self::Listener(entry, _) => entry.names(name).map(|_| entry),
-            Self::Redirected(address) => {
-                let outbound = config.outbound.as_ref()?;
-                let entries = outbound.external.iter();
-                let entries = entries.filter(|entry| {
-                    entry.is_by_server_name() && entry.ports.contains(&address.port())
-                });
-                let closest = entries.filter_map(|entry| Some((entry.names(name)?, entry)));
-                let closest = closest.max_by_key(|(closeness, _)| *closeness);
-                closest.map(|(_, entry)| entry)
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Meant<'_> {
-    /// Where it was going, as far as that is known without a name.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Listener(entry, port) => {
-                let mut hosts = entry.hosts.iter();
-                match (hosts.next(), hosts.next()) {
-                    (Some(host), None) => write!(f, "{host}:{port}"),
-                    _ => write!(f, "*:{port}"),
-                }
-            }
-            Self::Redirected(address) => address.fmt(f),
-        }
-    }
-}
-
-/// Where a connection goes, and what is asked of whom it finds there.
-#[derive(Debug)]
-struct Way {
-    name: String,
-    /// Never empty.
-    endpoints: Vec<Destination>,
-    /// Who has to answer, where we speak TLS.
-    server: Option<Server>,
-}
-
-impl Way {
-    fn to_host(entry: &Entry, name: &str, port: u16) -> Self {
-        let endpoints = entry.endpoints_of(name, port).into_iter();
-        Self {
-            name: format!("{name}:{port}"),
-            endpoints: endpoints.map(Destination::Tcp).collect(),
-            server: match &entry.tls {
-                Tls::Originate(roots) => Server::new(name, roots),
-                Tls::Passthrough | Tls::None => None,
-            },
-        }
-    }
-
-    fn to_address(address: SocketAddr) -> Self {
-        Self {
-            name: address.to_string(),
-            endpoints: vec![address.into()],
-            server: None,
-        }
-    }
-}
 
 /// Reads until the hello is whole; `start` has all that came then. None when the connection ends before.
 async fn read_hello(

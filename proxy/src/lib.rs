@@ -107,7 +107,6 @@ pub use discovery::EndpointsError;
 
 use access_log::AccessLog;
 use admin::PolicyStatus;
-use arc_swap::ArcSwap;
 use discovery::{Discovery, Finder};
 use drain::{Drain, Readiness, Unready};
 use handover::{Handover, Inherited, RelieveError};
@@ -216,7 +215,7 @@ impl Proxy {
                 tcp: sockets.tcp.clone(),
                 admin: admin.address(),
             },
-            config: Arc::new(ArcSwap::from_pointee(config)),
+            config: Arc::new(config::Live::new(config)),
             identity,
             policy,
             readiness,
@@ -236,7 +235,7 @@ impl Proxy {
 /// Every listener bound, nothing accepted yet.
 #[derive(Debug)]
 pub struct Bound {
-    config: Arc<ArcSwap<Config>>,
+    config: Arc<config::Live>,
     identity: IdentityFeed,
     policy: PolicyFeed,
     readiness: Readiness,
@@ -348,7 +347,7 @@ impl Bound {
 /// Swaps the configuration of a running proxy; see [`Bound::reload_handle`].
 #[derive(Debug, Clone)]
 pub struct ReloadHandle {
-    config: Arc<ArcSwap<Config>>,
+    config: Arc<config::Live>,
     discovery: Arc<Discovery>,
 }
 
@@ -365,7 +364,7 @@ impl ReloadHandle {
         }
         self.discovery.check(&config)?;
         let config = Arc::new(config);
-        self.config.store(Arc::clone(&config));
+        self.config.replace(Arc::clone(&config));
         self.discovery.keep(&config);
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::detect;
 use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
-use crate::external::{External, Meant, UNKNOWN};
+use crate::external::{Came, External, UNKNOWN};
 use crate::hops::HOPS;
 use crate::listener::Slot;
 use crate::metrics::Direction;
@@ -84,9 +84,11 @@ impl Outbound {
                 .iter()
                 .any(|entry| entry.has_address(destination))
         {
-            return self.external.by_address(stream, destination, &config).await;
+            let came = Came::Redirected(destination);
+            return self.external.as_it_came(stream, came, &config).await;
         }
         let detected = tokio::select! {
+            biased;
             detected = timeout(config.timeouts.request_head, detect::http(&mut stream)) => detected,
             () = shared.drain.closing_idle() => return,
         };
@@ -96,10 +98,10 @@ impl Outbound {
                 return self.external.refuse(&destination.to_string(), UNKNOWN);
             }
             (Ok(Ok((_, start))), Some(destination)) if detect::begins_as_tls(&start) => {
-                let meant = Meant::Redirected(destination);
+                let came = Came::Redirected(destination);
                 return self
                     .external
-                    .by_server_name(stream, start, meant, &config)
+                    .by_server_name(stream, start, came, &config)
                     .await;
             }
             (Ok(Ok((_, start))), Some(destination)) if !begins_as_http(&start) => {

@@ -6,10 +6,10 @@ mod admission;
 pub(crate) use admission::Admission;
 
 use crate::access_log::AccessLog;
-use crate::config::{self, Config};
+use crate::config;
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
-use crate::external::External;
+use crate::external::{Came, External};
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
@@ -20,7 +20,6 @@ use crate::socket::Socket;
 use crate::tls::{Acceptors, LiveIdentity};
 use crate::workload::{Stranger, Workload};
 use crate::{IdentityFeed, PolicyFeed, RunError, tcp};
-use arc_swap::ArcSwap;
 use policy::Policy;
 use policy::limit::Limits;
 use std::io;
@@ -39,7 +38,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all workers share.
 pub(crate) struct Shared {
-    pub(crate) config: Arc<ArcSwap<Config>>,
+    pub(crate) config: Arc<config::Live>,
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
     pub(crate) identity: Arc<LiveIdentity>,
     pub(crate) limits: Limits,
@@ -57,7 +56,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        config: Arc<ArcSwap<Config>>,
+        config: Arc<config::Live>,
         (feed, policy): (&IdentityFeed, &PolicyFeed),
         metrics: Arc<Metrics>,
         admission: Admission,
@@ -196,17 +195,12 @@ async fn serve(
             }
         }
         let external = Arc::new(External::new(shared, own.clone()));
-        let listening = config
-            .external
-            .iter()
-            .filter(|entry| entry.listen.is_some());
-        for (entry, sockets) in listening.zip(opaque) {
-            let entry = Arc::new(entry.clone());
+        for (place, sockets) in opaque.enumerate() {
             for socket in sockets {
-                let (external, entry) = (Arc::clone(&external), Arc::clone(&entry));
+                let external = Arc::clone(&external);
                 lend(shared, socket, workload.clone(), move |stream, slot| {
-                    let (external, entry) = (Arc::clone(&external), Arc::clone(&entry));
-                    tokio::spawn(external.serve(entry, stream, slot));
+                    let came = Came::Listener(place);
+                    tokio::spawn(Arc::clone(&external).serve(came, stream, slot));
                 })?;
             }
         }

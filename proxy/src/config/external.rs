@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -77,12 +78,30 @@ impl External {
         matching.map(HostPattern::closeness).max()
     }
 
-    /// Whether a connection that was going to `address` may go there.
-    pub fn has_address(&self, address: std::net::SocketAddr) -> bool {
-        self.destinations
-            .iter()
-            .any(|range| range.contains(address))
+    /// Whether a redirected connection that was going to `address` may go there.
+    pub fn has_address(&self, address: SocketAddr) -> bool {
+        self.listen.is_none()
+            && self
+                .destinations
+                .iter()
+                .any(|range| range.contains(address))
             && (self.ports.is_empty() || self.ports.contains(&address.port()))
+    }
+
+    /// Where connections to its listener go. None for what no file can say.
+    pub fn leads(&self) -> Option<Leads<'_>> {
+        self.listen.as_ref()?;
+        if let Some(range) = self.destinations.first() {
+            return range.socket().map(Leads::Address);
+        }
+        let port = *self.ports.first()?;
+        match self.tls {
+            Tls::Passthrough => Some(Leads::ServerName { port }),
+            Tls::Originate(_) | Tls::None => {
+                let name = self.hosts.first()?.exact()?;
+                Some(Leads::Host { name, port })
+            }
+        }
     }
 
     /// Where to connect for `name` and `port`. Never empty.
@@ -93,6 +112,30 @@ impl External {
         }
         self.endpoints.clone()
     }
+}
+
+/// Where a listener of an entry leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leads<'e> {
+    /// To the host that the TLS handshake names, if the entry has that.
+    ServerName {
+        port: u16,
+    },
+    Host {
+        name: &'e str,
+        port: u16,
+    },
+    Address(SocketAddr),
+}
+
+/// Of `entries` the one that names the canonical `name` most closely. Its ports count, and not those of others.
+pub fn closest<'e>(
+    entries: impl Iterator<Item = &'e External>,
+    name: &str,
+) -> Option<&'e External> {
+    let naming = entries.filter_map(|entry| Some((entry.names(name)?, entry)));
+    let closest = naming.max_by_key(|(closeness, _)| *closeness);
+    closest.map(|(_, entry)| entry)
 }
 
 /// A name is closer than a wildcard.

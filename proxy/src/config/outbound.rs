@@ -41,6 +41,26 @@ impl Outbound {
         let external = self.external.iter().map(|external| &external.listen);
         tcp.chain(external).flatten()
     }
+
+    /// What differs in `new` and is bound at start, as key paths.
+    pub(super) fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let listen = |outbound: &Self| (outbound.listen.clone(), outbound.redirected);
+        let external = |outbound: &Self| {
+            let external = outbound.external.iter();
+            let listens = external.filter_map(|entry| entry.listen.clone());
+            listens.collect::<Vec<_>>()
+        };
+        [
+            ("outbound.listen", listen(self) != listen(new)),
+            ("outbound.uids", self.uids != new.uids),
+            ("outbound.dns", self.dns != new.dns),
+            ("outbound.tcp", self.tcp != new.tcp),
+            ("outbound.external.listen", external(self) != external(new)),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
 }
 
 /// Who is asked for the addresses of names.

@@ -4,7 +4,7 @@ use super::*;
 
 mod reference;
 
-pub(super) fn read(text: &str) -> Result<Config, Vec<String>> {
+pub(crate) fn read(text: &str) -> Result<Config, Vec<String>> {
     let problems = Problems::new();
     let config = yaml::parse_one("sidecar.yaml", text, &problems)
         .and_then(|node| yaml::map(&node, &problems, Config::read));

@@ -10,6 +10,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::ServerName;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
@@ -21,9 +22,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// None if `name` is none that TLS can ask for.
-    pub(crate) fn new(name: &str, roots: &Roots) -> Option<Self> {
-        let name = ServerName::try_from(name.to_owned()).ok()?;
+    /// # Errors
+    /// When `name` is none that TLS can ask for.
+    pub(crate) fn new(name: &str, roots: &Roots) -> Result<Self, ConnectError> {
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|error| ConnectError::Outside(Arc::new(io::Error::other(error))))?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .expect("the provider has suites and key exchanges for TLS 1.2 and 1.3")
@@ -33,7 +36,7 @@ impl Server {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // As in the mesh: a certificate is looked at each time.
         config.resumption = Resumption::disabled();
-        Some(Self {
+        Ok(Self {
             name,
             config: Arc::new(config),
         })

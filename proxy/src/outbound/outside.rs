@@ -1,7 +1,7 @@
 //! HTTP to hosts outside the mesh (`outbound.external`): which entry has a host, and the connections to it.
 
 use super::route::Route;
-use crate::config::external::{External, Tls};
+use crate::config::external::{External, Tls, closest};
 use crate::config::{Config, Destination, Resilience};
 use crate::external::Server;
 use crate::redirect::OwnPorts;
@@ -90,7 +90,7 @@ impl Outside {
         shared: &Arc<Shared>,
     ) -> Option<Route> {
         let (server, default_port) = match &entry.tls {
-            Tls::Originate(roots) => (Some(Server::new(name, roots)?), 443),
+            Tls::Originate(roots) => (Some(Server::new(name, roots).ok()?), 443),
             Tls::Passthrough | Tls::None => (None, 80),
         };
         let lanes = entry.endpoints_of(name, port).into_iter().map(|endpoint| {
@@ -123,9 +123,7 @@ fn entry<'c>(authority: &str, name: &str, config: &'c Config) -> Option<(&'c Ext
         .outbound
         .iter()
         .flat_map(|outbound| &outbound.external);
-    let naming = external.filter(|entry| entry.is_http());
-    let naming = naming.filter_map(|entry| Some((entry.names(name)?, entry)));
-    let (_, entry) = naming.max_by_key(|(closeness, _)| *closeness)?;
+    let entry = closest(external.filter(|entry| entry.is_http()), name)?;
     let port = match authority.strip_prefix(name)?.strip_prefix(':') {
         None => *entry.ports.first()?,
         Some(port) => port.parse().ok()?,

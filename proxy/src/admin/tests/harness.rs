@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
 use identity::{Svid, TrustBundle, TrustDomain};
 use policy::yaml::{self, Problems};
 use rcgen::{
@@ -72,7 +71,7 @@ impl Harness {
         let handover = Handover::new(bound.listening().unwrap(), false);
         let running = bound
             .spawn(State {
-                config: Arc::new(ArcSwap::from_pointee(config)),
+                config: Arc::new(crate::config::Live::new(config)),
                 feed: IdentityFeed {
                     svid: svid_feed,
                     bundle: bundle_feed,

@@ -57,6 +57,12 @@ fn each_way_out_is_read() {
     for other in ["192.0.2.9:26", "192.0.3.9:25"] {
         assert!(!address.has_address(other.parse().unwrap()), "{other}");
     }
+    // Who has a listener is reached by that alone.
+    let listening = External {
+        listen: opaque.listen.clone(),
+        ..address.clone()
+    };
+    assert!(!listening.has_address("192.0.2.9:25".parse().unwrap()));
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn what_says_too_little_or_too_much_is_refused_where_it_stands() {
 }
 
 #[test]
-fn only_an_entry_with_a_listener_needs_a_restart() {
+fn only_its_listener_makes_an_entry_need_a_restart() {
     let config = |entry: &str| {
         let entry = format!("{{hosts: [a.example], tls: none, {entry}}}");
         read(&format!(
@@ -175,5 +181,11 @@ fn only_an_entry_with_a_listener_needs_a_restart() {
     let (http, other) = (config("ports: [80]"), config("ports: [8080]"));
     let opaque = config("ports: [80], listen: '127.0.0.1:5432'");
     assert_eq!(http.restart_needed(&other), [""; 0]);
-    assert_eq!(http.restart_needed(&opaque), ["outbound.external"]);
+    let elsewhere = config("ports: [81], listen: '127.0.0.1:5432'");
+    assert_eq!(opaque.restart_needed(&elsewhere), [""; 0]);
+    let moved = config("ports: [80], listen: '127.0.0.1:5433'");
+    for (before, after) in [(&http, &opaque), (&opaque, &http), (&opaque, &moved)] {
+        let keys = before.restart_needed(after);
+        assert_eq!(keys, ["outbound.external.listen"]);
+    }
 }

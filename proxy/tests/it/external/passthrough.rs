@@ -2,7 +2,7 @@ use super::server::{Certificate, Server};
 use super::{Workload, entry, listening, originate};
 use crate::harness::Authority;
 use proxy::Address;
-use proxy::config::external::Tls;
+use proxy::config::external::{External, Tls};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::io;
@@ -169,6 +169,86 @@ async fn behind_a_listener_tls_is_ours_to_speak_where_the_entry_says_so() {
         let mut answer = [0; 8];
         let read = timeout(SOON, stream.read(&mut answer)).await.unwrap();
         assert_eq!(matches!(read, Ok(8)), passes, "{certificate}: {read:?}");
+        assert_eq!(server.seen(), if passes { "SELECT 1" } else { "" });
+    }
+}
+
+/// It was dropped: whoever had been accepted by a process that was then replaced found its connection closed.
+#[tokio::test]
+async fn a_hello_that_comes_while_another_process_takes_over_is_served() {
+    let way = Way::new().await;
+    let hello = hello(way.client(), "a.example.com");
+    let (first, rest) = hello.split_at(hello.len() / 2);
+    let mut stream = TcpStream::connect(way.listener).await.unwrap();
+    stream.write_all(first).await.unwrap();
+    let open = "tipstaff_open_connections{direction=\"outbound\"}";
+    while way.workload.counted(open).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    way.workload.sidecar.drain.relieve();
+    stream.write_all(rest).await.unwrap();
+    let mut answer = [0; 6];
+    let read = timeout(SOON, stream.read_exact(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert_eq!((answer[0], answer[5]), (22, 2));
+}
+
+#[tokio::test]
+async fn a_connection_ends_when_its_entry_no_longer_leads_there_and_not_before() {
+    let way = Way::new().await;
+    let apply = |change: &dyn Fn(&mut External)| {
+        let mut config = way.workload.sidecar.config.clone();
+        change(&mut config.outbound.as_mut().unwrap().external[0]);
+        way.workload.sidecar.reload.apply(config).unwrap();
+    };
+    let stream = TcpStream::connect(way.listener).await.unwrap();
+    let name = ServerName::try_from("a.example.com").unwrap();
+    let connector = TlsConnector::from(way.client());
+    let mut tls = connector.connect(name, stream).await.unwrap();
+    let mut answer = [0; 15];
+    for change in [
+        &|entry: &mut External| entry.timeout = Duration::from_secs(1),
+        &|entry: &mut External| entry.hosts.push("other.example.org".parse().unwrap()),
+    ] as [&dyn Fn(&mut External); 2]
+    {
+        apply(change);
+        tls.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let read = timeout(SOON, tls.read_exact(&mut answer)).await;
+        read.unwrap().expect("an entry that still has it");
+        let mut rest = [0; 4096];
+        let read = timeout(SOON, tls.read(&mut rest)).await;
+        read.unwrap().expect("the rest of the answer");
+    }
+
+    apply(&|entry| entry.hosts = vec!["*.example.org".parse().unwrap()]);
+    let read = timeout(SOON, tls.read(&mut answer)).await;
+    assert!(!matches!(read, Err(_) | Ok(Ok(1..))), "{read:?}");
+    assert!(way.get("a.example.com").await.is_err());
+    assert_eq!(way.ended("unknown_destination").await, 1);
+}
+
+/// They were kept until a restart, and changes to them refused everything else that had changed.
+#[tokio::test]
+async fn other_roots_take_effect_behind_a_listener() {
+    let world = Authority::new();
+    let server = Server::start(&world, Certificate::Good("db.example.com")).await;
+    let external = listening(entry("db.example.com", server.address, originate(&world)));
+    let workload = Workload::new(vec![external]);
+    let [Address::Tcp(listener)] = workload.sidecar.tcp[..] else {
+        panic!("expected one listener");
+    };
+    for (roots, passes) in [
+        (originate(&world), true),
+        (originate(&Authority::new()), false),
+    ] {
+        let mut config = workload.sidecar.config.clone();
+        config.outbound.as_mut().unwrap().external[0].tls = roots;
+        workload.sidecar.reload.apply(config).unwrap();
+        let mut stream = TcpStream::connect(listener).await.unwrap();
+        stream.write_all(b"SELECT 1").await.unwrap();
+        let mut answer = [0; 8];
+        let read = timeout(SOON, stream.read(&mut answer)).await.unwrap();
+        assert_eq!(matches!(read, Ok(8)), passes, "{read:?}");
         assert_eq!(server.seen(), if passes { "SELECT 1" } else { "" });
     }
 }
