@@ -34,6 +34,7 @@ use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
@@ -136,9 +137,15 @@ impl Lanes {
     async fn await_connection(self: &Arc<Self>, wait: Wait) -> Result<Ready, ConnectError> {
         let limit = wait.limit();
         let lanes = Arc::clone(self);
+        let (handed, connected) = oneshot::channel();
         // Ends within the time for a connection, and that of the one before it.
-        let connecting = tokio::spawn(async move { lanes.connected(wait.connect).await });
-        match timeout(limit, connecting).await {
+        tokio::spawn(async move {
+            let made = lanes.connected(wait.connect).await;
+            if let Err(Ok(Ready::Http1(unwanted))) = handed.send(made) {
+                lanes.put(unwanted);
+            }
+        });
+        match timeout(limit, connected).await {
             Ok(Ok(connected)) => connected,
             // The worker ends.
             Ok(Err(_)) => Err(ConnectError::Unstable),
