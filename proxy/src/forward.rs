@@ -14,7 +14,7 @@ use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::hops::HOPS;
 use crate::normalize::{Normal, Rejection, remove_overrides};
-use crate::outbound::Route;
+use crate::outbound::{Attempt, Route};
 use crate::peer::Who;
 use crate::relay::{Passage, Relay};
 use crate::respond::REJECTED;
@@ -202,12 +202,14 @@ impl Passage<'_, '_, '_> {
         let (metrics, direction) = self.exchange.counters();
         let mut retries = Retries::begin(&route.budget, metrics, direction);
 
+        // An attempt ends only where another may follow.
+        let ends = |attempt: &Attempt<'_>| attempt.ends.filter(|_| is_idempotent);
         let wait = deadlines.first_wait();
-        let (mut attempt, ready) = route.attempt(None, wait, deadlines, &kept).await?;
+        let (mut attempt, up) = route
+            .send(None, wait, deadlines, (&mut *head, body))
+            .await?;
         self.exchange.forwarded(attempt.lanes().name());
-        deadlines.pass_on(&mut head.headers)?;
-        let up = attempt.send(ready, head, body, wait).await?;
-        let mut relay = Relay::new(self, up, is_stream).within(attempt.ends);
+        let mut relay = Relay::new(self, up, is_stream).within(ends(&attempt));
         let (response, body) = loop {
             let failure = match relay.head().await {
                 Ok(answered) => break answered,
@@ -222,26 +224,25 @@ impl Passage<'_, '_, '_> {
                 && Box::pin(retries.again(&failure, is_repeatable, wait.until)).await;
             let next = match again {
                 true => {
-                    let failed = attempt.endpoint();
-                    Box::pin(route.attempt(Some(failed), wait, deadlines, &kept)).await
+                    head.clone_from(&kept);
+                    let failed = Some(attempt.endpoint());
+                    Box::pin(route.send(failed, wait, deadlines, (&mut *head, body))).await
                 }
                 false => Err(failure),
             };
-            let (next, ready) = match next {
-                Ok(next) => next,
-                // What was asked may still be answered.
-                Err(_) if is_late => {
-                    relay.wait_on();
-                    continue;
+            match next {
+                Ok((next, up)) => {
+                    if is_late {
+                        attempt.given_up_for(&next);
+                    }
+                    attempt = next;
+                    relay.forwarded(attempt.lanes().name());
+                    relay.ask_again(up, ends(&attempt));
                 }
+                // What was asked may still be answered.
+                Err(_) if is_late => relay.wait_on(),
                 Err(failure) => return Err(failure),
-            };
-            head.clone_from(&kept);
-            attempt = next;
-            relay.forwarded(attempt.lanes().name());
-            deadlines.pass_on(&mut head.headers)?;
-            let up = Box::pin(attempt.send(ready, head, body, wait)).await?;
-            relay.ask_again(up, attempt.ends);
+            }
         };
         retries.answered();
         attempt.answered(&response);

@@ -3,7 +3,7 @@
 mod outside;
 mod route;
 
-pub(crate) use route::Route;
+pub(crate) use route::{Attempt, Route};
 
 use crate::authorize::DecisionId;
 use crate::config::Config;

@@ -7,7 +7,7 @@ use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
 use crate::upstream::balance::{Number, Turn};
-use crate::upstream::http2::{Lanes, Ready};
+use crate::upstream::http2::Lanes;
 use crate::upstream::retry::Budget;
 use crate::upstream::{Deadlines, Upstream, Wait};
 use crate::worker::Shared;
@@ -24,6 +24,10 @@ use tokio::time::Instant;
 const UNAVAILABLE: &str = "14";
 /// The longest that a request waits for a connection to an endpoint that has failed time after time.
 const PROBE: Duration = Duration::from_secs(1);
+/// Endpoints that one attempt tries to reach: no request dials a whole service.
+const MOST_TRIED: usize = 4;
+/// With less than this left no other endpoint is tried.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Where the requests for one service go.
 #[derive(Debug)]
@@ -97,22 +101,26 @@ impl Route {
         (!key.is_empty()).then_some(key)
     }
 
-    /// A connection to the best endpoint that can be reached. One that has `failed` before is asked if there is no other.
-    pub(crate) async fn attempt(
+    /// Sends a request head to the best endpoint that can be reached. One that has `failed` before is asked if there is no
+    /// other. `body` says how the rest will come.
+    ///
+    /// An endpoint that goes before anything was sent to it costs no retry, whatever the method: the next is asked.
+    pub(crate) async fn send(
         &self,
         failed: Option<Number>,
         wait: Wait,
         deadlines: Deadlines,
-        head: &Parts,
-    ) -> Result<(Attempt<'_>, Ready), Failure> {
+        (head, body): (&mut Parts, Framing),
+    ) -> Result<(Attempt<'_>, Upstream), Failure> {
         let balance = &self.endpoints.balance;
         let has_other = |number: &Number| balance.has_other(*number);
-        let mut tried: SmallVec<[Number; 4]> = failed.into_iter().filter(has_other).collect();
+        let mut tried: SmallVec<[Number; MOST_TRIED]> =
+            failed.into_iter().filter(has_other).collect();
         let mut failure = None;
         loop {
-            let Some(mut turn) = balance.pick(&tried, self.key(head))? else {
+            let Some(turn) = balance.pick(&tried, self.key(head))? else {
                 if let Some(failure) = failure {
-                    return Err(Failure::from(failure));
+                    return Err(failure);
                 }
                 // Boxed, as it is rare.
                 Box::pin(self.endpoints.known(wait.limit())).await?;
@@ -124,43 +132,57 @@ impl Route {
                 false => wait.connect,
             };
             // Nor is all that is left of a request's time spent on one that may be gone, while there is another.
-            let parts = match turn.has_other() {
-                true => 2,
-                false => 1,
-            };
-            let ends = deadlines.attempt.map(|limit| Instant::now() + limit);
+            let has_other = turn.has_other();
+            let ends = deadlines.attempt.filter(|_| has_other);
+            let ends = ends.map(|limit| Instant::now() + limit);
             let one = Wait {
                 connect,
                 until: ends.map_or(wait.until, |ends| ends.min(wait.until)),
-                parts,
+                parts: if has_other { 2 } else { 1 },
             };
-            match turn.lanes().ready(one).await {
-                Ok(ready) => return Ok((Attempt { turn, ends }, ready)),
+            let mut attempt = Attempt { turn, ends };
+            let error = match attempt.send(one, deadlines, (&mut *head, body)).await {
+                Ok(up) => {
+                    let since_sent = |limit| Instant::now() + limit;
+                    attempt.ends = ends.or_else(|| deadlines.attempt.map(since_sent));
+                    return Ok((attempt, up));
+                }
+                Err(Failure::Connect(error)) => error,
+                Err(failure) => {
+                    attempt.failed(&failure);
+                    return Err(failure);
+                }
+            };
+            let is_hurried = deadlines.ends == Some(one.until)
+                && matches!(error, ConnectError::Timeout(limit) if limit < connect);
+            let error = match error {
                 // No endpoint's fault, nor another with any other.
-                Err(error @ (ConnectError::NoIdentity | ConnectError::IdentityExpired)) => {
+                ConnectError::NoIdentity | ConnectError::IdentityExpired => {
                     return Err(error.into());
                 }
-                Err(_) if deadlines.are_over() => {
-                    turn.late();
-                    return Err(Failure::DeadlineExceeded);
+                // How long a caller waits is its own affair.
+                _ if is_hurried || deadlines.are_over() => {
+                    attempt.turn.late();
+                    Failure::DeadlineExceeded
                 }
-                Err(error) => {
-                    if !matches!(error, ConnectError::Full) {
-                        turn.failed();
-                    }
-                    tried.push(turn.endpoint());
-                    if wait.until <= Instant::now() {
-                        return Err(error.into());
-                    }
-                    failure = Some(error);
+                ConnectError::Full => error.into(),
+                _ => {
+                    attempt.turn.failed();
+                    error.into()
                 }
+            };
+            tried.push(attempt.endpoint());
+            let left = wait.until.saturating_duration_since(Instant::now());
+            if tried.len() >= MOST_TRIED || left < SHORTEST {
+                return Err(error);
             }
+            failure = Some(error);
         }
     }
 }
 
-/// The value of the first cookie of this name (RFC 6265 section 4.2.1). HTTP/2 may have a field for each (RFC 9113 section
-/// 8.2.3).
+/// The value of the first cookie of this name (RFC 6265 section 4.2.1). An HTTP/1.1 client may send several fields, although
+/// it must not (section 5.4).
 fn cookie<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
     let fields = headers.get_all(COOKIE).into_iter();
     let mut pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
@@ -187,21 +209,23 @@ impl Attempt<'_> {
         self.turn.lanes()
     }
 
-    /// Sends a request head on `ready`. `body` says how the rest will come.
-    pub(crate) async fn send(
-        &mut self,
-        ready: Ready,
-        head: &mut Parts,
-        body: Framing,
+    /// Where this fails for want of a connection, nothing was sent.
+    async fn send(
+        &self,
         wait: Wait,
+        deadlines: Deadlines,
+        (head, body): (&mut Parts, Framing),
     ) -> Result<Upstream, Failure> {
-        let sent = self.lanes().send(ready, head, body, wait).await;
-        sent.inspect_err(|failure| self.failed(failure))
+        let ready = self.lanes().ready(wait).await?;
+        deadlines.pass_on(&mut head.headers)?;
+        self.lanes().send(ready, head, body, wait).await
     }
 
     /// No response has begun. What is not the endpoint's fault says nothing about it.
     pub(crate) fn failed(&mut self, failure: &Failure) {
         match failure {
+            // It may still be waited for.
+            Failure::TryTimeout(_) => {}
             // How long a caller waits is its own affair.
             Failure::DeadlineExceeded => self.turn.late(),
             // Its connection ends in order, with all the requests that waited on it; the next one tells how it is, and others are
@@ -209,6 +233,16 @@ impl Attempt<'_> {
             Failure::NoResponse(broken) if broken.is_orderly() => self.turn.left(),
             _ if failure.fault() == Fault::Upstream => self.turn.failed(),
             _ => {}
+        }
+    }
+
+    /// No response has begun in the time for an attempt, and `next` is waited for instead. The same endpoint once more says
+    /// nothing about it yet.
+    pub(crate) fn given_up_for(&mut self, next: &Self) {
+        if next.endpoint() == self.endpoint() {
+            self.turn.late();
+        } else {
+            self.turn.failed();
         }
     }
 

@@ -1,11 +1,12 @@
 use crate::harness::{
-    App, Authority, Caller, FRONTEND, Life, ORDERS, Reply, Sidecar, grant, outbound, service,
-    sidecar,
+    App, Authority, Caller, FRONTEND, Life, ORDERS, Reply, Sidecar, endpoints, grant, outbound,
+    service, sidecar,
 };
 use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response};
 use identity::tls::{ClientAuth, server_config};
+use proxy::config::Breaker;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -301,4 +302,31 @@ async fn a_deadline_ends_the_wait_for_a_connection() {
     let mut workload = Caller::workload_http2(frontend.outbound()).await;
     let reply = send(&mut workload, "100m").await.unwrap();
     assert_eq!(reply.header("grpc-status"), "4", "{reply:?}");
+}
+
+/// How long callers wait is their own affair: one in a hurry used to take endpoints from all the others.
+#[tokio::test]
+async fn a_caller_in_a_hurry_has_no_endpoint_ejected() {
+    let authority = Authority::new();
+    let holes = [
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    ];
+    let to = holes.each_ref().map(|hole| hole.local_addr().unwrap());
+    let svid = authority.svid(FRONTEND, Life::Hour);
+    let frontend = sidecar(&authority, svid, to[0], "", |config| {
+        let mut orders = service(HOST, to[0], ORDERS);
+        orders.endpoints = endpoints(to);
+        let (failures, rest) = (1, SOON);
+        orders.resilience.breaker = Some(Breaker { failures, rest });
+        config.outbound = outbound(vec![orders]);
+    });
+    let mut workload = Caller::workload_http2(frontend.outbound()).await;
+    for _ in 0..4 {
+        let reply = send(&mut workload, "100m").await.unwrap();
+        assert_eq!(reply.header("grpc-status"), "4", "{reply:?}");
+    }
+    let metrics = frontend.metrics().await;
+    let none = "tipstaff_ejected_endpoints 0\n";
+    assert!(metrics.contains(none), "{metrics}");
 }

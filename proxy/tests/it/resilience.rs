@@ -1,6 +1,7 @@
 mod attempts;
 mod closing;
 mod hashing;
+mod leaving;
 mod limits;
 
 use crate::h2_frames::{DATA, GOAWAY, HEADERS, OPEN, RST_STREAM, SETTINGS, WHOLE, block, frame};
@@ -41,6 +42,8 @@ enum Way {
     Refuses,
     /// Says so of this one and all that follow.
     GoesAway,
+    /// Says so of all that follow, and goes on with this one.
+    Leaves,
     /// Closes the connection.
     Cuts,
     /// Closes the connection after a part of the response.
@@ -72,6 +75,11 @@ impl Way {
             }
             Self::Refuses => (frame(RST_STREAM, 0, stream, &REFUSED_STREAM), false),
             Self::GoesAway => (frame(GOAWAY, 0, 0, &[0; 8]), false),
+            Self::Leaves => {
+                let last = [stream.to_be_bytes(), [0; 4]].concat();
+                let head = frame(HEADERS, OPEN, stream, OK);
+                ([frame(GOAWAY, 0, 0, &last), head].concat(), false)
+            }
             Self::Cuts => (Vec::new(), true),
             Self::Truncates | Self::Resets => {
                 let head = frame(HEADERS, OPEN, stream, OK);
@@ -84,10 +92,7 @@ impl Way {
 
 /// A sidecar of the orders that has one way with every request, and how many it got.
 async fn orders(authority: &Authority, way: Way) -> (SocketAddr, Arc<AtomicUsize>) {
-    let svid = authority.svid(ORDERS, Life::Hour);
-    let bundle = Arc::new(Arc::new(authority.bundle()));
-    let config = server_config(&svid, bundle, ClientAuth::Required, &[b"h2"]);
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = acceptor(authority);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let requests = Arc::<AtomicUsize>::default();
@@ -100,6 +105,13 @@ async fn orders(authority: &Authority, way: Way) -> (SocketAddr, Arc<AtomicUsize
         }
     });
     (address, requests)
+}
+
+fn acceptor(authority: &Authority) -> TlsAcceptor {
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let bundle = Arc::new(Arc::new(authority.bundle()));
+    let config = server_config(&svid, bundle, ClientAuth::Required, &[b"h2"]);
+    TlsAcceptor::from(Arc::new(config))
 }
 
 async fn serve(

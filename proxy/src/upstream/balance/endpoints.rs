@@ -189,9 +189,6 @@ impl Endpoints {
     }
 
     fn refusal(&self, tried: &[Number]) -> Refusal {
-        if self.all.is_empty() {
-            return Refusal::Tried; // None are known yet.
-        }
         let is_untried = |endpoint: &&Endpoint| !tried.contains(&endpoint.number);
         let mut untried = self.all.iter().filter(is_untried);
         match untried.clone().next() {

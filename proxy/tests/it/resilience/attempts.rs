@@ -1,6 +1,7 @@
 //! Several attempts within the time of one request.
 
 use super::*;
+use proxy::config::Breaker;
 
 const TRY: Duration = Duration::from_millis(200);
 
@@ -62,5 +63,25 @@ async fn what_may_not_be_repeated_is_waited_for_past_the_time_for_an_attempt() {
             .unwrap();
         assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
         assert_eq!(asked.load(Ordering::SeqCst), times);
+    }
+}
+
+/// Each attempt that took too long used to count as a failure of the endpoint, whether or not it was waited for.
+#[tokio::test]
+async fn an_endpoint_that_answers_after_the_time_for_an_attempt_is_not_left_alone() {
+    for request in [post, get] {
+        let authority = Authority::new();
+        let (slow, _) = orders(&authority, Way::Dawdles).await;
+        let frontend = with(&authority, &[slow], |service| {
+            service.resilience.try_timeout = Some(TRY);
+            let (failures, rest) = (2, SOON);
+            service.resilience.breaker = Some(Breaker { failures, rest });
+            service.timeout = SOON;
+        });
+        let mut workload = Caller::workload(frontend.outbound()).await;
+        for _ in 0..4 {
+            let reply = workload.send(request()).await.unwrap();
+            assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
+        }
     }
 }
