@@ -15,6 +15,7 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use hickory_resolver::{Hosts, TokioResolver};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,20 +34,37 @@ const HOSTS_TTL: Duration = Duration::from_secs(10);
 /// For one query to one server. Whoever is slower than this counts as silent; the query is sent once more.
 const QUERY: Duration = Duration::from_secs(2);
 const QUERY_AGAIN: usize = 1;
-/// For all queries of a name together: search domains, CNAMEs, targets of SRV records.
+/// For all queries of a name together: search domains, CNAMEs.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// The same for each target of SRV records, so that one that is silent costs the others nothing.
+const TARGET: Duration = Duration::from_secs(5);
 /// Targets of SRV records that are resolved at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 /// Where the system says how it resolves names.
 const SYSTEM: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// What a name stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Answer {
     /// Never empty; in an order that does not depend on the server.
     pub(super) members: Vec<Member>,
     pub(super) valid_for: Duration,
+    /// For the next time.
+    pub(super) known: Addresses,
+    /// What of it nobody could say. It stays as it was known before.
+    pub(super) failure: Option<String>,
+}
+
+/// The addresses that names had last.
+pub(super) type Addresses = HashMap<String, Vec<IpAddr>>;
+
+/// The addresses of one name.
+struct Found {
+    addresses: Vec<IpAddr>,
+    valid_for: Duration,
+    /// Why some are those known before.
+    failure: Option<AskError>,
 }
 
 /// Why a name stands for nothing.
@@ -99,29 +117,35 @@ impl Dns {
         }
     }
 
-    pub(super) async fn ask(self: Arc<Self>, source: &Source) -> Result<Answer, AskError> {
+    /// What `source` stands for. `known` is what the last answer had.
+    pub(super) async fn ask(
+        self: Arc<Self>,
+        source: &Source,
+        known: &Addresses,
+    ) -> Result<Answer, AskError> {
         let read = tokio::task::spawn_blocking(move || self.system()).await;
         let Ok(system) = read else {
             return Err(AskError::Silent); // The process ends.
         };
-        let asked = async {
-            match source {
-                Source::Address(address) => Ok(Answer {
-                    members: vec![Member::at(*address)],
-                    valid_for: MAX_TTL,
-                }),
-                Source::Name(Endpoint { host, port }) => {
-                    let (addresses, valid_for) = system.addresses(host).await?;
-                    let member = |address| Member::at(SocketAddr::new(address, *port));
-                    let members = addresses.into_iter().map(member).collect();
-                    Ok(Answer { members, valid_for })
-                }
-                Source::Srv(name) => system.targets(name).await,
+        match source {
+            Source::Address(address) => Ok(Answer {
+                members: vec![Member::at(*address)],
+                valid_for: MAX_TTL,
+                known: Addresses::new(),
+                failure: None,
+            }),
+            Source::Name(Endpoint { host, port }) => {
+                let found = in_time(DEADLINE, system.addresses(host, known)).await?;
+                let at = |address: &IpAddr| Member::at(SocketAddr::new(*address, *port));
+                Ok(Answer {
+                    members: found.addresses.iter().map(at).collect(),
+                    valid_for: found.valid_for,
+                    known: [(host.clone(), found.addresses)].into(),
+                    failure: found.failure.map(|failure| failure.to_string()),
+                })
             }
-        };
-        timeout(DEADLINE, asked)
-            .await
-            .unwrap_or(Err(AskError::Silent))
+            Source::Srv(name) => system.targets(name, known).await,
+        }
     }
 
     fn system(&self) -> System {
@@ -166,6 +190,13 @@ impl Dns {
     }
 }
 
+async fn in_time<T>(
+    limit: Duration,
+    asked: impl Future<Output = Result<T, AskError>>,
+) -> Result<T, AskError> {
+    timeout(limit, asked).await.unwrap_or(Err(AskError::Silent))
+}
+
 fn server(address: &SocketAddr) -> NameServerConfig {
     let mut server = NameServerConfig::udp_and_tcp(address.ip());
     for connection in &mut server.connections {
@@ -176,23 +207,62 @@ fn server(address: &SocketAddr) -> NameServerConfig {
 
 impl System {
     /// Every address of a name, in order.
-    async fn addresses(&self, name: &str) -> Result<(Vec<IpAddr>, Duration), AskError> {
-        let (mut addresses, valid_for) = match self.in_hosts(name) {
-            found if !found.is_empty() => (found, HOSTS_TTL),
+    async fn addresses(&self, name: &str, known: &Addresses) -> Result<Found, AskError> {
+        let mut found = match self.in_hosts(name) {
+            addresses if !addresses.is_empty() => Found {
+                addresses,
+                valid_for: HOSTS_TTL,
+                failure: None,
+            },
             _ => {
-                let resolver = self.resolver.as_ref().map_err(Clone::clone)?;
-                let found = resolver.lookup_ip(name).await?;
-                let valid_for = valid_for(found.as_lookup().answers());
-                (found.iter().collect(), valid_for)
+                let before = known.get(name).map_or(&[][..], Vec::as_slice);
+                self.in_dns(name, before).await?
             }
         };
-        addresses.sort_unstable();
-        addresses.dedup();
-        addresses.truncate(MAX_ADDRESSES);
-        match addresses.is_empty() {
+        found.addresses.sort_unstable();
+        found.addresses.dedup();
+        found.addresses.truncate(MAX_ADDRESSES);
+        match found.addresses.is_empty() {
             true => Err(AskError::NoAddresses),
-            false => Ok((addresses, valid_for)),
+            false => Ok(found),
         }
+    }
+
+    /// The resolver asks for both kinds of addresses and is content with one; whether the other is no more or its query was
+    /// lost has to be asked.
+    async fn in_dns(&self, name: &str, before: &[IpAddr]) -> Result<Found, AskError> {
+        let resolver = self.resolver.as_ref().map_err(Clone::clone)?;
+        let lookup = resolver.lookup_ip(name).await?;
+        let mut found = Found {
+            addresses: lookup.iter().collect(),
+            valid_for: valid_for(lookup.as_lookup().answers()),
+            failure: None,
+        };
+        for record_type in [RecordType::A, RecordType::AAAA] {
+            let is_of_kind = |address: &IpAddr| address.is_ipv4() == (record_type == RecordType::A);
+            let before: Vec<IpAddr> = before.iter().copied().filter(is_of_kind).collect();
+            if before.is_empty() || found.addresses.iter().any(is_of_kind) {
+                continue;
+            }
+            let name = lookup.query().name().clone();
+            match resolver
+                .lookup(name, record_type)
+                .await
+                .map_err(AskError::from)
+            {
+                Ok(others) => {
+                    let others = others.answers().iter();
+                    let others = others.filter_map(|record| record.data.ip_addr());
+                    found.addresses.extend(others);
+                }
+                Err(AskError::NoName | AskError::NoAddresses) => {}
+                Err(error) => {
+                    found.addresses.extend(before);
+                    found.failure = Some(error);
+                }
+            }
+        }
+        Ok(found)
     }
 
     fn in_hosts(&self, name: &str) -> Vec<IpAddr> {
@@ -208,11 +278,11 @@ impl System {
         records.filter_map(|record| record.data.ip_addr()).collect()
     }
 
-    /// The addresses of every target of a name's SRV records. Targets that cannot be resolved are left out, and asked for
-    /// again soon.
-    async fn targets(&self, name: &str) -> Result<Answer, AskError> {
+    /// The addresses of every target of a name's SRV records. Targets that stand for nothing are left out; those of which
+    /// nobody could say so are taken for what they were.
+    async fn targets(&self, name: &str, known: &Addresses) -> Result<Answer, AskError> {
         let resolver = self.resolver.as_ref().map_err(Clone::clone)?;
-        let found = resolver.srv_lookup(name).await?;
+        let found = in_time(DEADLINE, async { Ok(resolver.srv_lookup(name).await?) }).await?;
         let targets = found
             .answers()
             .iter()
@@ -225,39 +295,48 @@ impl System {
         targets.sort_unstable_by_key(|srv| (srv.priority, srv.target.clone(), srv.port));
         targets.truncate(MAX_ADDRESSES);
 
-        let mut valid = valid_for(found.answers());
+        let mut answer = Answer {
+            members: Vec::new(),
+            valid_for: valid_for(found.answers()),
+            known: Addresses::new(),
+            failure: None,
+        };
         let mut failure = AskError::NoAddresses;
-        let mut members = Vec::new();
-        let mut answers = stream::iter(targets)
+        let mut asked = stream::iter(targets)
             .map(|srv| async move {
-                let answer = self.addresses(&srv.target.to_ascii()).await;
-                (srv, answer)
+                let target = srv.target.to_ascii();
+                let found = in_time(TARGET, self.addresses(&target, known)).await;
+                (srv, target, found)
             })
             .buffered(AT_ONCE);
-        while let Some((srv, answer)) = answers.next().await {
-            match answer {
-                Ok((addresses, valid_for)) => {
-                    valid = valid.min(valid_for);
-                    members.extend(addresses.into_iter().map(|address| Member {
-                        address: SocketAddr::new(address, srv.port).into(),
-                        priority: srv.priority,
-                        weight: srv.weight.max(1),
-                    }));
+        while let Some((srv, target, found)) = asked.next().await {
+            let (addresses, error) = match found {
+                Ok(found) => {
+                    answer.valid_for = answer.valid_for.min(found.valid_for);
+                    (found.addresses, found.failure)
                 }
-                Err(error) => {
-                    tracing::debug!(target = %srv.target, %error, "cannot resolve a target of SRV records");
-                    valid = MIN_TTL;
-                    failure = error;
+                Err(error @ (AskError::NoName | AskError::NoAddresses)) => {
+                    (Vec::new(), Some(error))
                 }
+                Err(error) => (known.get(&target).cloned().unwrap_or_default(), Some(error)),
+            };
+            if let Some(error) = error {
+                answer.failure = Some(format!("{target}: {error}"));
+                failure = error;
             }
+            answer
+                .members
+                .extend(addresses.iter().map(|address| Member {
+                    address: SocketAddr::new(*address, srv.port).into(),
+                    priority: srv.priority,
+                    weight: srv.weight.max(1),
+                }));
+            answer.known.insert(target, addresses);
         }
-        members.truncate(MAX_ADDRESSES);
-        match members.is_empty() {
+        answer.members.truncate(MAX_ADDRESSES);
+        match answer.members.is_empty() {
             true => Err(failure),
-            false => Ok(Answer {
-                members,
-                valid_for: valid,
-            }),
+            false => Ok(answer),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One list of endpoints: what each entry stands for, asked for again when that may have changed.
 
-use super::dns::{Answer, AskError, Dns};
+use super::dns::{Addresses, Answer, AskError, Dns};
 use super::list::{EndpointsError, List};
 use super::{Finding, Known, Member};
 use crate::Failing;
@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep_until};
 const RETRY_AT_FIRST: Duration = Duration::from_secs(1);
 /// A server that is back is noticed within this.
 const RETRY_AT_MOST: Duration = Duration::from_secs(5);
+/// Endpoints of one list. Each has connections and a place in every worker's choice: more would be an answer made to hurt.
+const MAX_ENDPOINTS: usize = 1024;
 
 /// What is known of one list of endpoints. Whoever shares it says the same of its endpoints.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ struct Entry {
     source: Source,
     /// What it stood for last.
     members: Vec<Member>,
+    /// And the names that have to do with it.
+    known: Addresses,
     found_at: Option<SystemTime>,
     failing: Option<Failing>,
     /// In a row.
@@ -64,6 +68,7 @@ impl Entry {
         Self {
             source,
             members,
+            known: Addresses::new(),
             found_at: None,
             failing: None,
             failures: 0,
@@ -73,7 +78,11 @@ impl Entry {
 
     fn found(&mut self, answer: Answer) {
         self.members = answer.members;
+        self.known = answer.known;
         self.found_at = Some(SystemTime::now());
+        if let Some(failure) = answer.failure {
+            return self.failed(&failure);
+        }
         self.failures = 0;
         self.next = Next::At(Instant::now() + answer.valid_for);
         if self.failing.take().is_some() {
@@ -200,8 +209,9 @@ impl Followed {
     fn publish(&self, state: &State) {
         let mut seen = HashSet::new();
         let members = state.entries.iter().flat_map(|entry| &entry.members);
-        let members = members.filter(|member| seen.insert(&member.address));
-        let members: Arc<[Member]> = members.cloned().collect();
+        let mut all = members.filter(|member| seen.insert(&member.address));
+        let members: Arc<[Member]> = all.by_ref().take(MAX_ENDPOINTS).cloned().collect();
+        let is_cut = all.next().is_some();
         let is_waiting = |entry: &Entry| entry.failures == 0;
         let now = match members.is_empty() {
             false => Known::Members(members),
@@ -217,6 +227,9 @@ impl Followed {
             }
             if let Known::Members(members) = &now {
                 tracing::info!(source = %self.endpoints, count = members.len(), "endpoints found");
+                if is_cut {
+                    tracing::warn!(source = %self.endpoints, limit = MAX_ENDPOINTS, "endpoints beyond the limit are not used");
+                }
             }
             *known = now;
             true
@@ -304,8 +317,9 @@ impl Task {
                 Next::At(at) if at <= now => {
                     entry.next = Next::Asked;
                     let (dns, source) = (Arc::clone(&self.dns), entry.source.clone());
+                    let known = entry.known.clone();
                     waited.spawn(async move {
-                        let answer = dns.ask(&source).await;
+                        let answer = dns.ask(&source, &known).await;
                         Event::Answer(source, answer)
                     });
                 }
@@ -319,9 +333,9 @@ impl Task {
     fn take(&self, followed: &Followed, event: Event, waited: &mut JoinSet<Event>) {
         let failed = match event {
             Event::Answer(source, answer) => {
-                let failed = answer.is_err().then(|| source.to_string());
+                let is_whole = matches!(&answer, Ok(answer) if answer.failure.is_none());
                 followed.answered(&source, &answer);
-                failed
+                (!is_whole).then(|| source.to_string())
             }
             Event::List(list, read) => {
                 waited.spawn(follow(list));

@@ -1,3 +1,5 @@
+mod partial;
+
 use crate::harness::{
     App, Authority, Caller, FRONTEND, Life, Mood, Nameserver, ORDERS, Reply, Sidecar, grant_all,
     outbound, service, sidecar,
@@ -271,7 +273,12 @@ async fn srv_records_name_endpoints_with_ports_and_priorities_of_their_own() {
     until_all_go_to(&frontend, &[&first, &second], &second).await;
     // Of nothing that can be resolved nothing is taken into use.
     nameserver.set("_mtls._tcp.orders.example.", 1, all[2..].iter().cloned());
-    until_said(&frontend, "/endpoints", "there is no such name").await;
+    until_said(
+        &frontend,
+        "/endpoints",
+        "\"last_error\": \"there is no such name",
+    )
+    .await;
     assert_eq!(get(&frontend).await.status, StatusCode::OK);
 }
 

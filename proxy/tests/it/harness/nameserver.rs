@@ -34,6 +34,8 @@ pub(crate) struct Nameserver {
 
 struct Zone {
     mood: Mood,
+    /// Queries that nobody answers.
+    lost: Vec<(Name, RecordType)>,
     records: HashMap<Name, Vec<Record>>,
 }
 
@@ -53,6 +55,7 @@ impl Nameserver {
         let address = udp.local_addr().unwrap();
         let zone = Arc::new(Mutex::new(Zone {
             mood: Mood::Well,
+            lost: Vec::new(),
             records: HashMap::new(),
         }));
         let mut serving = JoinSet::new();
@@ -82,6 +85,13 @@ impl Nameserver {
 
     pub(crate) fn is(&self, mood: Mood) {
         self.zone.lock().unwrap().mood = mood;
+    }
+
+    /// Has no answer from now on to these alone.
+    pub(crate) fn loses(&self, name: &str, types: &[RecordType]) {
+        let name = Name::from_ascii(name).unwrap();
+        let lost = types.iter().map(|lost| (name.clone(), *lost));
+        self.zone.lock().unwrap().lost = lost.collect();
     }
 
     /// Has `name` stand for these and nothing else.
@@ -121,7 +131,10 @@ impl Zone {
     fn answer(&self, query: &[u8], room: usize) -> Option<Vec<u8>> {
         let mut message = Message::from_vec(query).unwrap().into_response();
         let asked = message.queries.first().unwrap().clone();
+        let is_lost =
+            |(name, lost): &(Name, RecordType)| name == asked.name() && *lost == asked.query_type();
         match self.mood {
+            _ if self.lost.iter().any(is_lost) => return None,
             Mood::Silent => return None,
             Mood::Garbage => return Some([&query[..2], &[0xFF; 40]].concat()),
             Mood::Fails => message.metadata.response_code = ResponseCode::ServFail,
