@@ -6,6 +6,7 @@ use crate::config::Resilience;
 use crate::discovery::Member;
 use crate::upstream::http2::Lanes;
 use crate::upstream::random::Random;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,8 @@ const PROBE_HOLDS: Duration = Duration::from_secs(1);
 pub(super) struct Endpoints {
     rules: Resilience,
     all: Vec<Endpoint>,
-    /// Where the service hashes.
-    ring: Option<Ring>,
+    /// Where the service hashes: one for each priority, the lowest first.
+    rings: Vec<Ring>,
     next: Number,
     ejected: usize,
     random: Random,
@@ -74,7 +75,7 @@ impl Endpoints {
         Self {
             rules,
             all: Vec::new(),
-            ring: None,
+            rings: Vec::new(),
             next: Number(0),
             ejected: 0,
             random,
@@ -104,10 +105,10 @@ impl Endpoints {
                 }
             });
         }
-        self.ring = self.rules.hash.as_ref().map(|_| {
-            let members = self.all.iter().map(|all| &all.member.address);
-            Ring::new(members)
-        });
+        self.rings = match &self.rules.hash {
+            Some(_) => self.rings(),
+            None => Vec::new(),
+        };
         let is_out = |endpoint: &&mut Endpoint| matches!(endpoint.standing, Standing::Out { .. });
         self.ejected = self.all.iter().filter(|all| all.is_ejected()).count();
         // Those that left may have been the ones in use.
@@ -120,6 +121,16 @@ impl Endpoints {
             endpoint.standing = Standing::In;
             self.ejected -= 1;
         }
+    }
+
+    fn rings(&self) -> Vec<Ring> {
+        let priorities: BTreeSet<u16> = self.all.iter().map(|all| all.member.priority).collect();
+        let ring_of = |priority| {
+            let all = self.all.iter().enumerate();
+            let of_it = all.filter(|(_, all)| all.member.priority == priority);
+            Ring::new(of_it.map(|(place, all)| (place, &all.member.address)))
+        };
+        priorities.into_iter().map(ring_of).collect()
     }
 
     pub(super) fn ejected(&self) -> usize {
@@ -214,15 +225,16 @@ impl Endpoints {
         Some(due)
     }
 
-    /// The first for `key` on the ring that is in use, or that may be by now.
+    /// The first for `key` on the ring of the lowest priority that is in use, or that may be by now.
     fn of_key(&mut self, tried: &[Number], key: Option<&[u8]>, now: Instant) -> Option<usize> {
-        let mut places = self.ring.as_ref()?.places(key?);
-        let chosen = places.find(|place| {
+        let key = key?;
+        let takes = |place: &usize| {
             let endpoint = &self.all[*place];
             let takes = endpoint.standing == Standing::In || is_due(endpoint, now);
             takes && !self.is_full(endpoint) && !tried.contains(&endpoint.number)
-        })?;
-        drop(places);
+        };
+        let mut rings = self.rings.iter();
+        let chosen = rings.find_map(|ring| ring.places(key).find(takes))?;
         let endpoint = &mut self.all[chosen];
         if endpoint.is_ejected() {
             endpoint.standing = Standing::Probed { since: now };

@@ -3,6 +3,7 @@
 
 use crate::config::Endpoint;
 use pingora_ketama::{Bucket, Continuum};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -14,30 +15,32 @@ const LOOKED_AT: usize = 128;
 /// workers and all sidecars agree.
 pub(super) struct Ring {
     continuum: Continuum,
-    /// By place.
-    addresses: Vec<SocketAddr>,
+    places: HashMap<SocketAddr, usize>,
 }
 
 impl Ring {
-    pub(super) fn new<'e>(endpoints: impl Iterator<Item = &'e Endpoint>) -> Self {
-        let addresses: Vec<_> = endpoints.map(address).collect();
-        let buckets: Vec<_> = addresses.iter().map(|at| Bucket::new(*at, 1)).collect();
+    /// Each endpoint comes with its place.
+    pub(super) fn new<'e>(endpoints: impl Iterator<Item = (usize, &'e Endpoint)>) -> Self {
+        let places: HashMap<_, _> = endpoints
+            .map(|(place, endpoint)| (address(endpoint), place))
+            .collect();
+        let buckets: Vec<_> = places.keys().map(|at| Bucket::new(*at, 1)).collect();
         Self {
             continuum: Continuum::new(&buckets),
-            addresses,
+            places,
         }
     }
 
     /// The places of endpoints for `key`, best first; some more than once.
     pub(super) fn places(&self, key: &[u8]) -> impl Iterator<Item = usize> {
         let points = self.continuum.node_iter(key).take(LOOKED_AT);
-        points.filter_map(|point| self.addresses.iter().position(|at| at == point))
+        points.filter_map(|point| self.places.get(point).copied())
     }
 }
 
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Ring").field(&self.addresses).finish()
+        f.debug_tuple("Ring").field(&self.places).finish()
     }
 }
 
@@ -81,7 +84,7 @@ mod tests {
 
     /// The endpoint of each key.
     fn owners(endpoints: &[Endpoint]) -> Vec<&Endpoint> {
-        let ring = Ring::new(endpoints.iter());
+        let ring = Ring::new(endpoints.iter().enumerate());
         let owner = |key: usize| ring.places(format!("user-{key}").as_bytes()).next();
         (0..KEYS)
             .map(|key| &endpoints[owner(key).unwrap()])

@@ -412,25 +412,34 @@ fn requests_of_one_key_go_to_one_endpoint_and_to_the_next_on_the_ring_while_it_i
 }
 
 #[test]
-fn the_lowest_priority_that_has_endpoints_in_use_gets_the_requests() {
-    let mut endpoints = endpoints(0);
-    let members = [(1, 10), (2, 20), (3, 10), (4, 20)].map(|(port, priority)| Member {
-        priority,
-        ..Member::at(at(port))
-    });
-    let now = Instant::now();
-    set(&mut endpoints, members.into_iter(), now);
-    let picked = |endpoints: &mut Endpoints| {
-        let picked: std::collections::BTreeSet<_> = (0..100)
-            .map(|_| endpoints.hand(&[], now).expect("one of four"))
-            .collect();
-        picked.into_iter().collect::<Vec<_>>()
-    };
-    assert_eq!(picked(&mut endpoints), [0, 2]);
-    eject(&mut endpoints, 0, now);
-    assert_eq!(picked(&mut endpoints), [2]);
-    eject(&mut endpoints, 2, now);
-    assert_eq!(picked(&mut endpoints), [1, 3]);
+fn the_lowest_priority_that_has_endpoints_in_use_gets_the_requests_by_key_or_not() {
+    for hash in [None, Some(config::HashKey::Path)] {
+        let rules = Resilience {
+            hash,
+            ..Resilience::default()
+        };
+        let mut endpoints = with(rules, 0);
+        let members = [(1, 10), (2, 20), (3, 10), (4, 20)].map(|(port, priority)| Member {
+            priority,
+            ..Member::at(at(port))
+        });
+        let now = Instant::now();
+        set(&mut endpoints, members.into_iter(), now);
+        let picked = |endpoints: &mut Endpoints| {
+            let place = |key: u32| {
+                let picked = endpoints.pick(&[], Some(&key.to_be_bytes()), now);
+                let number = picked.expect("one of four").number;
+                endpoints.all.iter().position(|all| all.number == number)
+            };
+            let picked: BTreeSet<_> = (0..100).filter_map(place).collect();
+            picked.into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(picked(&mut endpoints), [0, 2]);
+        eject(&mut endpoints, 0, now);
+        assert_eq!(picked(&mut endpoints), [2]);
+        eject(&mut endpoints, 2, now);
+        assert_eq!(picked(&mut endpoints), [1, 3]);
+    }
 }
 
 #[test]
