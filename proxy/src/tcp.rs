@@ -23,7 +23,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A connection as the access log shows it: as a CONNECT, of which HTTP lets none pass.
 pub(crate) fn head() -> Parts {
@@ -69,6 +69,9 @@ pub(crate) async fn carry(
     };
     exchange.broke_off(reason);
 }
+
+/// Endpoints that one connection is tried at.
+const TRIES: usize = 4;
 
 /// One service of one worker.
 #[derive(Debug)]
@@ -127,7 +130,8 @@ impl Outbound {
         carry(stream, start, up, &config, &mut exchange, cut).await;
     }
 
-    /// A connection to the next endpoint in turn, or to the first after it that can be reached.
+    /// A connection to the next endpoint in turn, or to the first after it that can be reached. All of it together takes no
+    /// longer than a connection may: each try has half of what is left while another may follow.
     async fn connect(
         &self,
         config: &Config,
@@ -135,12 +139,18 @@ impl Outbound {
     ) -> Result<(Connected<Box<dyn Socket>>, Arc<Claim>), Failure> {
         self.origin.shared.admission.take_request()?;
         let limit = config.timeouts.upstream_connect;
+        let until = Instant::now() + limit;
         let mut members = self.endpoints.known(limit).await?.to_vec();
         let first = self.next.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
         members.rotate_left(first);
         members.sort_by_key(|member| member.priority);
+        members.truncate(TRIES);
         let mut failure = ConnectError::Unstable;
+        let mut others = members.len();
         for member in members {
+            others -= 1;
+            let left = until.saturating_duration_since(Instant::now());
+            let limit = if others > 0 { left / 2 } else { left };
             let destination = Destination::from(member.address);
             exchange.forwarded(&destination.to_string().into());
             let metrics = &self.origin.shared.metrics;
