@@ -105,18 +105,16 @@ impl Caller {
         }
     }
 
-    /// A grant covers it.
-    fn granted(&self) {
-        if let Some(seen) = &self.seen {
-            seen.granted();
-        }
+    /// A grant covers it, for as long as what this returns is kept.
+    fn granted(&self) -> Option<plaintext::Open> {
+        self.seen.as_ref().and_then(plaintext::Connection::granted)
     }
 
     /// The life of an opaque TCP connection.
     async fn carry(&self, socket: Box<dyn Socket>, ends: Option<&Ends>, config: &Config) {
         let head = tcp::head();
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        let (app, _tunnel) = match self.open(&head, &mut exchange, config).await {
+        let (app, _held) = match self.open(&head, &mut exchange, config).await {
             Ok(opened) => opened,
             // There is no way to say so but to close.
             Err(failure) => return exchange.failed(&failure),
@@ -138,13 +136,13 @@ impl Caller {
         .await;
     }
 
-    /// The app's side of an opaque TCP connection, if it is allowed.
+    /// The app's side of an opaque TCP connection, if it is allowed, and what is held for as long as it lasts.
     async fn open(
         &self,
         head: &Parts,
         exchange: &mut Exchange<'_>,
         config: &Config,
-    ) -> Result<(Box<dyn Socket>, OwnedSemaphorePermit), Failure> {
+    ) -> Result<(Box<dyn Socket>, Held), Failure> {
         let shared = &self.origin.shared;
         self.asked();
         shared.admission.take_request()?;
@@ -152,14 +150,18 @@ impl Caller {
         let rules = self.rulebook.rules(who);
         exchange.decided_by(Arc::clone(&rules));
         let permit = admit(&rules, exchange.time)?;
-        self.granted();
+        let granted = self.granted();
         limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel(Direction::Inbound)?;
         let limit = config.timeouts.upstream_connect;
-        Ok((self.app.open(permit, limit, exchange).await?, tunnel))
+        let app = self.app.open(permit, limit, exchange).await?;
+        Ok((app, (tunnel, granted)))
     }
 }
+
+/// The place of an opaque connection, and that it counts as open plain text if it is.
+type Held = (OwnedSemaphorePermit, Option<plaintext::Open>);
 
 impl Answer for Caller {
     fn origin(&self) -> &Origin {
@@ -186,7 +188,7 @@ impl Answer for Caller {
         exchange.normalized(head);
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;
-        self.granted();
+        let _granted = self.granted();
         limit::charge(shared, &permit, head, who, self.address)?;
         exchange.allowed(Some(permit.allow().grant()));
 

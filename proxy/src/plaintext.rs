@@ -21,7 +21,7 @@ use time::format_description::well_known::Rfc3339;
 const MAX_CALLERS: usize = 1024;
 /// Ports told apart at each listener. A pod has few; a redirected caller can name all there are.
 const MAX_PORTS: usize = 64;
-/// For how long nothing may have been let in before a listener counts as ready: a day has its nightly jobs.
+/// For how long nothing may have been let in, and that was watched, before a listener counts as ready: a day has its nightly jobs.
 const QUIET: Duration = Duration::from_secs(24 * 3600);
 
 /// The workload's port; None stands for all past [`MAX_PORTS`].
@@ -82,6 +82,8 @@ pub(crate) struct Listener {
     since: SystemTime,
     connections: Counter,
     granted: Counter,
+    /// What was let in and has not ended.
+    open: AtomicU64,
     book: Mutex<Book>,
 }
 
@@ -136,6 +138,7 @@ impl Listener {
             since,
             connections,
             granted,
+            open: AtomicU64::new(0),
             book: Mutex::default(),
         })
     }
@@ -209,15 +212,22 @@ impl Connection {
         }
     }
 
-    /// A grant covers it.
-    pub(crate) fn granted(&self) {
-        if let Self::Plain(listener, ..) = self {
-            listener.granted.inc();
-            self.saw(|calls, now| {
-                calls.granted = 1;
-                calls.last_granted = Some(now);
-            });
-        }
+    /// A grant covers it, for as long as what this returns is kept. None by mutual TLS.
+    #[must_use]
+    pub(crate) fn granted(&self) -> Option<Open> {
+        let Self::Plain(listener, port, address) = self else {
+            return None;
+        };
+        listener.granted.inc();
+        listener.open.fetch_add(1, Ordering::Relaxed);
+        self.saw(|calls, now| {
+            calls.granted = 1;
+            calls.last_granted = Some(now);
+        });
+        Some(Open {
+            listener: Arc::clone(listener),
+            caller: (*port, *address),
+        })
     }
 
     fn saw(&self, tell: impl FnOnce(&mut Calls, SystemTime)) {
@@ -226,6 +236,27 @@ impl Connection {
             tell(&mut calls, SystemTime::now());
             listener.lock().saw((*port, *address), calls);
         }
+    }
+}
+
+/// A request or opaque connection in plain text that was let in and has not ended.
+#[derive(Debug)]
+pub(crate) struct Open {
+    listener: Arc<Listener>,
+    caller: (Port, IpAddr),
+}
+
+impl Drop for Open {
+    /// It was in use until now, however long ago it began.
+    fn drop(&mut self) {
+        let now = Some(SystemTime::now());
+        let ended = Calls {
+            last_seen: now,
+            last_granted: now,
+            ..Calls::default()
+        };
+        self.listener.lock().saw(self.caller, ended);
+        self.listener.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -312,11 +343,16 @@ impl Listener {
         if self.mtls == Mtls::Strict {
             return (true, "it is strict".to_owned());
         }
+        let open = self.open.load(Ordering::Relaxed);
+        if open > 0 {
+            let why = format!("{open} requests or connections in plain text are open");
+            return (false, why);
+        }
         let last = ports.iter().filter_map(|port| port.plaintext.last_granted);
         let Some(last) = last.max() else {
             let watched = seconds(self.since, now);
             let why = format!("no plain text was let in since the start {watched} s ago");
-            return (true, why);
+            return (watched >= QUIET.as_secs(), why);
         };
         let ago = seconds(last, now);
         if ago >= QUIET.as_secs() {

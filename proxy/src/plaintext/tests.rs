@@ -29,7 +29,7 @@ fn only_plain_text_that_was_let_in_lately_stands_in_the_way() {
     assert!(refused.safe_to_switch_to_strict, "{refused:?}");
     assert_eq!(refused.ports[0].plaintext.requests, 1);
 
-    connection.granted();
+    drop(connection.granted());
     let served = listener.report(later(Duration::from_secs(60)));
     assert!(!served.safe_to_switch_to_strict, "{served:?}");
     assert!(served.why.contains("from 1 addresses"), "{}", served.why);
@@ -41,6 +41,27 @@ fn only_plain_text_that_was_let_in_lately_stands_in_the_way() {
             .report(SystemTime::UNIX_EPOCH)
             .safe_to_switch_to_strict
     );
+}
+
+/// A stream of two days was let in two days ago, and a process that was just started has seen nothing of what comes nightly.
+#[test]
+fn what_still_flows_and_what_was_not_watched_is_not_safe() {
+    let listener = listener(Mtls::Permissive);
+    let soon = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+    let started = listener.report(soon);
+    assert!(!started.safe_to_switch_to_strict, "{started:?}");
+
+    let connection = listener.connected(&plain(1), 8080).unwrap();
+    let stream = connection.granted();
+    let flowing = listener.report(later(2 * QUIET));
+    assert!(!flowing.safe_to_switch_to_strict, "{flowing:?}");
+    assert!(flowing.why.starts_with("1 requests"), "{}", flowing.why);
+    let ended = SystemTime::now();
+    drop(stream);
+    let report = listener.report(later(Duration::ZERO));
+    assert!(!report.safe_to_switch_to_strict, "{report:?}");
+    assert!(report.ports[0].plaintext.last_granted >= Some(ended));
+    assert!(listener.report(later(2 * QUIET)).safe_to_switch_to_strict);
 }
 
 #[test]
