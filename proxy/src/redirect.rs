@@ -16,6 +16,7 @@ use crate::socket::Socket;
 use crate::tcp;
 use crate::worker::Shared;
 use crate::workload::{Stranger, Workload};
+use rustix::io::Errno;
 use socket2::SockRef;
 use std::collections::HashMap;
 use std::io;
@@ -114,6 +115,16 @@ impl OwnPorts {
         self.ports.contains(&address.port()) && is_own(address.ip())
     }
 
+    /// The port of this machine that a caller means who was going to `destination`. It need not be an address of ours for the
+    /// connection to end here.
+    fn port_here(&self, destination: SocketAddr) -> Result<u16, Misled> {
+        let port = destination.port();
+        match self.ports.contains(&port) {
+            true => Err(Misled::Loop(destination)),
+            false => Ok(port),
+        }
+    }
+
     fn check(&self, local: SocketAddr, original: SocketAddr) -> Result<SocketAddr, Misled> {
         if original == local {
             return Err(Misled::Direct(local));
@@ -132,7 +143,16 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// Whether an address is this machine's: only such can be bound.
 fn is_own(address: IpAddr) -> bool {
-    address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
+    address.is_unspecified()
+        || !UdpSocket::bind((address, 0)).is_err_and(|error| is_elsewhere(&error))
+}
+
+/// Whether an address could not be bound because it is not this machine's. For want of descriptors, say, it may well be.
+fn is_elsewhere(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::ADDRNOTAVAIL | Errno::AFNOSUPPORT)
+    )
 }
 
 /// The workload behind one inbound listener: one app, or whatever is on the port that a caller meant.
@@ -170,7 +190,7 @@ impl Apps {
         match self {
             Self::One { app, port } => Ok((Arc::clone(app), *port)),
             Self::ByPort { own, kept } => {
-                let port = own.destination(stream)?.port();
+                let port = own.port_here(own.destination(stream)?)?;
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(app) = kept.get(&port) {
                     return Ok((Arc::clone(app), port));
