@@ -199,6 +199,9 @@ impl Proxy {
         let is_heir = inherited.is_some();
         let mut inherited = inherited.unwrap_or_default();
         let sockets = listener::bind(&config, &mut inherited)?;
+        if !is_heir {
+            sockets.listen().map_err(BuildError::Listen)?;
+        }
         let admin = admin::bind(&config.admin, &mut inherited).map_err(BuildError::Admin)?;
         drop(inherited);
         let handover = Handover::of(&sockets, &admin, is_heir).map_err(BuildError::Admin)?;
@@ -379,6 +382,8 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot listen on what is bound")]
+    Listen(#[source] std::io::Error),
     #[error("cannot use the endpoints that services name")]
     Endpoints(#[source] EndpointsError),
     #[error("cannot open the admin listener")]
@@ -394,6 +399,8 @@ pub enum BuildError {
 /// Why the proxy stopped before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error("cannot listen on what is bound")]
+    Listen(#[source] std::io::Error),
     #[error("cannot start a thread")]
     Spawn(#[source] std::io::Error),
     #[error("a worker thread ended before the drain; its panic is on stderr")]

@@ -118,6 +118,7 @@ impl Bound {
             obtained = self.obtain_identity() => obtained?,
             () = drain.started() => return Err(RelieveError::Stopped.into()),
         }
+        self.sockets.listen().map_err(RunError::Listen)?;
         let (handover, readiness) = (Arc::clone(&self.handover), self.readiness.clone());
         let unready = readiness.wait_for("workers");
         let serving = self.serve(drain.clone(), unready);

@@ -51,7 +51,8 @@ impl AsFd for OutboundSocket {
     }
 }
 
-/// Opens what the configuration names, once per worker; what is `inherited` of that is taken from there.
+/// Binds what the configuration names, once per worker; what is `inherited` of that is taken from there. The kernel puts no TCP
+/// connection into the new ones before [`Sockets::listen`].
 pub(crate) fn bind(config: &Config, inherited: &mut Inherited) -> Result<Sockets, BuildError> {
     let workers = config.workers.get();
     let mut sockets = Sockets {
@@ -90,6 +91,23 @@ pub(crate) fn bind(config: &Config, inherited: &mut Inherited) -> Result<Sockets
 }
 
 impl Sockets {
+    /// Takes connections from now on. Those that wait in a socket are lost with it, so whoever may yet give way to the process
+    /// before it does this last.
+    pub(crate) fn listen(&self) -> io::Result<()> {
+        for worker in &self.per_worker {
+            let outbound = worker.outbound.iter().chain(worker.tcp.iter().flatten());
+            let outbound = outbound.filter_map(|socket| match socket {
+                OutboundSocket::Tcp(listener) => Some(listener),
+                OutboundSocket::Unix(_) => None,
+            });
+            for listener in worker.inbound.iter().flatten().chain(outbound) {
+                // Nothing changes for those that were inherited: they listen.
+                rustix::net::listen(listener, BACKLOG)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Second handles of all of them, for a process to come.
     pub(crate) fn listening(&self) -> io::Result<Vec<Listening>> {
         let mut all = Vec::new();
@@ -184,17 +202,17 @@ fn bind_tcp(
     };
     let mut listeners = inherited.tcp(address);
     if listeners.is_empty() {
-        listeners.push(listen(address).map_err(at)?);
+        listeners.push(bind_one(address).map_err(at)?);
     }
     // With port 0 the first socket learns the port and the others join it there.
     let bound = listeners[0].local_addr().map_err(at)?;
     while listeners.len() < workers {
-        listeners.push(listen(bound).map_err(at)?);
+        listeners.push(bind_one(bound).map_err(at)?);
     }
     Ok((bound, listeners))
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -204,7 +222,6 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
@@ -240,6 +257,7 @@ fn listen_unix(path: &Path) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpStream;
 
     /// A file of any other kind used to be deleted.
     #[test]
@@ -255,6 +273,33 @@ mod tests {
         assert!(bind(&socket).is_err());
         drop(living);
         assert!(bind(&socket).is_ok());
+    }
+
+    /// A new process with more workers took connections while it still waited for its identity, and lost them when none came.
+    #[test]
+    fn sockets_that_were_bound_take_nothing_before_they_are_told_to() {
+        const CALLERS: usize = 32;
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (address, serving) = bind_tcp(any, 1, &mut Inherited::default()).unwrap();
+        rustix::net::listen(&serving[0], BACKLOG).unwrap();
+        let (_, new) = bind_tcp(address, 4, &mut Inherited::default()).unwrap();
+        let new = Sockets {
+            inbound: vec![address],
+            outbound: None,
+            tcp: Vec::new(),
+            per_worker: vec![WorkerSockets {
+                inbound: vec![new],
+                ..WorkerSockets::default()
+            }],
+        };
+        let call = || TcpStream::connect(address).unwrap();
+        let _callers: Vec<_> = std::iter::repeat_with(call).take(CALLERS).collect();
+        assert!((0..CALLERS).all(|_| serving[0].accept().is_ok()));
+
+        drop(serving);
+        assert!(TcpStream::connect(address).is_err());
+        new.listen().unwrap();
+        assert!(TcpStream::connect(address).is_ok());
     }
 
     #[test]
