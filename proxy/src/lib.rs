@@ -303,7 +303,12 @@ impl Bound {
         let own = OwnPorts::new(&self.config.load(), &self.sockets);
         // Apart from the other: that nothing is led here does not keep a new process from taking over.
         let interception = Readiness::new();
-        let unproven = own.probe().unready(&interception);
+        // What led to the process before leads here: only that it does not any more has to be seen. Until that process lets go,
+        // it is the one that some of the probes reach.
+        let unproven = match self.handover.is_owner() {
+            true => own.probe().unready(&interception),
+            false => None,
+        };
         // The admin listener outlives the workers, so that `/ready` tells of the drain to its end.
         let _admin = self
             .admin

@@ -105,7 +105,7 @@ impl Probe {
         (!self.doors.is_empty()).then(|| readiness.wait_for(MISSING))
     }
 
-    /// Goes on looking, and takes readiness back when the rules are gone.
+    /// Goes on looking, and takes readiness back when the rules are gone. Without `unready` they are believed to be there.
     pub(crate) async fn watch(
         &self,
         readiness: &Readiness,
@@ -114,7 +114,10 @@ impl Probe {
         if self.doors.is_empty() {
             return std::future::pending().await;
         }
-        let mut missing = self.doors.clone();
+        let mut missing = match unready {
+            Some(_) => self.doors.clone(),
+            None => Vec::new(),
+        };
         loop {
             self.look(&mut missing).await;
             if missing.is_empty() {
