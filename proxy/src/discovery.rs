@@ -157,6 +157,15 @@ impl Discovery {
         }
     }
 
+    /// Waits until somebody has said of every list that is followed now what it stands for, or that nobody knows. Cancel safe.
+    pub(crate) async fn settled(&self) {
+        let followed: Vec<_> = self.lock().values().map(|list| list.subscribe()).collect();
+        for mut known in followed {
+            // An error is a reload that has taken the service away.
+            let _ = known.wait_for(|known| *known != Known::Pending).await;
+        }
+    }
+
     /// Whether the files of endpoints that `config` names, and that are not followed already, can be used.
     ///
     /// # Errors

@@ -1,12 +1,14 @@
 //! The new process.
 
-use super::{DONE, KEPT, PROTOCOL, READY, absolute, wire};
+use super::wire::{self, Timely};
+use super::{DONE, KEPT, PROTOCOL, READY, absolute};
 use crate::admin::is_operator;
 use crate::drain::Drain;
 use crate::{Address, Bound, RunError, descriptors};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,10 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Every single answer of the old process; it makes them at once.
+/// What the old process takes at most to hand over its sockets, and then to let go of them; it does either at once.
 const ANSWER: Duration = Duration::from_secs(10);
 /// For a CA that is restarted at the same time, or the network of a machine that was just woken.
 const IDENTITY: Duration = Duration::from_secs(60);
+/// For a resolver. Endpoints that are not known by then are sought while requests wait for them, as after any start.
+const ENDPOINTS: Duration = Duration::from_secs(5);
 const LONGEST_HEAD: usize = 8 * 1024;
 const LONGEST_REFUSAL: u64 = 64 * 1024;
 
@@ -51,12 +55,10 @@ impl Predecessor {
     /// When there is none, it belongs to another user, or it refuses. It goes on as before then.
     pub fn ask(path: &Path) -> Result<(Self, Inherited), AskError> {
         descriptors::raise();
-        let mut stream = UnixStream::connect(path).map_err(|source| AskError::Nobody {
+        let stream = connect(path).map_err(|source| AskError::Nobody {
             path: path.to_owned(),
             source,
         })?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).map_err(io::Error::from)?;
         if !is_operator(peer.uid.as_raw()) {
             return Err(AskError::Foreign {
@@ -67,15 +69,16 @@ impl Predecessor {
         let request = format!(
             "POST /upgrade HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n"
         );
-        stream.write_all(request.as_bytes())?;
-        let head = read_head(&mut stream)?;
+        let mut timely = Timely::new(&stream, ANSWER);
+        (&stream).write_all(request.as_bytes())?;
+        let head = read_head(&mut timely)?;
         if !head.starts_with("HTTP/1.1 101 ") {
             let mut reason = String::new();
-            stream.take(LONGEST_REFUSAL).read_to_string(&mut reason)?;
+            timely.take(LONGEST_REFUSAL).read_to_string(&mut reason)?;
             return Err(AskError::Refused(said(&head, &reason)));
         }
         let mut sockets = Inherited::default();
-        for (address, socket) in wire::receive(&mut stream)? {
+        for (address, socket) in wire::receive(&mut timely)? {
             sockets.0.entry(address).or_default().push(socket);
         }
         Ok((Self { stream }, sockets))
@@ -85,14 +88,30 @@ impl Predecessor {
     ///
     /// # Errors
     /// When it keeps the sockets: then they must not be served on any longer.
-    pub(crate) fn relieve(mut self) -> Result<(), RelieveError> {
+    pub(crate) fn relieve(self) -> Result<(), RelieveError> {
+        self.relieve_within(ANSWER)
+    }
+
+    pub(super) fn relieve_within(mut self, limit: Duration) -> Result<(), RelieveError> {
         // What it said before it closed is read all the same.
         match self.stream.write_all(&[READY]) {
             Err(error) if !is_end(&error) => return Err(RelieveError::Io(error)),
             _ => {}
         }
         let mut answer = [0];
-        let heard = self.stream.read_exact(&mut answer);
+        let mut heard = Timely::new(&self.stream, limit).read_exact(&mut answer);
+        if let Err(error) = &heard
+            && !is_end(error)
+        {
+            // It may say the word in this moment, and go. After this it cannot, and has said it or has not.
+            self.stream
+                .shutdown(Shutdown::Both)
+                .map_err(RelieveError::Io)?;
+            heard = self.stream.read_exact(&mut answer);
+            if heard.is_err() {
+                return Err(RelieveError::Late);
+            }
+        }
         match (heard, answer) {
             (Ok(()), [DONE]) => Ok(()),
             (Ok(()), [KEPT]) => Err(RelieveError::Kept),
@@ -120,10 +139,14 @@ impl Bound {
         }
         self.sockets.listen().map_err(RunError::Listen)?;
         let (handover, readiness) = (Arc::clone(&self.handover), self.readiness.clone());
+        let discovery = Arc::clone(&self.discovery);
         let unready = readiness.wait_for("workers");
         let serving = self.serve(drain.clone(), unready);
         let relieved = async {
             readiness.complete().await;
+            if timeout(ENDPOINTS, discovery.settled()).await.is_err() {
+                tracing::warn!("taking over before all endpoints of services are known");
+            }
             tokio::task::spawn_blocking(|| predecessor.relieve())
                 .await
                 .unwrap_or(Err(RelieveError::Stopped))
@@ -162,8 +185,16 @@ impl Bound {
     }
 }
 
+/// A process that is stuck leaves no room to connect, and that is waited for like everything else.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_write_timeout(Some(ANSWER))?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
 /// To the end of the head and not an octet further: descriptors come behind it.
-fn read_head(stream: &mut UnixStream) -> Result<String, AskError> {
+fn read_head(stream: &mut impl Read) -> Result<String, AskError> {
     let mut head = Vec::new();
     let mut octet = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -215,6 +246,8 @@ pub enum RelieveError {
     NoIdentity { reason: String },
     #[error("the running process keeps its sockets; its own log says why")]
     Kept,
+    #[error("the running process has not let go of its sockets within {} s", ANSWER.as_secs())]
+    Late,
     #[error("the running process said something that no process says")]
     Garbage,
     #[error("this process was told to stop")]

@@ -6,24 +6,37 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use tokio::net::UnixStream as AsyncUnixStream;
 
+const SOON: Duration = Duration::from_secs(10);
+
 fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
 fn pair() -> (UnixStream, UnixStream) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let patience = Some(Duration::from_secs(10));
-    theirs.set_read_timeout(patience).unwrap();
-    (ours, theirs)
+    UnixStream::pair().unwrap()
 }
 
 async fn sent(sockets: &[Listening]) -> io::Result<Vec<(Address, OwnedFd)>> {
-    let (ours, mut theirs) = pair();
+    let (ours, theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let mut ours = AsyncUnixStream::from_std(ours).unwrap();
-    let receiving = tokio::task::spawn_blocking(move || wire::receive(&mut theirs));
+    let receiving = tokio::task::spawn_blocking(move || received(&theirs));
     wire::send(&mut ours, sockets).await.unwrap();
     receiving.await.unwrap()
+}
+
+fn received(stream: &UnixStream) -> io::Result<Vec<(Address, OwnedFd)>> {
+    wire::receive(&mut wire::Timely::new(stream, SOON))
+}
+
+/// Each octet used to have the whole time for itself.
+#[test]
+fn nothing_more_is_read_when_the_time_for_all_of_it_is_over() {
+    let (mut ours, theirs) = pair();
+    ours.write_all(b"\0\0\0\x02[]").unwrap();
+    let late = wire::receive(&mut wire::Timely::new(&theirs, Duration::ZERO));
+    assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(received(&theirs).unwrap().len(), 0);
 }
 
 /// More than fit into one message, each recognised by what waits in it.
@@ -101,10 +114,10 @@ fn a_list_that_is_none_or_lacks_its_descriptors_is_refused() {
             [list(r#"[{"tcp":"127.0.0.1:1"}]"#), vec![b'.']].concat(),
         ),
     ] {
-        let (mut ours, mut theirs) = pair();
+        let (mut ours, theirs) = pair();
         ours.write_all(&said).unwrap();
         drop(ours);
-        assert!(wire::receive(&mut theirs).is_err(), "{name}");
+        assert!(received(&theirs).is_err(), "{name}");
     }
 }
 
@@ -147,6 +160,17 @@ async fn a_process_that_was_replaced_rests_until_it_is_told_to_stop() {
     });
     drain.start();
     resting.await.unwrap();
+}
+
+/// The word used to be able to come just after nobody waited for it any more: then neither process served.
+#[test]
+fn a_process_that_is_no_longer_waited_for_cannot_let_go() {
+    let (mut ours, theirs) = pair();
+    let predecessor = Predecessor { stream: theirs };
+    let limit = Duration::from_millis(50);
+    let relieved = predecessor.relieve_within(limit);
+    assert!(matches!(relieved, Err(RelieveError::Late)), "{relieved:?}");
+    assert!(ours.write_all(&[DONE]).is_err());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 
@@ -48,11 +49,43 @@ fn send_batch(stream: &UnixStream, batch: &[BorrowedFd<'_>]) -> io::Result<()> {
     Ok(())
 }
 
+/// A stream of which all reads together take no longer than a limit.
+pub(super) struct Timely<'s> {
+    stream: &'s StdUnixStream,
+    ends: Instant,
+}
+
+impl<'s> Timely<'s> {
+    pub(super) fn new(stream: &'s StdUnixStream, limit: Duration) -> Self {
+        Self {
+            stream,
+            ends: Instant::now() + limit,
+        }
+    }
+
+    /// Has the next read end in time.
+    fn hurry(&self) -> io::Result<()> {
+        let left = self.ends.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))
+    }
+}
+
+impl Read for Timely<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.hurry()?;
+        let mut stream = self.stream;
+        stream.read(buffer)
+    }
+}
+
 /// Receives what [`send`] sends, and makes sure that each descriptor is what the list calls it.
 ///
 /// # Errors
-/// When the other side breaks off, says something else, or is silent for the socket's timeout.
-pub(super) fn receive(stream: &mut StdUnixStream) -> io::Result<Vec<(Address, OwnedFd)>> {
+/// When the other side breaks off, says something else, or takes too long.
+pub(super) fn receive(stream: &mut Timely<'_>) -> io::Result<Vec<(Address, OwnedFd)>> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length);
@@ -82,13 +115,19 @@ pub(super) fn receive(stream: &mut StdUnixStream) -> io::Result<Vec<(Address, Ow
     Ok(addresses.into_iter().zip(sockets).collect())
 }
 
-fn receive_batch(stream: &StdUnixStream, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
+fn receive_batch(stream: &Timely<'_>, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut carrier = [0];
+    stream.hurry()?;
     let received = rustix::io::retry_on_intr(|| {
         let mut carrier = [IoSliceMut::new(&mut carrier)];
-        recvmsg(stream, &mut carrier, &mut control, RecvFlags::CMSG_CLOEXEC)
+        recvmsg(
+            stream.stream,
+            &mut carrier,
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
     })?;
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = message {
