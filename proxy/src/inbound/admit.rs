@@ -85,6 +85,7 @@ impl Inbound {
             Protocol::Tcp => config.timeouts.detect,
         };
         let detected = tokio::select! {
+            biased;
             detected = timeout(limit, detect::is_tls(stream)) => detected,
             // Who has said nothing by then has nothing to lose.
             () = self.shared.drain.closing_idle() => return None,
@@ -195,6 +196,7 @@ impl Inbound {
             Protocol::Http => {
                 let limit = config.timeouts.request_head;
                 let detected = tokio::select! {
+                    biased;
                     detected = timeout(limit, detect::http(&mut socket)) => detected,
                     () = shared.drain.closing_idle() => return None,
                 };
