@@ -1,9 +1,10 @@
 //! The command line (see `tipstaff --help`); no behaviour here.
 
+pub(crate) mod ca;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use identity::{SpiffeId, TrustDomain};
+use identity::SpiffeId;
 use proxy::config::Cidr;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -27,7 +28,7 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Run the certificate authority, or look after it.
     #[command(subcommand)]
-    Ca(CaCommand),
+    Ca(ca::CaCommand),
     /// Run a sidecar.
     #[command(after_help = "Example:\n  tipstaff proxy --config deploy/sidecar.yaml")]
     Proxy(ProxyArgs),
@@ -133,177 +134,6 @@ pub(crate) struct OutputArgs {
     /// For people, or for programs.
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) output: Output,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CaCommand {
-    /// Make a root, an issuing intermediate and an empty store in a new directory.
-    #[command(
-        after_help = "Example:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass"
-    )]
-    Init(CaInitArgs),
-    /// Serve the gRPC API to sidecars.
-    #[command(
-        after_help = "Example:\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443"
-    )]
-    Serve(CaServeArgs),
-    /// Join tokens: one-time secrets with which a workload enrols.
-    #[command(subcommand)]
-    Token(TokenCommand),
-    /// Issue one certificate from a CSR, without a running server.
-    #[command(
-        after_help = "Example:\n  tipstaff ca issue --dir ca --passphrase-file ca.pass --id spiffe://prod.example/ns/ops/sa/bob --csr bob.csr > bob.pem"
-    )]
-    Issue(CaIssueArgs),
-    /// List the certificates that have not expired, those that end last first.
-    List(CaListArgs),
-    /// Show a CA at a glance, or one of its certificates.
-    #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
-    Inspect(CaInspectArgs),
-    /// The hash-chained record of what was issued and refused.
-    #[command(subcommand)]
-    Audit(AuditCommand),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaDirArgs {
-    /// The CA's directory.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaKeyArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// A file that holds the passphrase of the CA's keys (a final newline is not part of it).
-    /// Without it, TIPSTAFF_CA_PASSPHRASE is read.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaInitArgs {
-    #[command(flatten)]
-    pub(crate) keys: CaKeyArgs,
-    /// The trust domain whose identities this CA issues.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) trust_domain: TrustDomain,
-    /// Life of the root certificate.
-    #[arg(long, default_value = "3650d", value_parser = duration)]
-    pub(crate) root_life: Duration,
-    /// Life of the issuing intermediate.
-    #[arg(long, default_value = "365d", value_parser = duration)]
-    pub(crate) intermediate_life: Duration,
-    /// Store the keys without encryption: whoever reads the directory is the CA.
-    #[arg(long)]
-    pub(crate) insecure_plaintext_keys: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaServeArgs {
-    #[command(flatten)]
-    pub(crate) keys: CaKeyArgs,
-    /// Where to serve gRPC over TLS.
-    #[arg(long, default_value = "127.0.0.1:8443")]
-    pub(crate) listen: SocketAddr,
-    /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) admin_listen: Option<SocketAddr>,
-    /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
-    #[arg(long)]
-    pub(crate) allow_short_ttl_for_tests: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TokenCommand {
-    /// Print a new join token for one SPIFFE ID. It is shown once and stored as a hash.
-    #[command(
-        after_help = "Example:\n  tipstaff ca token create --dir ca --id spiffe://prod.example/ns/shop/sa/orders > orders.token"
-    )]
-    Create(TokenCreateArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TokenCreateArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// The identity whose enrolment the token allows.
-    #[arg(long, value_name = "SPIFFE_ID")]
-    pub(crate) id: SpiffeId,
-    /// How long the token can be used.
-    #[arg(long, default_value = "1h", value_parser = duration)]
-    pub(crate) expires_in: Duration,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaIssueArgs {
-    #[command(flatten)]
-    pub(crate) keys: CaKeyArgs,
-    /// The identity to certify.
-    #[arg(long, value_name = "SPIFFE_ID")]
-    pub(crate) id: SpiffeId,
-    /// The certificate signing request (PEM or DER). Only its public key is used.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) csr: PathBuf,
-    /// Life of the certificate.
-    #[arg(long, default_value = "1h", value_parser = duration)]
-    pub(crate) ttl: Duration,
-    /// Let the life go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
-    #[arg(long)]
-    pub(crate) allow_short_ttl_for_tests: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaListArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// The most certificates to list.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) limit: u32,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CaInspectArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// The certificate to show, with its PEM; expired ones too.
-    #[arg(long, value_name = "HEX")]
-    pub(crate) serial: Option<String>,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditVerifyArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// Walk the chain of records: exit 0 if it is whole and accounts for every certificate, 1 if not.
-    Verify(AuditVerifyArgs),
-    /// Show the records, oldest first: what was issued, refused and administered, to whom and when.
-    List(AuditListArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditListArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// The number of the first record to show.
-    #[arg(long, default_value_t = 1, value_name = "SEQ")]
-    pub(crate) from: i64,
-    /// The most records to show.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) limit: u32,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]

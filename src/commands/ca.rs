@@ -3,9 +3,10 @@
 mod admin;
 
 use super::{answer, print, print_json};
-use crate::cli::{
+use crate::cli::Output;
+use crate::cli::ca::{
     AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs,
-    CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, Output, TokenCommand, TokenCreateArgs,
+    CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
 };
 use crate::signal;
 use anyhow::{Context, bail};
