@@ -3,6 +3,8 @@
 //! Every problem of the file is reported in one run, with file, line and key. Relative paths are taken from the
 //! working directory.
 
+pub(crate) mod ca;
+
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Problem, Problems};
 use proxy::files::read_text;
@@ -59,29 +61,29 @@ impl Config {
     /// # Errors
     /// When it cannot be read, or with every problem found in it.
     pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
-        let text = read_text(path).map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&path.display().to_string(), &text).map_err(LoadError::Problems)
-    }
-
-    fn parse(name: &str, text: &str) -> Result<Self, Vec<Problem>> {
-        let problems = Problems::new();
-        let config = yaml::parse_one(name, text, &problems).and_then(|node| {
-            yaml::map(&node, &problems, |map| {
-                let identity = map.required("identity", Identity::read);
-                let policy = map.required("policy", PolicyFiles::read);
-                let proxy = proxy::Config::read(map);
-                Some(Self {
-                    identity: identity?,
-                    policy: policy?,
-                    proxy: proxy?,
-                })
+        load(path, |map| {
+            let identity = map.required("identity", Identity::read);
+            let policy = map.required("policy", PolicyFiles::read);
+            let proxy = proxy::Config::read(map);
+            Some(Self {
+                identity: identity?,
+                policy: policy?,
+                proxy: proxy?,
             })
-        });
-        problems.or_value(config)
+        })
     }
+}
+
+/// Reads a file that holds one map.
+fn load<T>(path: &Path, read: impl FnOnce(&mut Map<'_>) -> Option<T>) -> Result<T, LoadError> {
+    let text = read_text(path).map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let problems = Problems::new();
+    let config = yaml::parse_one(&path.display().to_string(), &text, &problems)
+        .and_then(|node| yaml::map(&node, &problems, read));
+    problems.or_value(config).map_err(LoadError::Problems)
 }
 
 impl Identity {

@@ -16,9 +16,12 @@ pub(crate) enum CaCommand {
     Init(CaInitArgs),
     /// Serve the gRPC API to sidecars.
     #[command(
-        after_help = "Example:\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443"
+        after_help = "Examples:\n  tipstaff ca serve --config ca.yaml\n  tipstaff ca serve --dir ca --passphrase-file ca.pass --listen 0.0.0.0:8443"
     )]
     Serve(CaServeArgs),
+    /// Load a CA's configuration, say what it means, and exit without running.
+    #[command(after_help = "Example:\n  tipstaff ca check --config deploy/ca.yaml")]
+    Check(CaCheckArgs),
     /// Join tokens: one-time secrets with which a workload enrols.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -37,11 +40,16 @@ pub(crate) enum CaCommand {
     Audit(AuditCommand),
 }
 
+/// Which CA: one of the two is given.
 #[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
 pub(crate) struct CaDirArgs {
-    /// The CA's directory.
+    /// The CA's directory, when it needs no configuration file.
     #[arg(long, value_name = "DIR")]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: Option<PathBuf>,
+    /// The CA's configuration (YAML), which names its directory and everything else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -50,7 +58,7 @@ pub(crate) struct CaKeyArgs {
     pub(crate) dir: CaDirArgs,
     /// A file that holds the passphrase of the CA's keys (a final newline is not part of it).
     /// Without it, TIPSTAFF_CA_PASSPHRASE is read.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub(crate) passphrase_file: Option<PathBuf>,
 }
 
@@ -76,15 +84,24 @@ pub(crate) struct CaInitArgs {
 pub(crate) struct CaServeArgs {
     #[command(flatten)]
     pub(crate) keys: CaKeyArgs,
-    /// Where to serve gRPC over TLS.
-    #[arg(long, default_value = "127.0.0.1:8443")]
-    pub(crate) listen: SocketAddr,
+    /// Where to serve gRPC over TLS [default: 127.0.0.1:8443].
+    #[arg(long, value_name = "ADDR", conflicts_with = "config")]
+    pub(crate) listen: Option<SocketAddr>,
     /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     pub(crate) allow_short_ttl_for_tests: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaCheckArgs {
+    /// The CA's configuration (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,7 +139,7 @@ pub(crate) struct CaIssueArgs {
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub(crate) ttl: Duration,
     /// Let the life go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     pub(crate) allow_short_ttl_for_tests: bool,
 }
 

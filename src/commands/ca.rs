@@ -1,13 +1,15 @@
 //! `tipstaff ca ...`: arguments to calls of the ca crate, results to text or JSON.
 
 mod admin;
+mod check;
 
 use super::{answer, print, print_json};
 use crate::cli::Output;
 use crate::cli::ca::{
-    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaInitArgs, CaInspectArgs,
+    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaDirArgs, CaInitArgs, CaInspectArgs,
     CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
 };
+use crate::config::ca::{CaConfig, PassphraseSource};
 use crate::signal;
 use anyhow::{Context, bail};
 use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
@@ -30,6 +32,7 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
     match command {
         CaCommand::Init(arguments) => init(arguments),
         CaCommand::Serve(arguments) => block_on(serve(arguments)),
+        CaCommand::Check(arguments) => check::run(arguments),
         CaCommand::Token(TokenCommand::Create(arguments)) => block_on(create_token(arguments)),
         CaCommand::Issue(arguments) => block_on(issue(arguments)),
         CaCommand::List(arguments) => list(arguments),
@@ -40,11 +43,12 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
-    let dir = &arguments.keys.dir.dir;
+    let config = configured_with_keys(&arguments.keys)?;
+    let dir = &config.dir;
     let protection = if arguments.insecure_plaintext_keys {
         KeyProtection::InsecurePlaintext
     } else {
-        let Some(passphrase) = passphrase(&arguments.keys)? else {
+        let Some(passphrase) = passphrase(&config)? else {
             bail!(
                 "expected a passphrase for the CA's keys: give --passphrase-file, or set {PASSPHRASE_VARIABLE}; to store them in the clear, ask for it with --insecure-plaintext-keys"
             );
@@ -68,25 +72,36 @@ fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
 
 async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let terminate = signal::terminate()?;
-    let dir = &arguments.keys.dir.dir;
-    let _lock = ca::directory::ServeLock::acquire(dir)?;
-    let authority = Arc::new(open(&arguments.keys, arguments.allow_short_ttl_for_tests)?);
+    let config = served(arguments)?;
+    let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
+    let authority = Arc::new(open(&config)?);
     let server = ca::server::Server::bind(
         Arc::clone(&authority),
-        arguments.listen,
+        config.listen,
         ca::server::Options::default(),
     )
     .await?;
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
-    if let Some(listen) = arguments.admin_listen {
+    if let Some(listen) = config.admin_listen {
         admin::spawn(listen, server.metrics()).await?;
     }
     server.run(terminate).await;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The file, or the flags that stand for one.
+fn served(arguments: &CaServeArgs) -> anyhow::Result<CaConfig> {
+    let mut config = configured_with_keys(&arguments.keys)?;
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.admin_listen = arguments.admin_listen.or(config.admin_listen);
+    if arguments.allow_short_ttl_for_tests {
+        config.ttl_floor = TtlFloor::AllowShortTtlForTests;
+    }
+    Ok(config)
+}
+
 async fn create_token(arguments: &TokenCreateArgs) -> anyhow::Result<ExitCode> {
-    let dir = &arguments.dir.dir;
+    let dir = &configured(&arguments.dir)?.dir;
     let store = Store::open(dir)?;
     let now = SystemTime::now();
     let overview = ca::inspect::overview(dir, now)?;
@@ -115,7 +130,11 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
     };
     let public_key =
         PublicKey::from_csr(&der).with_context(|| format!("reading {}", file.display()))?;
-    let authority = open(&arguments.keys, arguments.allow_short_ttl_for_tests)?;
+    let mut config = configured_with_keys(&arguments.keys)?;
+    if arguments.allow_short_ttl_for_tests {
+        config.ttl_floor = TtlFloor::AllowShortTtlForTests;
+    }
+    let authority = open(&config)?;
     let request = Request {
         id: arguments.id.clone(),
         public_key,
@@ -129,8 +148,8 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
-    let certificates =
-        ca::inspect::certificates(&arguments.dir.dir, SystemTime::now(), arguments.limit)?;
+    let dir = configured(&arguments.dir)?.dir;
+    let certificates = ca::inspect::certificates(&dir, SystemTime::now(), arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&certificates)?,
         Output::Text => {
@@ -146,7 +165,7 @@ fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
-    let dir = &arguments.dir.dir;
+    let dir = &configured(&arguments.dir)?.dir;
     let json = match &arguments.serial {
         None => serde_json::to_value(ca::inspect::overview(dir, SystemTime::now())?),
         Some(serial) => {
@@ -187,7 +206,7 @@ fn print_fields(value: &serde_json::Value, indent: &str) -> anyhow::Result<()> {
 }
 
 fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = ca::ledger::verify(&arguments.dir.dir)?;
+    let report = ca::ledger::verify(&configured(&arguments.dir)?.dir)?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
         Output::Text => print(format_args!("{report}\n"))?,
@@ -196,7 +215,8 @@ fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn list_audit(arguments: &AuditListArgs) -> anyhow::Result<ExitCode> {
-    let records = ca::ledger::records(&arguments.dir.dir, arguments.from, arguments.limit)?;
+    let dir = configured(&arguments.dir)?.dir;
+    let records = ca::ledger::records(&dir, arguments.from, arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&records)?,
         Output::Text => {
@@ -208,25 +228,37 @@ fn list_audit(arguments: &AuditListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(keys: &CaKeyArgs, allow_short_ttl_for_tests: bool) -> anyhow::Result<Authority> {
-    let ttl_floor = if allow_short_ttl_for_tests {
-        TtlFloor::AllowShortTtlForTests
-    } else {
-        TtlFloor::Standard
-    };
-    let options = OpenOptions {
-        passphrase: passphrase(keys)?,
-        ttl_floor,
-    };
-    Ok(Authority::open(&keys.dir.dir, &options)?)
+/// The configuration that is named, or that of a CA in the directory that is.
+fn configured(place: &CaDirArgs) -> anyhow::Result<CaConfig> {
+    match (&place.config, &place.dir) {
+        (Some(file), _) => Ok(CaConfig::load(file)?),
+        (None, Some(dir)) => Ok(CaConfig::of_dir(dir)),
+        (None, None) => bail!("expected --config or --dir"),
+    }
 }
 
-fn passphrase(keys: &CaKeyArgs) -> anyhow::Result<Option<Passphrase>> {
-    let mut bytes = match &keys.passphrase_file {
-        Some(file) => Zeroizing::new(
+fn configured_with_keys(keys: &CaKeyArgs) -> anyhow::Result<CaConfig> {
+    let mut config = configured(&keys.dir)?;
+    if let Some(file) = &keys.passphrase_file {
+        config.keys.passphrase = PassphraseSource::File(file.clone());
+    }
+    Ok(config)
+}
+
+fn open(config: &CaConfig) -> anyhow::Result<Authority> {
+    let options = OpenOptions {
+        passphrase: passphrase(config)?,
+        ttl_floor: config.ttl_floor,
+    };
+    Ok(Authority::open(&config.dir, &options)?)
+}
+
+fn passphrase(config: &CaConfig) -> anyhow::Result<Option<Passphrase>> {
+    let mut bytes = match &config.keys.passphrase {
+        PassphraseSource::File(file) => Zeroizing::new(
             std::fs::read(file).with_context(|| format!("reading {}", file.display()))?,
         ),
-        None => match std::env::var_os(PASSPHRASE_VARIABLE) {
+        PassphraseSource::Environment => match std::env::var_os(PASSPHRASE_VARIABLE) {
             Some(text) => Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(text)),
             None => return Ok(None),
         },

@@ -1,6 +1,6 @@
 //! The reference configuration cannot rot, and a bad one shows all its problems at once.
 
-use crate::harness::{path, tipstaff};
+use crate::harness::{path, tipstaff, tipstaff_ok};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -19,6 +19,33 @@ fn the_reference_configurations_load() {
             .expect("the binary runs");
         assert!(output.status.success(), "{file}: {output:?}");
     }
+}
+
+#[test]
+fn the_reference_configuration_of_the_ca_loads_and_is_explained() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/ca.yaml");
+    let said = tipstaff_ok(&["ca", "check", "--config", file, "--output", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(said["listen"], "0.0.0.0:8443");
+    assert_eq!(said["passphrase"], "/etc/tipstaff/ca.pass");
+}
+
+#[test]
+fn a_flag_beside_the_file_that_has_a_key_for_it_is_refused() {
+    for flag in [
+        "--dir=ca",
+        "--listen=127.0.0.1:1",
+        "--admin-listen=127.0.0.1:1",
+        "--passphrase-file=pass",
+        "--allow-short-ttl-for-tests",
+    ] {
+        let output = tipstaff(&["ca", "serve", "--config", "ca.yaml", flag]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flag}: {said}");
+        assert!(said.contains("cannot be used with"), "{flag}: {said}");
+    }
+    let neither = tipstaff(&["ca", "serve"]);
+    assert_eq!(neither.status.code(), Some(2), "{neither:?}");
 }
 
 #[test]

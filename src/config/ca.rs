@@ -1,0 +1,90 @@
+//! The CA's configuration file, one section a file below this one.
+//!
+//! Read as the sidecar's is: unknown keys are errors, every problem is reported in one run, and relative paths are taken
+//! from the working directory. The values go to the `ca` crate, which reads no YAML.
+
+mod keys;
+mod store;
+
+pub(crate) use keys::{Keys, PassphraseSource};
+pub(crate) use store::Store;
+
+use super::{LoadError, load, path};
+use ca::config::TtlFloor;
+use policy::yaml::{self, Map, Node, Problems};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Where the CA serves unless told otherwise: this machine alone, until somebody says who else may come.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+/// A whole configuration of a CA, checked. The files it names have not been read.
+#[derive(Debug)]
+pub(crate) struct CaConfig {
+    pub(crate) dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    /// Loopback.
+    pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) ttl_floor: TtlFloor,
+    pub(crate) keys: Keys,
+    pub(crate) store: Store,
+}
+
+impl CaConfig {
+    /// What a CA in `dir` has without a file.
+    pub(crate) fn of_dir(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            listen: DEFAULT_LISTEN,
+            admin_listen: None,
+            ttl_floor: TtlFloor::Standard,
+            keys: Keys::default(),
+            store: Store::default(),
+        }
+    }
+
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or with every problem found in it.
+    pub(crate) fn load(path: &Path) -> Result<Self, LoadError> {
+        load(path, Self::read)
+    }
+
+    fn read(map: &mut Map<'_>) -> Option<Self> {
+        let dir = map.required("dir", path);
+        let listen = map.optional("listen", yaml::parsed("an address such as 0.0.0.0:8443"));
+        let admin_listen = map.optional("admin", read_admin);
+        let short = map.optional("allowShortTtlForTests", yaml::boolean);
+        let keys = map.optional("keys", Keys::read);
+        let store = map.optional("store", Store::read);
+        Some(Self {
+            dir: dir?,
+            listen: listen.unwrap_or(DEFAULT_LISTEN),
+            admin_listen,
+            ttl_floor: match short {
+                Some(true) => TtlFloor::AllowShortTtlForTests,
+                Some(false) | None => TtlFloor::Standard,
+            },
+            keys: keys.unwrap_or_default(),
+            store: store.unwrap_or_default(),
+        })
+    }
+}
+
+fn read_admin(node: &Node, problems: &Problems) -> Option<SocketAddr> {
+    yaml::map(node, problems, |map| {
+        map.required("listen", |node, problems| {
+            let address: SocketAddr =
+                yaml::parsed("a loopback address such as 127.0.0.1:15000")(node, problems)?;
+            if address.ip().is_loopback() {
+                return Some(address);
+            }
+            problems.push(node.problem(format!("expected a loopback address, found {address}")));
+            None
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+use super::*;
+
+fn read(text: &str) -> Result<CaConfig, String> {
+    let problems = Problems::new();
+    let config = yaml::parse_one("ca.yaml", text, &problems)
+        .and_then(|node| yaml::map(&node, &problems, CaConfig::read));
+    problems
+        .or_value(config)
+        .map_err(|problems| crate::config::problems_text(&problems))
+}
+
+#[test]
+fn a_directory_alone_is_a_configuration_and_means_what_the_flag_means() {
+    let file = read("dir: ca").unwrap();
+    let flag = CaConfig::of_dir(Path::new("ca"));
+    assert_eq!(format!("{file:?}"), format!("{flag:?}"));
+    assert!(file.listen.ip().is_loopback());
+}
+
+#[test]
+fn every_key_is_read() {
+    let config = read(
+        "dir: /var/lib/tipstaff/ca\nlisten: 0.0.0.0:8443\nadmin: {listen: '[::1]:15000'}\n\
+         allowShortTtlForTests: true\nkeys: {passphraseFile: ca.pass}\nstore: sqlite\n",
+    )
+    .unwrap();
+    assert_eq!(config.listen.port(), 8443);
+    assert_eq!(config.admin_listen.unwrap().port(), 15000);
+    assert_eq!(config.ttl_floor, TtlFloor::AllowShortTtlForTests);
+    assert_eq!(
+        config.keys.passphrase,
+        PassphraseSource::File("ca.pass".into())
+    );
+}
+
+#[test]
+fn every_problem_is_reported_in_one_run_with_its_line() {
+    let said = read(
+        "listen: here\nadmin: {listen: 0.0.0.0:1}\nkeys: {passphrase: hunter2}\nstore: mysql\n\
+         allowShortTtlForTests: 'true'\nrotate: yes\n",
+    )
+    .unwrap_err();
+    for (line, words) in [
+        (1, "expected the key `dir`, which is missing"),
+        (1, "listen: expected an address such as 0.0.0.0:8443"),
+        (2, "expected a loopback address, found 0.0.0.0:1"),
+        (3, "keys.passphrase: unknown key"),
+        (4, "store: expected one of sqlite"),
+        (5, "allowShortTtlForTests: expected true or false"),
+        (6, "rotate: unknown key"),
+    ] {
+        let at = format!("ca.yaml:{line}:");
+        let found = said
+            .lines()
+            .any(|problem| problem.starts_with(&at) && problem.contains(words));
+        assert!(found, "{at} {words} in\n{said}");
+    }
+    assert!(!said.contains("hunter2"), "{said}");
+}
