@@ -3,6 +3,7 @@
 use crate::config::{DEFAULT_TTL, MAX_TTL, OpenOptions, TtlFloor};
 use crate::csr::{KeyHash, PublicKey};
 use crate::profile::{self, Validity};
+use crate::signer::CaKey;
 use crate::store::{CertificateRecord, Store, StoreError};
 use aws_lc_rs::hmac;
 use identity::{Leaf, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
@@ -21,7 +22,7 @@ mod tests;
 pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
 
-/// An open CA: the issuing key in memory, the root's not even read.
+/// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
     trust_domain: TrustDomain,
     signer: Arc<Signer>,
@@ -29,7 +30,7 @@ pub struct Authority {
     bundle: watch::Sender<Arc<TrustBundle>>,
     /// The CA's own root, which the bundle must contain.
     root: CertificateDer<'static>,
-    /// Signing is CPU work: more tasks than cores would only make all of them late.
+    /// As many as the key serves at once: more tasks would only make all of them late.
     signing: Semaphore,
     directory: std::path::PathBuf,
 }
@@ -43,8 +44,8 @@ impl Authority {
     /// # Errors
     /// When a file is missing or damaged, the passphrase is missing or wrong, or the parts do not belong together.
     pub fn open(directory: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        let parts = directory::read(directory, options.passphrase.as_ref())?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = directory::read(directory, options)?;
+        let width = parts.issuer.key().width();
         Ok(Self {
             trust_domain: parts.bundle.trust_domain().clone(),
             signer: Arc::new(Signer {
@@ -57,7 +58,7 @@ impl Authority {
             store: Store::open(directory)?,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),
             root: parts.root,
-            signing: Semaphore::new(cores),
+            signing: Semaphore::new(width),
             directory: directory.to_owned(),
         })
     }
@@ -203,7 +204,7 @@ impl std::fmt::Debug for Authority {
 
 /// The issuing key and what limits its use.
 struct Signer {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Issuer<'static, CaKey>,
     intermediate: CertificateDer<'static>,
     /// Where the validity of all issuers overlaps.
     issuer_validity: Validity,

@@ -1,6 +1,7 @@
 //! What an operator decides about a CA: at `init`, and each time it is opened.
 
 use crate::keys::Passphrase;
+use crate::signer::pkcs11;
 use identity::TrustDomain;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct InitOptions {
     /// Cut to the root's: no certificate outlives an issuer.
     pub intermediate_life: Duration,
     pub key_protection: KeyProtection,
+    /// The label of a key that is in the token already, to be the intermediate's. A new one is made otherwise.
+    pub existing_key: Option<String>,
 }
 
 impl InitOptions {
@@ -37,6 +40,7 @@ impl InitOptions {
             root_life: DEFAULT_ROOT_LIFE,
             intermediate_life: DEFAULT_INTERMEDIATE_LIFE,
             key_protection,
+            existing_key: None,
         }
     }
 }
@@ -48,13 +52,17 @@ pub enum KeyProtection {
     Encrypted(Passphrase),
     /// PKCS#8 PEM, readable by whoever can read the file.
     InsecurePlaintext,
+    /// In a PKCS#11 token, from which they cannot be taken.
+    Token(pkcs11::Token),
 }
 
 /// How [`crate::Authority::open`] opens a CA directory. The default is what production runs with.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
     /// Needed when the keys were encrypted at `init`.
     pub passphrase: Option<Passphrase>,
+    /// Needed when the keys are in a token.
+    pub token: Option<pkcs11::Token>,
     pub ttl_floor: TtlFloor,
 }
 

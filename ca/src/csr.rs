@@ -84,7 +84,12 @@ impl PublicKey {
         if curve != OID_EC_P256 {
             return Err(wrong_key(format!("curve {}", curve.to_id_string())));
         }
-        let bytes: &[u8] = &spki.subject_public_key.data;
+        Self::from_point(&spki.subject_public_key.data)
+    }
+
+    /// An uncompressed point (SEC 1 section 2.3.3).
+    pub(crate) fn from_point(bytes: &[u8]) -> Result<Self, CsrError> {
+        let wrong_key = |found: String| CsrError::WrongKey { found };
         let point: [u8; POINT_BYTES] = bytes
             .try_into()
             .map_err(|_| wrong_key(format!("a point of {} bytes", bytes.len())))?;

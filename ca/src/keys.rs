@@ -13,14 +13,18 @@
 //!
 //! Every byte before the empty line is authenticated with the key, so neither the parameters nor the label (which
 //! keeps one key file from standing in for another) can be changed. The nonce-misuse resistant cipher forgives a
-//! restored virtual machine that repeats its random numbers. A plaintext key is a plain PKCS#8 PEM file instead.
+//! restored virtual machine that repeats its random numbers. A plaintext key is a plain PKCS#8 PEM file instead, and a
+//! key in a token a file that says where it is (see [`crate::signer::pkcs11`]).
 
-use crate::config::KeyProtection;
+use crate::config::{KeyProtection, OpenOptions};
+use crate::signer::pkcs11::{self, Reference, Token};
+use crate::signer::{CaKey, SignError};
 use aes_gcm_siv::aead::{Aead, KeyInit, Payload};
 use aes_gcm_siv::{Aes256GcmSiv, Nonce};
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use identity::TrustDomain;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use std::fmt::Write;
@@ -68,6 +72,10 @@ impl Passphrase {
         }
         Ok(Self(bytes))
     }
+
+    pub(crate) fn reveal(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl std::fmt::Debug for Passphrase {
@@ -103,10 +111,73 @@ pub enum KeyError {
     Exposed { mode: u32 },
     #[error("expected a P-256 private key in PKCS#8")]
     NotP256,
+    #[error("the key is in a PKCS#11 token: expected its module, label and PIN, found none")]
+    TokenMissing,
+    #[error("the key does not sign")]
+    Sign(#[from] SignError),
+}
+
+/// Makes the key that `label` names, for a CA of `trust_domain`, where `protection` wants it. Gives what to store.
+pub(crate) fn generate(
+    label: &str,
+    trust_domain: &TrustDomain,
+    protection: &KeyProtection,
+) -> Result<(CaKey, Zeroizing<String>), KeyError> {
+    if let KeyProtection::Token(token) = protection {
+        // For whoever looks into the token; what finds the key again is its ID.
+        let name = format!("tipstaff {label} {trust_domain}");
+        let (key, reference) = pkcs11::generate(token, &name)?;
+        return Ok((key, Zeroizing::new(reference.to_text(label))));
+    }
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|_| KeyError::NotP256)?;
+    let text = seal(label, &key, protection);
+    Ok((CaKey::in_memory(key), text))
+}
+
+/// The key that is in `token` under `name` already, to be what `label` names. Gives what to store.
+pub(crate) fn adopt(
+    label: &str,
+    token: &Token,
+    name: &str,
+) -> Result<(CaKey, Zeroizing<String>), KeyError> {
+    let (key, reference) = pkcs11::existing(token, name)?;
+    Ok((key, Zeroizing::new(reference.to_text(label))))
+}
+
+/// The key in the file `text`, which must be the one that `label` names, ready to sign. `mode` is the file's.
+pub(crate) fn open(
+    label: &'static str,
+    text: &str,
+    mode: u32,
+    options: &OpenOptions,
+) -> Result<CaKey, KeyError> {
+    let Some((found, lines)) = held_in_token(text) else {
+        return unseal(label, text, mode, options.passphrase.as_ref()).map(CaKey::in_memory);
+    };
+    if found != label {
+        return Err(KeyError::Label {
+            expected: label,
+            found: found.to_owned(),
+        });
+    }
+    let reference = Reference::parse(lines).ok_or(KeyError::Format {
+        expected: "\"held-in\", \"object\" and \"public-key\"",
+    })?;
+    let token = options.token.as_ref().ok_or(KeyError::TokenMissing)?;
+    Ok(pkcs11::open(token, reference)?)
+}
+
+/// The label and the lines after it, when `text` says that the key is in a token.
+fn held_in_token(text: &str) -> Option<(&str, impl Iterator<Item = &str>)> {
+    let (label, rest) = text
+        .strip_prefix("tipstaff-key: 1\nlabel: ")?
+        .split_once('\n')?;
+    rest.starts_with(pkcs11::HELD_IN)
+        .then(|| (label, rest.lines()))
 }
 
 /// The text to store for `key`, whose `label` says which key of the CA it is.
-pub(crate) fn seal(label: &str, key: &KeyPair, protection: &KeyProtection) -> Zeroizing<String> {
+fn seal(label: &str, key: &KeyPair, protection: &KeyProtection) -> Zeroizing<String> {
     let KeyProtection::Encrypted(passphrase) = protection else {
         return Zeroizing::new(key.serialize_pem());
     };
@@ -130,7 +201,7 @@ pub(crate) fn seal(label: &str, key: &KeyPair, protection: &KeyProtection) -> Ze
 }
 
 /// The key in `text`, which must be the one that `label` names. `mode` is the file's.
-pub(crate) fn unseal(
+fn unseal(
     label: &'static str,
     text: &str,
     mode: u32,

@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod keys;
 pub mod ledger;
 pub mod profile;
+pub mod signer;
 pub mod store;
 pub mod token;
 

@@ -6,12 +6,13 @@
 //! (X509-SVID section 2).
 
 use crate::csr::PublicKey;
+use crate::signer::CaKey;
 use aws_lc_rs::digest::{SHA256, digest};
 use identity::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
@@ -63,7 +64,7 @@ impl Validity {
 /// 4.2.1.9).
 pub(crate) fn root(
     trust_domain: &TrustDomain,
-    key: &KeyPair,
+    key: &impl PublicKeyData,
     validity: Validity,
 ) -> Result<CertificateParams, rcgen::Error> {
     ca(trust_domain, "root", 1, key, validity)
@@ -72,7 +73,7 @@ pub(crate) fn root(
 /// The issuing intermediate. May sign leaves only (pathLenConstraint 0).
 pub(crate) fn intermediate(
     trust_domain: &TrustDomain,
-    key: &KeyPair,
+    key: &impl PublicKeyData,
     validity: Validity,
 ) -> Result<CertificateParams, rcgen::Error> {
     ca(trust_domain, "intermediate", 0, key, validity)
@@ -82,7 +83,7 @@ fn ca(
     trust_domain: &TrustDomain,
     role: &str,
     path_len: u8,
-    key: &KeyPair,
+    key: &impl PublicKeyData,
     validity: Validity,
 ) -> Result<CertificateParams, rcgen::Error> {
     let key_id = key_id(key);
@@ -214,7 +215,7 @@ impl CaCertificate {
     }
 
     /// The issuer that signs with `key` in the name of this certificate; `None` when it is another certificate's key.
-    pub(crate) fn issuer(&self, key: KeyPair) -> Option<Issuer<'static, KeyPair>> {
+    pub(crate) fn issuer(&self, key: CaKey) -> Option<Issuer<'static, CaKey>> {
         if key.der_bytes() != self.point {
             return None;
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(crate) enum CaCommand {
     /// Make a root, an issuing intermediate and an empty store in a new directory.
     #[command(
-        after_help = "Example:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass"
+        after_help = "Examples:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass\n  tipstaff ca init --config ca.yaml --trust-domain prod.example"
     )]
     Init(CaInitArgs),
     /// Serve the gRPC API to sidecars.
@@ -57,7 +57,7 @@ pub(crate) struct CaKeyArgs {
     #[command(flatten)]
     pub(crate) dir: CaDirArgs,
     /// A file that holds the passphrase of the CA's keys (a final newline is not part of it).
-    /// Without it, TIPSTAFF_CA_PASSPHRASE is read.
+    /// Without it, TIPSTAFF_CA_PASSPHRASE is read, and then the systemd credential tipstaff-ca-passphrase.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub(crate) passphrase_file: Option<PathBuf>,
 }
@@ -78,6 +78,10 @@ pub(crate) struct CaInitArgs {
     /// Store the keys without encryption: whoever reads the directory is the CA.
     #[arg(long)]
     pub(crate) insecure_plaintext_keys: bool,
+    /// The label of a key in the PKCS#11 token to use for the intermediate, where the configuration names a token.
+    /// Without it, one is made there.
+    #[arg(long, value_name = "LABEL", requires = "config")]
+    pub(crate) existing_key: Option<String>,
 }
 
 #[derive(Debug, Args)]

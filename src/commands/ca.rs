@@ -2,19 +2,20 @@
 
 mod admin;
 mod check;
+mod init;
+mod keys;
 
 use super::{answer, print, print_json};
 use crate::cli::Output;
 use crate::cli::ca::{
-    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaDirArgs, CaInitArgs, CaInspectArgs,
-    CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
+    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaDirArgs, CaInspectArgs, CaIssueArgs,
+    CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
 };
-use crate::config::ca::{CaConfig, PassphraseSource};
+use crate::config::ca::{CaConfig, SecretSource};
 use crate::signal;
 use anyhow::{Context, bail};
-use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
+use ca::config::TtlFloor;
 use ca::csr::PublicKey;
-use ca::keys::Passphrase;
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
@@ -23,14 +24,10 @@ use rustls::pki_types::pem::PemObject;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
-use zeroize::Zeroizing;
-
-/// Holds the passphrase of the CA's keys when no file is named.
-const PASSPHRASE_VARIABLE: &str = "TIPSTAFF_CA_PASSPHRASE";
 
 pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
     match command {
-        CaCommand::Init(arguments) => init(arguments),
+        CaCommand::Init(arguments) => init::run(arguments),
         CaCommand::Serve(arguments) => block_on(serve(arguments)),
         CaCommand::Check(arguments) => check::run(arguments),
         CaCommand::Token(TokenCommand::Create(arguments)) => block_on(create_token(arguments)),
@@ -40,34 +37,6 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::Audit(AuditCommand::Verify(arguments)) => verify_audit(arguments),
         CaCommand::Audit(AuditCommand::List(arguments)) => list_audit(arguments),
     }
-}
-
-fn init(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
-    let config = configured_with_keys(&arguments.keys)?;
-    let dir = &config.dir;
-    let protection = if arguments.insecure_plaintext_keys {
-        KeyProtection::InsecurePlaintext
-    } else {
-        let Some(passphrase) = passphrase(&config)? else {
-            bail!(
-                "expected a passphrase for the CA's keys: give --passphrase-file, or set {PASSPHRASE_VARIABLE}; to store them in the clear, ask for it with --insecure-plaintext-keys"
-            );
-        };
-        KeyProtection::Encrypted(passphrase)
-    };
-    let options = InitOptions {
-        root_life: arguments.root_life,
-        intermediate_life: arguments.intermediate_life,
-        ..InitOptions::new(arguments.trust_domain.clone(), protection)
-    };
-    ca::init(dir, &options)?;
-    eprintln!(
-        "made a CA for {} in {}; give {} to its clients",
-        arguments.trust_domain,
-        dir.display(),
-        dir.join("ca-bundle.pem").display()
-    );
-    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
@@ -240,33 +209,14 @@ fn configured(place: &CaDirArgs) -> anyhow::Result<CaConfig> {
 fn configured_with_keys(keys: &CaKeyArgs) -> anyhow::Result<CaConfig> {
     let mut config = configured(&keys.dir)?;
     if let Some(file) = &keys.passphrase_file {
-        config.keys.passphrase = PassphraseSource::File(file.clone());
+        config.keys.passphrase = SecretSource::File(file.clone());
     }
     Ok(config)
 }
 
 fn open(config: &CaConfig) -> anyhow::Result<Authority> {
-    let options = OpenOptions {
-        passphrase: passphrase(config)?,
-        ttl_floor: config.ttl_floor,
-    };
+    let options = keys::open_options(config)?;
     Ok(Authority::open(&config.dir, &options)?)
-}
-
-fn passphrase(config: &CaConfig) -> anyhow::Result<Option<Passphrase>> {
-    let mut bytes = match &config.keys.passphrase {
-        PassphraseSource::File(file) => Zeroizing::new(
-            std::fs::read(file).with_context(|| format!("reading {}", file.display()))?,
-        ),
-        PassphraseSource::Environment => match std::env::var_os(PASSPHRASE_VARIABLE) {
-            Some(text) => Zeroizing::new(std::os::unix::ffi::OsStringExt::into_vec(text)),
-            None => return Ok(None),
-        },
-    };
-    if bytes.last() == Some(&b'\n') {
-        bytes.pop();
-    }
-    Ok(Some(Passphrase::new(bytes)?))
 }
 
 /// One runtime for every command of the CA; signing and the database have threads of their own.

@@ -6,7 +6,7 @@
 mod keys;
 mod store;
 
-pub(crate) use keys::{Keys, PassphraseSource};
+pub(crate) use keys::{Keys, SecretSource};
 pub(crate) use store::Store;
 
 use super::{LoadError, load, path};

@@ -2,7 +2,6 @@
 
 pub(crate) mod app;
 pub(crate) mod clock;
-pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod sidecar;
@@ -170,6 +169,16 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
+    /// A CA that a test has made and started in its own way.
+    pub(crate) fn of(dir: PathBuf, listen: SocketAddr, process: Process) -> Self {
+        Self {
+            dir,
+            listen,
+            process: Some(process),
+            clock: None,
+        }
+    }
+
     /// Makes a CA for `test.example` in `folder` and serves it.
     pub(crate) fn start(folder: &Path) -> Self {
         Self::start_by(folder, None)
@@ -293,11 +302,16 @@ impl Mesh {
 
     pub(crate) fn with(options: &Options) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
+        let clock = |name| Clock::new(folder.path().join(name));
+        let ca = Ca::start_by(folder.path(), options.own_clocks.then(|| clock("ca.clock")));
+        Self::under(ca, folder, options)
+    }
+
+    /// The sidecars of a CA that runs, in its folder.
+    pub(crate) fn under(ca: Ca, folder: TempDir, options: &Options) -> Self {
         std::fs::create_dir(folder.path().join("policy")).expect("a policy folder");
         std::fs::write(folder.path().join("policy/policy.yaml"), &options.policy)
             .expect("a policy");
-        let clock = |name| Clock::new(folder.path().join(name));
-        let ca = Ca::start_by(folder.path(), options.own_clocks.then(|| clock("ca.clock")));
         let app = App::start();
         let own_app = app.address.to_string();
         let served = Role::Serves {

@@ -8,6 +8,7 @@ mod grpc;
 mod linters;
 mod long_streams;
 mod openssl;
+mod pkcs11;
 mod postgres;
 mod redirect;
 mod redis;

@@ -1,14 +1,15 @@
 //! Making a CA directory, and reading it back.
 
-use crate::config::{InitOptions, MAX_CA_LIFE};
+use crate::config::{InitOptions, KeyProtection, MAX_CA_LIFE, OpenOptions};
 use crate::directory::{
     self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY,
 };
-use crate::keys::{self, KeyError, Passphrase};
+use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
+use crate::signer::CaKey;
 use crate::store::{self, NewCa, Store, StoreError};
 use identity::{BundleError, TrustBundle};
-use rcgen::{CertifiedIssuer, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertifiedIssuer, Issuer};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::fs;
@@ -63,14 +64,18 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
 fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
     let now = SystemTime::now();
     let trust_domain = &options.trust_domain;
-    let generate = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(InitError::Sign);
-
-    let root_key = generate()?;
+    let generate = |label| {
+        keys::generate(label, trust_domain, &options.key_protection).map_err(InitError::Key)
+    };
+    let (root_key, root_key_file) = generate(ROOT)?;
     let root_validity = Validity::of_ca(now, options.root_life);
     let root = profile::root(trust_domain, &root_key, root_validity)
         .and_then(|params| CertifiedIssuer::self_signed(params, root_key))
         .map_err(InitError::Sign)?;
-    let intermediate_key = generate()?;
+    let (intermediate_key, intermediate_key_file) = match &options.existing_key {
+        None => generate(INTERMEDIATE)?,
+        Some(name) => adopt(name, &options.key_protection)?,
+    };
     let intermediate_validity =
         Validity::of_ca(now, options.intermediate_life).within(root_validity);
     let intermediate =
@@ -80,12 +85,11 @@ fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
 
     let bundle = TrustBundle::new(trust_domain.clone(), vec![root.der().clone()], 1)
         .map_err(InitError::Bundle)?;
-    let seal = |label, key| keys::seal(label, key, &options.key_protection);
     let files = [
         (ROOT_CERTIFICATE, Zeroizing::new(root.pem())),
-        (ROOT_KEY, seal(ROOT, root.key())),
+        (ROOT_KEY, root_key_file),
         (INTERMEDIATE_CERTIFICATE, Zeroizing::new(intermediate.pem())),
-        (INTERMEDIATE_KEY, seal(INTERMEDIATE, &intermediate_key)),
+        (INTERMEDIATE_KEY, intermediate_key_file),
         (BUNDLE, Zeroizing::new(bundle.to_pem())),
     ];
     for (name, text) in files {
@@ -104,9 +108,17 @@ fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
     Store::create(directory, &new).map_err(InitError::Store)
 }
 
+/// The key that is called `name` in the token.
+fn adopt(name: &str, protection: &KeyProtection) -> Result<(CaKey, Zeroizing<String>), InitError> {
+    let KeyProtection::Token(token) = protection else {
+        return Err(InitError::NoToken(name.to_owned()));
+    };
+    keys::adopt(INTERMEDIATE, token, name).map_err(InitError::Key)
+}
+
 /// What [`super::Authority::open`] finds in a directory, already held against each other.
 pub(super) struct Parts {
-    pub(super) issuer: Issuer<'static, KeyPair>,
+    pub(super) issuer: Issuer<'static, CaKey>,
     pub(super) intermediate: CertificateDer<'static>,
     pub(super) issuer_validity: Validity,
     pub(super) root: CertificateDer<'static>,
@@ -114,14 +126,14 @@ pub(super) struct Parts {
     pub(super) renewal_secret: [u8; 32],
 }
 
-pub(super) fn read(directory: &Path, passphrase: Option<&Passphrase>) -> Result<Parts, OpenError> {
+pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
     let (bundle, renewal_secret) = store::read_settings(directory)?;
     let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
     if !bundle.authorities().contains(&root) {
         return Err(OpenError::RootNotInBundle);
     }
     let (intermediate, intermediate_info) = read_certificate(directory, INTERMEDIATE_CERTIFICATE)?;
-    let key = read_key(directory, passphrase)?;
+    let key = read_key(directory, options)?;
     Ok(Parts {
         // That the intermediate was signed by the root is checked with each certificate that is issued.
         issuer: intermediate_info
@@ -135,7 +147,7 @@ pub(super) fn read(directory: &Path, passphrase: Option<&Passphrase>) -> Result<
     })
 }
 
-fn read_key(directory: &Path, passphrase: Option<&Passphrase>) -> Result<KeyPair, OpenError> {
+fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey, OpenError> {
     let path = directory.join(INTERMEDIATE_KEY);
     let io = |source| OpenError::Io {
         path: path.clone(),
@@ -143,8 +155,7 @@ fn read_key(directory: &Path, passphrase: Option<&Passphrase>) -> Result<KeyPair
     };
     let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
     let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(io)?;
-    keys::unseal(INTERMEDIATE, &text, mode, passphrase)
-        .map_err(|source| OpenError::Key { path, source })
+    keys::open(INTERMEDIATE, &text, mode, options).map_err(|source| OpenError::Key { path, source })
 }
 
 pub(crate) fn read_certificate(
@@ -180,7 +191,11 @@ pub enum InitError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot make the CA's keys and certificates")]
+    #[error("expected a PKCS#11 token to take the key {0:?} from, found none")]
+    NoToken(String),
+    #[error("cannot make the CA's keys")]
+    Key(#[source] KeyError),
+    #[error("cannot make the CA's certificates")]
     Sign(#[source] rcgen::Error),
     #[error("cannot make the trust bundle")]
     Bundle(#[source] BundleError),

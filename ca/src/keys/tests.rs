@@ -1,4 +1,5 @@
 use super::*;
+use rcgen::PublicKeyData;
 
 fn passphrase(text: &str) -> Passphrase {
     Passphrase::new(text.as_bytes().to_vec()).unwrap()
@@ -83,4 +84,24 @@ fn an_empty_passphrase_is_refused() {
         assert!(Passphrase::new(empty.as_bytes().to_vec()).is_err());
     }
     assert_eq!(format!("{:?}", passphrase("right")), "Passphrase(<secret>)");
+}
+
+#[test]
+fn a_key_file_that_points_into_a_token_needs_the_token_and_its_own_label() {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let spki = STANDARD.encode(key.subject_public_key_info());
+    let text =
+        format!("tipstaff-key: 1\nlabel: root\nheld-in: pkcs11\nobject: 4f\npublic-key: {spki}\n");
+    let open = |label, text: &str| {
+        super::open(label, text, 0o600, &OpenOptions::default()).map(|key| format!("{key:?}"))
+    };
+    assert_eq!(open("root", &text), Err(KeyError::TokenMissing));
+    let found = "root".to_owned();
+    let expected = "intermediate";
+    assert_eq!(
+        open("intermediate", &text),
+        Err(KeyError::Label { expected, found })
+    );
+    let cut = text.replace("object: 4f\n", "");
+    assert!(matches!(open("root", &cut), Err(KeyError::Format { .. })));
 }

@@ -1,5 +1,5 @@
 use super::*;
-use rcgen::{CertifiedIssuer, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertifiedIssuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::{ParsedExtension, X509Extension};
 use x509_parser::oid_registry as oid;
@@ -19,7 +19,7 @@ fn chain() -> [CertificateDer<'static>; 3] {
     let params = intermediate(&domain, &intermediate_key, validity).unwrap();
     let intermediate = params.signed_by(&intermediate_key, &root).unwrap();
     let issuer = CaCertificate::parse(intermediate.der()).unwrap();
-    let issuer = issuer.issuer(intermediate_key).unwrap();
+    let issuer = issuer.issuer(CaKey::in_memory(intermediate_key)).unwrap();
     let key = PublicKey::from_spki(&generate().subject_public_key_info()).unwrap();
     let validity = Validity::of_leaf(now, DAY, validity);
     let leaf = leaf(&SpiffeId::parse(ORDERS).unwrap(), &key, validity).unwrap();
@@ -155,7 +155,7 @@ fn an_issuer_takes_no_other_key() {
     let [_, intermediate, leaf] = chain();
     let certificate = CaCertificate::parse(&intermediate).unwrap();
     let other = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    assert!(certificate.issuer(other).is_none());
+    assert!(certificate.issuer(CaKey::in_memory(other)).is_none());
     assert!(CaCertificate::parse(&leaf).is_none());
     assert!(CaCertificate::parse(b"no certificate").is_none());
 }

@@ -66,8 +66,8 @@ impl Ca {
 
     async fn serve(dir: TempDir, listen: SocketAddr, options: Options) -> Self {
         let open = OpenOptions {
-            passphrase: None,
             ttl_floor: TtlFloor::AllowShortTtlForTests,
+            ..OpenOptions::default()
         };
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), &open).unwrap());
         let server = Server::bind(Arc::clone(&authority), listen, options);

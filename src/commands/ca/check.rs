@@ -1,18 +1,23 @@
 //! `tipstaff ca check`: what a configuration says, without a CA to hold it against.
 
+use super::keys::{Ambient, PASSPHRASE, PIN};
 use crate::cli::Output;
 use crate::cli::ca::CaCheckArgs;
 use crate::commands::print_json;
-use crate::config::ca::{CaConfig, PassphraseSource, Store};
+use crate::config::ca::{CaConfig, SecretSource, Store};
 use std::process::ExitCode;
 
 pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
     let config = CaConfig::load(&arguments.config)?;
     let admin = config.admin_listen.map(|address| address.to_string());
-    let passphrase = match &config.keys.passphrase {
-        PassphraseSource::Environment => super::PASSPHRASE_VARIABLE.to_owned(),
-        PassphraseSource::File(file) => file.display().to_string(),
-    };
+    let keys = &config.keys;
+    let token = keys.pkcs11.as_ref().map(|token| {
+        serde_json::json!({
+            "module": token.module,
+            "token": token.token,
+            "pin": whence(&token.pin, &PIN),
+        })
+    });
     let store = match config.store {
         Store::Sqlite => "sqlite",
     };
@@ -20,7 +25,8 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "dir": config.dir,
         "listen": config.listen.to_string(),
         "admin": admin,
-        "passphrase": passphrase,
+        "passphrase": whence(&keys.passphrase, &PASSPHRASE),
+        "pkcs11": token,
         "store": store,
     });
     match arguments.output.output {
@@ -28,4 +34,11 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         Output::Text => super::print_fields(&report, "")?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn whence(source: &SecretSource, ambient: &Ambient) -> String {
+    match source {
+        SecretSource::Ambient => ambient.variable.to_owned(),
+        SecretSource::File(file) => file.display().to_string(),
+    }
 }

@@ -27,16 +27,13 @@ fn every_key_is_read() {
     assert_eq!(config.listen.port(), 8443);
     assert_eq!(config.admin_listen.unwrap().port(), 15000);
     assert_eq!(config.ttl_floor, TtlFloor::AllowShortTtlForTests);
-    assert_eq!(
-        config.keys.passphrase,
-        PassphraseSource::File("ca.pass".into())
-    );
+    assert_eq!(config.keys.passphrase, SecretSource::File("ca.pass".into()));
 }
 
 #[test]
 fn every_problem_is_reported_in_one_run_with_its_line() {
     let said = read(
-        "listen: here\nadmin: {listen: 0.0.0.0:1}\nkeys: {passphrase: hunter2}\nstore: mysql\n\
+        "listen: here\nadmin: {listen: 0.0.0.0:1}\nkeys: {passphrase: hunter2, pkcs11: {module: hsm.so, pin: hunter2}}\nstore: mysql\n\
          allowShortTtlForTests: 'true'\nrotate: yes\n",
     )
     .unwrap_err();
@@ -45,6 +42,9 @@ fn every_problem_is_reported_in_one_run_with_its_line() {
         (1, "listen: expected an address such as 0.0.0.0:8443"),
         (2, "expected a loopback address, found 0.0.0.0:1"),
         (3, "keys.passphrase: unknown key"),
+        (3, "keys.pkcs11.module: expected an absolute path"),
+        (3, "expected the key `token`, which is missing"),
+        (3, "keys.pkcs11.pin: unknown key"),
         (4, "store: expected one of sqlite"),
         (5, "allowShortTtlForTests: expected true or false"),
         (6, "rotate: unknown key"),
