@@ -19,11 +19,12 @@ class Tipstaff(Pair):
 
     binary = ROOT / "target" / "dist" / "tipstaff"
     templates = "tipstaff"
+    ca_host = "127.0.0.1"
 
     def start_authority(self):
         self.ca_port = free_port()
         self.authority = Authority(self.binary, self.folder / "ca")
-        serve = [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"127.0.0.1:{self.ca_port}"]
+        serve = [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"{self.ca_host}:{self.ca_port}"]
         self.run("ca", serve, self.ca_port)
         self.policy = self.folder / "policy"
         self.policy.mkdir()

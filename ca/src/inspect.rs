@@ -5,8 +5,8 @@ use crate::authority::{OpenError, read_certificate};
 use crate::directory::{INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE};
 use crate::ledger::fingerprint;
 use crate::profile::CaCertificate;
-use crate::store::{StoreError, open_for_reading, read_settings, token_name, unix_seconds};
-use rusqlite::{OptionalExtension, Row, params};
+use crate::store::sql::{self, Row, values};
+use crate::store::{self, StoreError, token_name, unix_seconds};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::fmt;
@@ -77,26 +77,31 @@ pub enum TokenState {
 /// # Errors
 /// When a file of the CA cannot be read.
 pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError> {
-    let (bundle, _) = read_settings(directory)?;
-    let connection = open_for_reading(directory)?;
-    let counts = |now: i64| {
-        connection.query_row(
-            "SELECT (SELECT count(*) FROM certificate WHERE not_after > ?1),
-                    (SELECT count(*) FROM certificate WHERE not_after <= ?1),
+    let (bundle, _) = store::read_settings(directory)?;
+    let counts = store::read(directory, |transaction| {
+        let row = transaction.only(
+            "SELECT (SELECT count(*) FROM certificate WHERE not_after > $1),
+                    (SELECT count(*) FROM certificate WHERE not_after <= $1),
                     (SELECT count(*) FROM enrolment),
-                    (SELECT count(*) FROM join_token WHERE enrolled_key IS NULL AND expires_at > ?1),
+                    (SELECT count(*) FROM join_token WHERE enrolled_key IS NULL AND expires_at > $1),
                     (SELECT count(*) FROM audit)",
-            [now],
-            |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]),
-        )
-    };
+            values![now],
+        )?;
+        Ok([
+            row.get(0)?,
+            row.get(1)?,
+            row.get(2)?,
+            row.get(3)?,
+            row.get(4)?,
+        ])
+    })?;
     let [
         unexpired_certificates,
         expired_certificates,
         enrolments,
         open_tokens,
         audit_records,
-    ] = counts(unix_seconds(now)).map_err(StoreError::cannot_read)?;
+    ] = counts;
     Ok(Overview {
         trust_domain: bundle.trust_domain().to_string(),
         bundle_sequence: bundle.sequence(),
@@ -119,14 +124,14 @@ pub fn certificates(
     now: SystemTime,
     limit: u32,
 ) -> Result<Vec<Certificate>, StoreError> {
-    let connection = open_for_reading(directory)?;
-    let read = || {
-        connection
-            .prepare("SELECT * FROM certificate WHERE not_after > ?1 ORDER BY not_after DESC, serial LIMIT ?2")?
-            .query_map(params![unix_seconds(now), limit], certificate_of)?
-            .collect::<rusqlite::Result<Vec<_>>>()
-    };
-    read().map_err(StoreError::cannot_read)
+    store::read(directory, |transaction| {
+        let rows = transaction.query(
+            "SELECT serial, spiffe_id, not_before, not_after, renew_at, audit_seq, der
+             FROM certificate WHERE not_after > $1 ORDER BY not_after DESC, serial LIMIT $2",
+            values![now, limit],
+        )?;
+        rows.iter().map(certificate_of).collect()
+    })
 }
 
 /// The certificate with `serial` (lower-case hexadecimal) and its DER, expired or not.
@@ -137,17 +142,20 @@ pub fn certificate(
     directory: &Path,
     serial: &str,
 ) -> Result<Option<(Certificate, CertificateDer<'static>)>, StoreError> {
-    open_for_reading(directory)?
-        .query_row(
-            "SELECT * FROM certificate WHERE serial = ?1",
-            [serial],
-            |row| {
-                let der: Vec<u8> = row.get("der")?;
-                Ok((certificate_of(row)?, CertificateDer::from(der)))
-            },
-        )
-        .optional()
-        .map_err(StoreError::cannot_read)
+    store::read(directory, |transaction| {
+        let row = transaction.first(
+            "SELECT serial, spiffe_id, not_before, not_after, renew_at, audit_seq, der
+             FROM certificate WHERE serial = $1",
+            values![serial],
+        )?;
+        row.map(|row| {
+            Ok((
+                certificate_of(&row)?,
+                CertificateDer::from(row.get::<Vec<u8>>(6)?),
+            ))
+        })
+        .transpose()
+    })
 }
 
 /// The join tokens, newest first, at most `limit`.
@@ -155,39 +163,40 @@ pub fn certificate(
 /// # Errors
 /// When the database cannot be read.
 pub fn tokens(directory: &Path, now: SystemTime, limit: u32) -> Result<Vec<Token>, StoreError> {
-    let connection = open_for_reading(directory)?;
-    let now = unix_seconds(now);
-    let read = || {
-        connection
-            .prepare("SELECT * FROM join_token ORDER BY created_at DESC, hash LIMIT ?1")?
-            .query_map([limit], |row| {
-                let expires_at: i64 = row.get("expires_at")?;
-                let used = row.get::<_, Option<Vec<u8>>>("enrolled_key")?.is_some();
-                Ok(Token {
-                    name: token_name(&row.get("hash")?),
-                    spiffe_id: row.get("spiffe_id")?,
-                    expires_at: rfc3339(expires_at),
-                    state: match used {
-                        true => TokenState::Used,
-                        false if expires_at <= now => TokenState::Expired,
-                        false => TokenState::Open,
-                    },
-                })
-            })?
-            .collect::<rusqlite::Result<Vec<_>>>()
-    };
-    read().map_err(StoreError::cannot_read)
+    store::read(directory, |transaction| {
+        let rows = transaction.query(
+            "SELECT hash, spiffe_id, expires_at, enrolled_key FROM join_token
+             ORDER BY created_at DESC, hash LIMIT $1",
+            values![limit],
+        )?;
+        rows.iter().map(|row| token_of(row, now)).collect()
+    })
 }
 
-fn certificate_of(row: &Row<'_>) -> rusqlite::Result<Certificate> {
+fn token_of(row: &Row, now: SystemTime) -> sql::Result<Token> {
+    let expires_at: i64 = row.get(2)?;
+    let used = row.get::<Option<Vec<u8>>>(3)?.is_some();
+    Ok(Token {
+        name: token_name(&row.get(0)?),
+        spiffe_id: row.get(1)?,
+        expires_at: rfc3339(expires_at),
+        state: match used {
+            true => TokenState::Used,
+            false if expires_at <= unix_seconds(now) => TokenState::Expired,
+            false => TokenState::Open,
+        },
+    })
+}
+
+fn certificate_of(row: &Row) -> sql::Result<Certificate> {
     Ok(Certificate {
-        serial: row.get("serial")?,
-        spiffe_id: row.get("spiffe_id")?,
-        not_before: rfc3339(row.get("not_before")?),
-        not_after: rfc3339(row.get("not_after")?),
-        renew_at: rfc3339(row.get("renew_at")?),
-        audit_seq: row.get("audit_seq")?,
-        sha256: fingerprint(&row.get::<_, Vec<u8>>("der")?),
+        serial: row.get(0)?,
+        spiffe_id: row.get(1)?,
+        not_before: rfc3339(row.get(2)?),
+        not_after: rfc3339(row.get(3)?),
+        renew_at: rfc3339(row.get(4)?),
+        audit_seq: row.get(5)?,
+        sha256: fingerprint(&row.get::<Vec<u8>>(6)?),
     })
 }
 

@@ -5,9 +5,10 @@
 //! close that gap, come later.
 
 use crate::csr::KeyHash;
+use crate::store::session::Transaction;
+use crate::store::sql::{self, values};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::SpiffeId;
-use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -100,33 +101,32 @@ impl Head {
         hash: [0; 32],
     };
 
-    pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        connection
-            .prepare_cached("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")?
-            .query_row([], |row| {
-                Ok(Self {
-                    seq: row.get(0)?,
-                    hash: row.get(1)?,
-                })
+    pub(crate) fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+        let last =
+            transaction.first("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1", &[])?;
+        last.map_or(Ok(Self::START), |row| {
+            Ok(Self {
+                seq: row.get(0)?,
+                hash: row.get(1)?,
             })
-            .optional()
-            .map(|head| head.unwrap_or(Self::START))
+        })
     }
 
-    /// Writes `event` as the next record. The connection is inside a transaction that began before `self` was read.
+    /// Writes `event` as the next record. The transaction is one for writing, in which `self` was read.
     pub(crate) fn append(
         &mut self,
-        connection: &Connection,
+        transaction: &mut Transaction<'_>,
         now: SystemTime,
         event: &Event,
-    ) -> rusqlite::Result<i64> {
+    ) -> sql::Result<i64> {
         let seq = self.seq + 1;
         let time_ms = unix_ms(now);
         let event = serde_json::to_string(event).expect("an event is strings and numbers");
         let hash = record_hash(seq, time_ms, &self.hash, &event);
-        connection
-            .prepare_cached("INSERT INTO audit VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![seq, time_ms, event, self.hash, hash])?;
+        transaction.execute(
+            "INSERT INTO audit (seq, time_ms, event, previous, hash) VALUES ($1, $2, $3, $4, $5)",
+            values![seq, time_ms, &event, &self.hash, &hash],
+        )?;
         *self = Self { seq, hash };
         Ok(seq)
     }

@@ -5,40 +5,49 @@
 
 use crate::directory;
 use crate::ledger::{Event, Refusal, fingerprint};
+use changes::Watcher;
 use identity::{BundleError, TrustBundle, TrustDomain};
-use rusqlite::{Connection, OpenFlags, params};
 use rustls_pki_types::CertificateDer;
+use session::{Access, Session, Transaction};
+use sql::values;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 use writer::{Batch, Writer};
 
+pub(crate) mod session;
+pub(crate) mod sql;
+
+mod changes;
 mod enrolment;
+mod schema;
+mod sqlite;
 mod sweep;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use changes::{Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
+pub use sql::DatabaseError;
 
-/// In the database's header, so that an older program refuses a newer file.
-const VERSION: i32 = 1;
-/// How long to wait for another process that writes, such as `token create` beside a server.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Free space that is kept back from records of refusals: some ten thousand certificates fit.
 const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// An open database. Works beside others on the same directory, in this process or another.
 #[derive(Debug)]
 pub struct Store {
+    // Dropped in this order: the writer nudges the watcher.
     writer: Writer,
+    watcher: Watcher,
 }
 
 impl Store {
-    /// Opens the database in a CA directory made by [`crate::init`] and starts its writer thread, which ends when the
-    /// store is dropped.
+    /// Opens the database in a CA directory made by [`crate::init`], brings it up to date, and starts the threads that
+    /// write to it and follow its changes, which end when the store is dropped.
     ///
     /// # Errors
     /// When the database is missing, unreadable or of another version.
@@ -47,12 +56,14 @@ impl Store {
     }
 
     fn open_with_reserve(directory: &Path, reserve_bytes: u64) -> Result<Self, StoreError> {
-        let connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .map_err(StoreError::cannot_read)?;
-        check_version(&connection)?;
-        let writer = Writer::spawn(connection, reserve_bytes)
-            .map_err(|error| StoreError::Thread(Arc::new(error)))?;
-        Ok(Self { writer })
+        let mut session =
+            Session::connect(directory, Access::Write).map_err(StoreError::cannot_read)?;
+        schema::migrate(&mut session)?;
+        let reader = Session::connect(directory, Access::Read).map_err(StoreError::cannot_read)?;
+        let thread = |error| StoreError::Thread(Arc::new(error));
+        let (watcher, nudge) = Watcher::spawn(reader).map_err(thread)?;
+        let writer = Writer::spawn(session, reserve_bytes, nudge).map_err(thread)?;
+        Ok(Self { writer, watcher })
     }
 
     /// Makes the database of a new CA.
@@ -60,9 +71,15 @@ impl Store {
         // SQLite would make the file with the process's umask, and its log files with the mode of this one.
         let path = directory.join(directory::DATABASE);
         directory::write_new(&path, b"").map_err(|error| StoreError::Create(Arc::new(error)))?;
-        let mut connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .map_err(StoreError::cannot_record)?;
-        fill(&mut connection, new).map_err(StoreError::cannot_record)
+        Session::create(directory)
+            .and_then(|mut session| session.transaction(Access::Write, |to| fill(to, new)))
+            .map_err(StoreError::cannot_record)
+    }
+
+    /// How often what a running CA keeps in memory has changed, by whatever process or replica; seen at once when it
+    /// was this store, and within a second otherwise. What is kept has to be read again when its topic has moved.
+    pub fn changes(&self) -> watch::Receiver<Versions> {
+        self.watcher.versions()
     }
 
     /// Records a certificate together with its audit record.
@@ -99,11 +116,12 @@ impl Store {
     ) -> Result<u64, StoreError> {
         self.writer
             .write(move |batch| {
-                let sequence: u64 = batch.connection().query_row(
-                    "UPDATE bundle SET sequence = sequence + 1, pem = ?1 RETURNING sequence",
-                    [bundle.to_pem()],
-                    |row| row.get(0),
+                let pem = bundle.to_pem();
+                let updated = batch.only(
+                    "UPDATE bundle SET sequence = sequence + 1, pem = $1 RETURNING sequence",
+                    values![&pem],
                 )?;
+                let sequence = updated.get(0)?;
                 let authorities = bundle
                     .authorities()
                     .iter()
@@ -116,6 +134,7 @@ impl Store {
                         authorities,
                     },
                 )?;
+                batch.announce(Topic::Bundle)?;
                 Ok(sequence)
             })
             .await
@@ -140,7 +159,7 @@ pub(crate) struct CertificateRecord {
 }
 
 impl CertificateRecord {
-    fn insert(&self, batch: &mut Batch<'_>, now: SystemTime) -> rusqlite::Result<()> {
+    fn insert(&self, batch: &mut Batch<'_, '_>, now: SystemTime) -> sql::Result<()> {
         let spiffe_id = self.leaf.id.as_str();
         let not_after = unix_seconds(self.leaf.not_after);
         let audit_seq = batch.audit(
@@ -153,100 +172,78 @@ impl CertificateRecord {
                 certificate: fingerprint(&self.der),
             },
         )?;
-        batch
-            .connection()
-            .prepare_cached("INSERT INTO certificate VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-            .execute(params![
-                self.leaf.serial,
+        batch.execute(
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            values![
+                &self.leaf.serial,
                 spiffe_id,
-                unix_seconds(self.leaf.not_before),
+                self.leaf.not_before,
                 not_after,
-                unix_seconds(self.renew_at),
+                self.renew_at,
                 &self.der[..],
                 audit_seq
-            ])?;
+            ],
+        )?;
         Ok(())
     }
 }
 
 /// The bundle and the renewal secret, read when a CA is opened.
 pub(crate) fn read_settings(directory: &Path) -> Result<(TrustBundle, [u8; 32]), StoreError> {
-    let connection = open_for_reading(directory)?;
-    let (name, sequence, pem): (String, u64, String) = connection
-        .query_row(
-            "SELECT trust_domain, sequence, pem FROM bundle",
-            [],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .map_err(StoreError::cannot_read)?;
-    let secret = connection
-        .query_row("SELECT secret FROM renewal", [], |row| row.get(0))
-        .map_err(StoreError::cannot_read)?;
+    let (name, sequence, pem, secret) = read(directory, |transaction| {
+        let bundle = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
+        let secret = transaction
+            .only("SELECT secret FROM renewal", &[])?
+            .get(0)?;
+        let (name, pem): (String, String) = (bundle.get(0)?, bundle.get(2)?);
+        Ok((name, bundle.get(1)?, pem, secret))
+    })?;
     let trust_domain = TrustDomain::parse(&name).map_err(|_| StoreError::TrustDomain(name))?;
     let bundle = TrustBundle::from_pem(trust_domain, pem.as_bytes(), sequence)
         .map_err(|error| StoreError::Bundle(Arc::new(error)))?;
     Ok((bundle, secret))
 }
 
-/// A connection of its own for a reader, which sees what is committed and holds nobody up.
-pub(crate) fn open_for_reading(directory: &Path) -> Result<Connection, StoreError> {
-    // Not opened read-only: a reader of a database with a write-ahead log may have to make the log's index.
-    let connection = connect(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)
-        .and_then(|connection| {
-            connection.pragma_update(None, "query_only", true)?;
-            Ok(connection)
+/// Reads one moment of what is committed, beside a running server.
+///
+/// # Errors
+/// When the database cannot be read or is of another version.
+pub(crate) fn read<T>(
+    directory: &Path,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T>,
+) -> Result<T, StoreError> {
+    Session::connect(directory, Access::Read)
+        .and_then(|mut session| {
+            session.transaction(Access::Read, |transaction| {
+                match schema::check(transaction)? {
+                    Ok(()) => work(transaction).map(Ok),
+                    Err(refused) => Ok(Err(refused)),
+                }
+            })
         })
-        .map_err(StoreError::cannot_read)?;
-    check_version(&connection)?;
-    Ok(connection)
+        .map_err(StoreError::cannot_read)?
 }
 
-fn connect(directory: &Path, mode: OpenFlags) -> rusqlite::Result<Connection> {
-    // Each connection stays on one thread, so SQLite need not lock it.
-    let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(directory.join(directory::DATABASE), flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    Ok(connection)
-}
-
-fn check_version(connection: &Connection) -> Result<(), StoreError> {
-    let found: i32 = connection
-        .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(StoreError::cannot_read)?;
-    if found != VERSION {
-        return Err(StoreError::Version { found });
-    }
-    Ok(())
-}
-
-fn fill(connection: &mut Connection, new: &NewCa<'_>) -> rusqlite::Result<()> {
-    // Kept in the file: every later connection finds the log.
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(include_str!("store/schema.sql"))?;
-    let trust_domain = new.bundle.trust_domain().as_str();
+fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<()> {
+    schema::create(transaction)?;
+    let (trust_domain, pem) = (new.bundle.trust_domain().as_str(), new.bundle.to_pem());
     transaction.execute(
-        "INSERT INTO bundle VALUES (1, ?1, ?2, ?3)",
-        params![trust_domain, new.bundle.sequence(), new.bundle.to_pem()],
+        "INSERT INTO bundle (id, trust_domain, sequence, pem) VALUES (1, $1, $2, $3)",
+        values![trust_domain, new.bundle.sequence(), &pem],
     )?;
-    transaction.execute("INSERT INTO renewal VALUES (1, ?1)", [new.renewal_secret])?;
-    let mut batch = Batch::begin(&transaction, 0)?;
-    batch.audit(
-        new.now,
-        &Event::Initialised {
-            trust_domain: trust_domain.to_owned(),
-            root: new
-                .bundle
-                .authorities()
-                .first()
-                .map_or_else(String::new, |der| fingerprint(der)),
-            intermediate: fingerprint(new.intermediate),
-        },
+    transaction.execute(
+        "INSERT INTO renewal (id, secret) VALUES (1, $1)",
+        values![&new.renewal_secret],
     )?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()
+    let root = new.bundle.authorities().first();
+    let event = Event::Initialised {
+        trust_domain: trust_domain.to_owned(),
+        root: root.map_or_else(String::new, |der| fingerprint(der)),
+        intermediate: fingerprint(new.intermediate),
+    };
+    Batch::begin(transaction, 0)?.audit(new.now, &event)?;
+    Ok(())
 }
 
 /// The database cannot be used. A caller may retry: the store recovers when the cause is gone.
@@ -254,11 +251,16 @@ fn fill(connection: &mut Connection, new: &NewCa<'_>) -> rusqlite::Result<()> {
 pub enum StoreError {
     /// Disk full, read-only file system, a lock held for too long, ...
     #[error("cannot record in the CA's database")]
-    CannotRecord(#[source] Arc<rusqlite::Error>),
+    CannotRecord(#[source] Arc<DatabaseError>),
     #[error("cannot read the CA's database")]
-    CannotRead(#[source] Arc<rusqlite::Error>),
-    #[error("expected version {VERSION} of the CA's database, found {found}")]
-    Version { found: i32 },
+    CannotRead(#[source] Arc<DatabaseError>),
+    /// Older for a reader, which does not bring it up to date; without our tables (0); or so new that it needs another
+    /// program.
+    #[error(
+        "expected version {} of the CA's database, found {found}, which takes a program of version {oldest} or later",
+        schema::VERSION
+    )]
+    Version { found: u32, oldest: u32 },
     #[error("expected a trust domain in the CA's database, found {0:?}")]
     TrustDomain(String),
     #[error("expected a trust bundle in the CA's database")]
@@ -272,11 +274,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn cannot_read(error: rusqlite::Error) -> Self {
+    pub(crate) fn cannot_read(error: DatabaseError) -> Self {
         Self::CannotRead(Arc::new(error))
     }
 
-    fn cannot_record(error: rusqlite::Error) -> Self {
+    fn cannot_record(error: DatabaseError) -> Self {
         Self::CannotRecord(Arc::new(error))
     }
 }

@@ -1,5 +1,8 @@
 //! SIGTERM: what is in flight ends well, nothing new is taken, the process leaves with 0.
 
+mod in_flight; // In every protocol at once.
+mod raw_http2;
+
 use crate::harness::http::{connect, exchange};
 use crate::harness::{Mesh, Options, load, wait_for};
 use rustix::process::Signal;

@@ -18,6 +18,8 @@ mod issuance;
 mod policy;
 // Opaque TCP.
 mod tcp;
+// gRPC with tonic.
+mod grpc;
 // 429 and what comes with it.
 mod limits;
 // Identities rotate, expire and come back.

@@ -2,8 +2,8 @@
 
 use super::Event;
 use crate::inspect::{rfc3339, rfc3339_ms};
-use crate::store::{StoreError, open_for_reading};
-use rusqlite::{Row, params};
+use crate::store::sql::{self, Row, values};
+use crate::store::{self, StoreError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -29,19 +29,18 @@ pub struct Record {
 /// # Errors
 /// When the database cannot be read.
 pub fn records(directory: &Path, from_seq: i64, limit: u32) -> Result<Vec<Record>, StoreError> {
-    let connection = open_for_reading(directory)?;
-    let read = || {
-        connection
-            .prepare("SELECT seq, time_ms, event FROM audit WHERE seq >= ?1 ORDER BY seq LIMIT ?2")?
-            .query_map(params![from_seq, limit], Record::of)?
-            .collect::<rusqlite::Result<_>>()
-    };
-    read().map_err(StoreError::cannot_read)
+    store::read(directory, |transaction| {
+        let rows = transaction.query(
+            "SELECT seq, time_ms, event FROM audit WHERE seq >= $1 ORDER BY seq LIMIT $2",
+            values![from_seq, limit],
+        )?;
+        rows.iter().map(Record::of).collect()
+    })
 }
 
 impl Record {
-    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let event: String = row.get("event").unwrap_or_default();
+    fn of(row: &Row) -> sql::Result<Self> {
+        let event: String = row.get(2).unwrap_or_default();
         let event = serde_json::from_str::<Event>(&event).and_then(serde_json::to_value);
         let mut fields = match event {
             Ok(Value::Object(fields)) => fields,
@@ -59,8 +58,8 @@ impl Record {
             }
         }
         Ok(Self {
-            seq: row.get("seq")?,
-            time: rfc3339_ms(row.get("time_ms")?),
+            seq: row.get(0)?,
+            time: rfc3339_ms(row.get(1)?),
             kind,
             fields,
         })

@@ -1,10 +1,12 @@
 use super::*;
 use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::csr::PublicKey;
+use crate::store::session::{Access, Session};
 use crate::{Authority, Request, Requester, directory};
 use identity::TrustDomain;
 use rcgen::{KeyPair, PublicKeyData};
-use std::path::PathBuf;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A CA with four records: init and three certificates.
@@ -29,6 +31,14 @@ async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
         ca.issue(request).await.unwrap();
     }
     (temporary, path)
+}
+
+fn append(directory: &Path, event: &Event) {
+    let mut session = Session::connect(directory, Access::Write).unwrap();
+    let appended = session.transaction(Access::Write, |transaction| {
+        Head::read(transaction)?.append(transaction, SystemTime::now(), event)
+    });
+    appended.unwrap();
 }
 
 #[tokio::test]
@@ -98,8 +108,7 @@ async fn a_serial_recorded_twice_is_found() {
         })
         .unwrap();
     let event = serde_json::from_str(&event).unwrap();
-    let mut head = Head::read(&connection).unwrap();
-    head.append(&connection, SystemTime::now(), &event).unwrap();
+    append(&path, &event);
     let report = verify(&path).unwrap();
     assert!(
         matches!(
@@ -139,12 +148,7 @@ async fn swept_certificates_are_told_from_missing_ones() {
         })
         .unwrap();
     connection.execute("DELETE FROM certificate", []).unwrap();
-    let sweep = |expired_by| {
-        let mut head = Head::read(&connection).unwrap();
-        let now = SystemTime::now();
-        head.append(&connection, now, &Event::Swept { expired_by })
-            .unwrap();
-    };
+    let sweep = |expired_by| append(&path, &Event::Swept { expired_by });
     sweep(ends - 1);
     let report = verify(&path).unwrap();
     assert_eq!((report.problems.len(), report.swept), (3, 0), "{report}");

@@ -2,13 +2,16 @@
 
 use super::{Event, Head, fingerprint, record_hash};
 use crate::csr::KeyHash;
-use crate::store::{StoreError, open_for_reading};
-use rusqlite::{Connection, OptionalExtension};
+use crate::store::session::Transaction;
+use crate::store::sql::{self, Row, values};
+use crate::store::{self, StoreError};
 use serde::Serialize;
 use std::path::Path;
 
 /// More are counted, not listed: one broken link makes few, a replaced file makes one per record.
 const MAX_PROBLEMS: usize = 20;
+/// Rows in memory at a time.
+const PAGE: u32 = 1000;
 
 /// What an audit found.
 #[derive(Debug, Serialize)]
@@ -94,13 +97,11 @@ impl std::fmt::Display for Report {
 /// # Errors
 /// When the database cannot be read. A chain that is read and broken is a [`Report`].
 pub fn verify(directory: &Path) -> Result<Report, StoreError> {
-    let mut connection = open_for_reading(directory)?;
-    walk(&mut connection).map_err(StoreError::cannot_read)
+    // One transaction: the chain and the certificates of the same moment.
+    store::read(directory, walk)
 }
 
-fn walk(connection: &mut Connection) -> rusqlite::Result<Report> {
-    // One transaction: the chain and the certificates of the same moment.
-    let transaction = connection.transaction()?;
+fn walk(transaction: &mut Transaction<'_>) -> sql::Result<Report> {
     let mut report = Report {
         records: 0,
         certificates: 0,
@@ -109,117 +110,159 @@ fn walk(connection: &mut Connection) -> rusqlite::Result<Report> {
         problems: Vec::new(),
         further_problems: 0,
     };
-    let head = walk_chain(&transaction, &mut report)?;
+    let head = walk_chain(transaction, &mut report)?;
     report.head = KeyHash(head.hash).to_string();
-    walk_issuances(&transaction, &mut report)?;
-    walk_certificates(&transaction, &mut report)?;
+    walk_issuances(transaction, &mut report)?;
+    walk_certificates(transaction, &mut report)?;
     Ok(report)
 }
 
-fn walk_chain(connection: &Connection, report: &mut Report) -> rusqlite::Result<Head> {
-    let mut statement =
-        connection.prepare("SELECT seq, time_ms, event, previous, hash FROM audit ORDER BY seq")?;
-    let mut rows = statement.query([])?;
-    let mut head = Head::START;
-    while let Some(row) = rows.next()? {
-        report.records += 1;
-        let seq: i64 = row.get(0)?;
-        let expected = head.seq + 1;
-        if seq != expected {
-            report.add(Problem::Gap { seq, expected });
+fn walk_chain(transaction: &mut Transaction<'_>, report: &mut Report) -> sql::Result<Head> {
+    let (mut head, mut after) = (Head::START, i64::MIN);
+    loop {
+        let rows = transaction.query(
+            "SELECT seq, time_ms, event, previous, hash FROM audit
+             WHERE seq > $1 ORDER BY seq LIMIT $2",
+            values![after, PAGE],
+        )?;
+        for row in &rows {
+            after = row.get(0)?;
+            follow(&mut head, after, row, report);
         }
-        head.seq = seq;
-        let (Ok(time_ms), Ok(event), Ok(previous), Ok(hash)) = (
-            row.get(1),
-            row.get::<_, String>(2),
-            row.get::<_, [u8; 32]>(3),
-            row.get::<_, [u8; 32]>(4),
-        ) else {
-            report.add(Problem::Unreadable { seq });
-            continue;
-        };
-        if previous != head.hash {
-            report.add(Problem::Unlinked { seq });
-        }
-        head.hash = hash;
-        if record_hash(seq, time_ms, &previous, &event) != hash {
-            report.add(Problem::Changed { seq });
-        }
-        if serde_json::from_str::<Event>(&event).is_err() {
-            report.add(Problem::Unreadable { seq });
+        if rows.len() < PAGE as usize {
+            return Ok(head);
         }
     }
-    Ok(head)
+}
+
+/// Holds a record against the one before it.
+fn follow(head: &mut Head, seq: i64, row: &Row, report: &mut Report) {
+    report.records += 1;
+    let expected = head.seq + 1;
+    if seq != expected {
+        report.add(Problem::Gap { seq, expected });
+    }
+    head.seq = seq;
+    let (Ok(time_ms), Ok(event), Ok(previous), Ok(hash)) = (
+        row.get(1),
+        row.get::<String>(2),
+        row.get::<[u8; 32]>(3),
+        row.get::<[u8; 32]>(4),
+    ) else {
+        report.add(Problem::Unreadable { seq });
+        return;
+    };
+    if previous != head.hash {
+        report.add(Problem::Unlinked { seq });
+    }
+    head.hash = hash;
+    if record_hash(seq, time_ms, &previous, &event) != hash {
+        report.add(Problem::Changed { seq });
+    }
+    if serde_json::from_str::<Event>(&event).is_err() {
+        report.add(Problem::Unreadable { seq });
+    }
 }
 
 /// An issuance record has its certificate, until a sweep of what had expired is recorded. Backwards, so that the sweeps
 /// after a record are known when its turn comes.
-fn walk_issuances(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("SELECT seq, event FROM audit ORDER BY seq DESC")?;
-    let mut of_serial =
-        connection.prepare("SELECT audit_seq FROM certificate WHERE serial = ?1")?;
-    let mut rows = statement.query([])?;
-    let mut swept_by = i64::MIN;
-    while let Some(row) = rows.next()? {
-        let seq: i64 = row.get(0)?;
-        // One that cannot be read was reported by the walk along the chain.
-        let event: Option<String> = row.get(1).ok();
-        let (serial, not_after) = match event.and_then(|event| serde_json::from_str(&event).ok()) {
-            Some(Event::Issued {
-                serial, not_after, ..
-            }) => (serial, not_after),
-            Some(Event::Swept { expired_by }) => {
-                swept_by = swept_by.max(expired_by);
-                continue;
+fn walk_issuances(transaction: &mut Transaction<'_>, report: &mut Report) -> sql::Result<()> {
+    let (mut before, mut swept_by) = (i64::MAX, i64::MIN);
+    loop {
+        let rows = transaction.query(
+            "SELECT a.seq, a.event, c.serial
+             FROM audit a LEFT JOIN certificate c ON c.audit_seq = a.seq
+             WHERE a.seq < $1 ORDER BY a.seq DESC LIMIT $2",
+            values![before, PAGE],
+        )?;
+        for row in &rows {
+            before = row.get(0)?;
+            match event_of(row, 1) {
+                Some(Event::Issued {
+                    serial, not_after, ..
+                }) => {
+                    let own: Option<String> = row.get(2)?;
+                    let in_place = own.is_some_and(|own| own == serial);
+                    let swept = not_after <= swept_by;
+                    if !in_place {
+                        look_for(transaction, serial, before, swept, report)?;
+                    }
+                }
+                Some(Event::Swept { expired_by }) => swept_by = swept_by.max(expired_by),
+                _ => {}
             }
-            _ => continue,
-        };
-        let found: Option<i64> = of_serial
-            .query_row([&serial], |row| row.get(0))
-            .optional()?;
-        match found {
-            Some(first) if first != seq => report.add(Problem::RecordedTwice {
-                serial,
-                first,
-                second: seq,
-            }),
-            Some(_) => {}
-            None if not_after <= swept_by => report.swept += 1,
-            None => report.add(Problem::CertificateMissing { seq, serial }),
         }
+        if rows.len() < PAGE as usize {
+            return Ok(());
+        }
+    }
+}
+
+/// The certificate of an issuance record is not the one that points to it: it is swept, gone, or recorded elsewhere.
+fn look_for(
+    transaction: &mut Transaction<'_>,
+    serial: String,
+    seq: i64,
+    swept: bool,
+    report: &mut Report,
+) -> sql::Result<()> {
+    let found = transaction.first(
+        "SELECT audit_seq FROM certificate WHERE serial = $1",
+        values![&serial],
+    )?;
+    match found {
+        Some(row) => report.add(Problem::RecordedTwice {
+            serial,
+            first: row.get(0)?,
+            second: seq,
+        }),
+        None if swept => report.swept += 1,
+        None => report.add(Problem::CertificateMissing { seq, serial }),
     }
     Ok(())
 }
 
 /// A certificate has its issuance record, which names exactly these bytes.
-fn walk_certificates(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare(
-        "SELECT c.serial, c.spiffe_id, c.not_after, c.der, c.audit_seq, a.event
-         FROM certificate c LEFT JOIN audit a ON a.seq = c.audit_seq",
-    )?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        report.certificates += 1;
-        let (serial, seq): (String, i64) = (row.get(0)?, row.get(4)?);
-        let der: Vec<u8> = row.get(3)?;
-        let (spiffe_id, not_after): (String, i64) = (row.get(1)?, row.get(2)?);
-        let event: Option<String> = row.get(5).ok();
-        let matches = match event.and_then(|event| serde_json::from_str(&event).ok()) {
-            Some(Event::Issued {
-                serial: recorded_serial,
-                spiffe_id: recorded_id,
-                not_after: recorded_end,
-                certificate,
-                ..
-            }) => {
-                (&recorded_serial, &recorded_id, recorded_end) == (&serial, &spiffe_id, not_after)
-                    && certificate == fingerprint(&der)
+fn walk_certificates(transaction: &mut Transaction<'_>, report: &mut Report) -> sql::Result<()> {
+    let mut after = i64::MIN;
+    loop {
+        let rows = transaction.query(
+            "SELECT c.audit_seq, c.serial, c.spiffe_id, c.not_after, c.der, a.event
+             FROM certificate c LEFT JOIN audit a ON a.seq = c.audit_seq
+             WHERE c.audit_seq > $1 ORDER BY c.audit_seq LIMIT $2",
+            values![after, PAGE],
+        )?;
+        for row in &rows {
+            report.certificates += 1;
+            after = row.get(0)?;
+            let serial: String = row.get(1)?;
+            let der: Vec<u8> = row.get(4)?;
+            let (id, end): (String, i64) = (row.get(2)?, row.get(3)?);
+            let matches = match event_of(row, 5) {
+                Some(Event::Issued {
+                    serial: recorded_serial,
+                    spiffe_id,
+                    not_after,
+                    certificate,
+                    ..
+                }) => {
+                    (recorded_serial.as_str(), spiffe_id, not_after) == (&serial, id, end)
+                        && certificate == fingerprint(&der)
+                }
+                _ => false,
+            };
+            if !matches {
+                report.add(Problem::NotRecorded { serial, seq: after });
             }
-            _ => false,
-        };
-        if !matches {
-            report.add(Problem::NotRecorded { serial, seq });
+        }
+        if rows.len() < PAGE as usize {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// `None` for an event that cannot be read, which the walk along the chain has reported.
+fn event_of(row: &Row, column: usize) -> Option<Event> {
+    let event: String = row.get(column).ok()?;
+    serde_json::from_str(&event).ok()
 }

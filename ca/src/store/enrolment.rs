@@ -1,12 +1,12 @@
 //! Join tokens and the enrolment keys they register.
 
+use super::sql::{self, DatabaseError, values};
 use super::writer::Batch;
 use super::{Store, StoreError, unix_seconds};
 use crate::csr::{KeyHash, PublicKey};
 use crate::ledger::{Event, fingerprint};
 use crate::token::JoinToken;
 use identity::SpiffeId;
-use rusqlite::{OptionalExtension, params};
 use std::time::{Duration, SystemTime};
 
 /// How many refusals of one genuine token are audited: the holder of a used token must not be able to fill the disk.
@@ -101,24 +101,19 @@ impl Store {
     }
 }
 
-fn insert_token(
-    batch: &mut Batch<'_>,
-    hash: &[u8; 32],
-    grant: &TokenGrant,
-) -> rusqlite::Result<()> {
+fn insert_token(batch: &mut Batch<'_, '_>, hash: &[u8; 32], grant: &TokenGrant) -> sql::Result<()> {
     let expires_at = unix_seconds(grant.expires_at);
-    batch
-        .connection()
-        .prepare_cached(
-            "INSERT INTO join_token (hash, spiffe_id, ttl, created_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?
-        .execute(params![
+    batch.execute(
+        "INSERT INTO join_token (hash, spiffe_id, ttl, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5)",
+        values![
             hash,
             grant.spiffe_id.as_str(),
-            grant.ttl.map(|ttl| ttl.as_secs()),
-            unix_seconds(grant.created_at),
+            grant.ttl,
+            grant.created_at,
             expires_at
-        ])?;
+        ],
+    )?;
     batch.audit(
         grant.created_at,
         &Event::TokenCreated {
@@ -144,7 +139,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn settle(&self, batch: &mut Batch<'_>) -> rusqlite::Result<Result<Enrolment, RedeemError>> {
+    fn settle(&self, batch: &mut Batch<'_, '_>) -> sql::Result<Result<Enrolment, RedeemError>> {
         let Some(token) = self.find_token(batch)? else {
             return Ok(Err(RedeemError::Unknown));
         };
@@ -159,22 +154,21 @@ impl Attempt {
         }
     }
 
-    fn find_token(&self, batch: &Batch<'_>) -> rusqlite::Result<Option<TokenRow>> {
-        batch
-            .connection()
-            .prepare_cached(
-                "SELECT spiffe_id, ttl, expires_at, enrolled_key, refusals FROM join_token WHERE hash = ?1",
-            )?
-            .query_row([self.token], |row| {
-                Ok(TokenRow {
-                    spiffe_id: row.get(0)?,
-                    ttl_s: row.get(1)?,
-                    expires_at: row.get(2)?,
-                    enrolled_key: row.get::<_, Option<[u8; 32]>>(3)?.map(KeyHash),
-                    refusals: row.get(4)?,
-                })
+    fn find_token(&self, batch: &mut Batch<'_, '_>) -> sql::Result<Option<TokenRow>> {
+        let row = batch.first(
+            "SELECT spiffe_id, ttl, expires_at, enrolled_key, refusals FROM join_token WHERE hash = $1",
+            values![&self.token],
+        )?;
+        row.map(|row| {
+            Ok(TokenRow {
+                spiffe_id: row.get(0)?,
+                ttl: row.get(1)?,
+                expires_at: row.get(2)?,
+                enrolled_key: row.get::<Option<_>>(3)?.map(KeyHash),
+                refusals: row.get(4)?,
             })
-            .optional()
+        })
+        .transpose()
     }
 
     /// The key's enrolment if the token has made it before; `None` if the token is to make one now.
@@ -203,18 +197,17 @@ impl Attempt {
         }
     }
 
-    fn enrol(&self, batch: &mut Batch<'_>, token: &TokenRow) -> rusqlite::Result<Enrolment> {
-        let connection = batch.connection();
+    fn enrol(&self, batch: &mut Batch<'_, '_>, token: &TokenRow) -> sql::Result<Enrolment> {
         // The key may be registered already, by an earlier token for the same ID; the newer token's life then holds.
-        connection
-            .prepare_cached(
-                "INSERT INTO enrolment (key_hash, spiffe_id, ttl, created_at) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (key_hash) DO UPDATE SET ttl = excluded.ttl",
-            )?
-            .execute(params![self.key.0, token.spiffe_id, token.ttl_s, unix_seconds(self.now)])?;
-        connection
-            .prepare_cached("UPDATE join_token SET enrolled_key = ?2 WHERE hash = ?1")?
-            .execute(params![self.token, self.key.0])?;
+        batch.execute(
+            "INSERT INTO enrolment (key_hash, spiffe_id, ttl, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (key_hash) DO UPDATE SET ttl = excluded.ttl",
+            values![&self.key.0, &token.spiffe_id, token.ttl, self.now],
+        )?;
+        batch.execute(
+            "UPDATE join_token SET enrolled_key = $1 WHERE hash = $2",
+            values![&self.key.0, &self.token],
+        )?;
         batch.audit(
             self.now,
             &Event::Enrolled {
@@ -226,23 +219,23 @@ impl Attempt {
         Ok(Enrolment {
             key: self.key,
             spiffe_id: self.asked.clone(),
-            ttl: token.ttl_s.map(Duration::from_secs),
+            ttl: token.ttl,
         })
     }
 
     fn audit_refusal(
         &self,
-        batch: &mut Batch<'_>,
+        batch: &mut Batch<'_, '_>,
         token: &TokenRow,
         refusal: &RedeemError,
-    ) -> rusqlite::Result<()> {
+    ) -> sql::Result<()> {
         if token.refusals >= MAX_REFUSALS_PER_TOKEN {
             return Ok(());
         }
-        batch
-            .connection()
-            .prepare_cached("UPDATE join_token SET refusals = refusals + 1 WHERE hash = ?1")?
-            .execute([self.token])?;
+        batch.execute(
+            "UPDATE join_token SET refusals = refusals + 1 WHERE hash = $1",
+            values![&self.token],
+        )?;
         batch.audit_refusal(
             self.now,
             &Event::Refused {
@@ -256,30 +249,27 @@ impl Attempt {
 
 struct TokenRow {
     spiffe_id: String,
-    ttl_s: Option<u64>,
+    ttl: Option<Duration>,
     expires_at: i64,
     enrolled_key: Option<KeyHash>,
     refusals: u32,
 }
 
-fn find_enrolment(batch: &Batch<'_>, key: &KeyHash) -> rusqlite::Result<Option<Enrolment>> {
-    batch
-        .connection()
-        .prepare_cached("SELECT spiffe_id, ttl FROM enrolment WHERE key_hash = ?1")?
-        .query_row([key.0], |row| {
-            let id: String = row.get(0)?;
-            let spiffe_id = SpiffeId::parse(&id).map_err(|error| {
-                rusqlite::Error::FromSqlConversionFailure(
-                    0,
-                    rusqlite::types::Type::Text,
-                    Box::new(error),
-                )
-            })?;
-            Ok(Enrolment {
-                key: *key,
-                spiffe_id,
-                ttl: row.get::<_, Option<u64>>(1)?.map(Duration::from_secs),
-            })
+fn find_enrolment(batch: &mut Batch<'_, '_>, key: &KeyHash) -> sql::Result<Option<Enrolment>> {
+    let row = batch.first(
+        "SELECT spiffe_id, ttl FROM enrolment WHERE key_hash = $1",
+        values![&key.0],
+    )?;
+    row.map(|row| {
+        let id: String = row.get(0)?;
+        Ok(Enrolment {
+            key: *key,
+            spiffe_id: SpiffeId::parse(&id).map_err(|_| DatabaseError::Column {
+                column: 0,
+                expected: "a SPIFFE ID",
+            })?,
+            ttl: row.get(1)?,
         })
-        .optional()
+    })
+    .transpose()
 }

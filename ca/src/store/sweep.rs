@@ -1,9 +1,10 @@
 //! What has long expired leaves the database, so that its size follows what is alive. The audit chain stays whole.
 
+use super::session::{Access, Session, Transaction};
+use super::sql::{self, values};
 use super::unix_seconds;
 use super::writer::Batch;
 use crate::ledger::Event;
-use rusqlite::{Connection, TransactionBehavior, params};
 use std::time::{Duration, SystemTime};
 
 #[cfg(test)]
@@ -16,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// A copied token is recognised as such, and audited, for this long after it expired; later it is merely unknown.
 const TOKEN_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows in one transaction: it holds up whoever waits behind it for some milliseconds.
-const MAX_ROWS: usize = 1000;
+const MAX_ROWS: u64 = 1000;
 
 /// How far the sweep has come. No row goes before the record that announces it, and the first go with it: a process that
 /// lives for one certificate must not only announce.
@@ -30,56 +31,55 @@ pub(super) struct Sweep {
 
 impl Sweep {
     /// One transaction of the sweep, if one is due; gives whether another is. A failure changes nothing.
-    pub(super) fn step(
-        &mut self,
-        connection: &mut Connection,
-        now: SystemTime,
-    ) -> rusqlite::Result<bool> {
+    pub(super) fn step(&mut self, session: &mut Session, now: SystemTime) -> sql::Result<bool> {
         let expired_by = before(now, GRACE);
         let due = expired_by.abs_diff(self.expired_by) >= INTERVAL.as_secs();
         if !due && !self.unfinished {
             return Ok(false);
         }
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut next = *self;
-        if !self.unfinished {
-            next = Self::begin(&transaction, expired_by, now)?;
-        }
-        if next.unfinished {
-            next.unfinished = next.remove(&transaction)? == MAX_ROWS;
-        }
-        transaction.commit()?;
-        *self = next;
-        Ok(next.unfinished)
+        let present = *self;
+        *self = session.transaction(Access::Write, |transaction| {
+            let mut next = present;
+            if !present.unfinished {
+                next = Self::begin(transaction, expired_by, now)?;
+            }
+            if next.unfinished {
+                next.unfinished = next.remove(transaction)? == MAX_ROWS;
+            }
+            Ok(next)
+        })?;
+        Ok(self.unfinished)
     }
 
     /// Announces the sweep in the audit chain, if there is anything to sweep.
-    fn begin(connection: &Connection, expired_by: i64, now: SystemTime) -> rusqlite::Result<Self> {
-        connection.execute(
-            "DELETE FROM join_token WHERE expires_at <= ?1",
-            [before(now, TOKEN_GRACE)],
+    fn begin(
+        transaction: &mut Transaction<'_>,
+        expired_by: i64,
+        now: SystemTime,
+    ) -> sql::Result<Self> {
+        transaction.execute(
+            "DELETE FROM join_token WHERE expires_at <= $1",
+            values![before(now, TOKEN_GRACE)],
         )?;
-        let unfinished = connection.query_row(
-            "SELECT EXISTS (SELECT 1 FROM certificate WHERE not_after <= ?1)",
-            [expired_by],
-            |row| row.get(0),
+        let found = transaction.first(
+            "SELECT 1 FROM certificate WHERE not_after <= $1 LIMIT 1",
+            values![expired_by],
         )?;
-        if unfinished {
-            Batch::begin(connection, 0)?.audit(now, &Event::Swept { expired_by })?;
+        if found.is_some() {
+            Batch::begin(transaction, 0)?.audit(now, &Event::Swept { expired_by })?;
         }
         Ok(Self {
             expired_by,
-            unfinished,
+            unfinished: found.is_some(),
         })
     }
 
-    fn remove(&self, connection: &Connection) -> rusqlite::Result<usize> {
-        connection
-            .prepare_cached(
-                "DELETE FROM certificate WHERE audit_seq IN
-                     (SELECT audit_seq FROM certificate WHERE not_after <= ?1 LIMIT ?2)",
-            )?
-            .execute(params![self.expired_by, MAX_ROWS])
+    fn remove(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
+        transaction.execute(
+            "DELETE FROM certificate WHERE audit_seq IN
+                 (SELECT audit_seq FROM certificate WHERE not_after <= $1 LIMIT $2)",
+            values![self.expired_by, MAX_ROWS],
+        )
     }
 }
 

@@ -5,6 +5,8 @@ use crate::token::JoinToken;
 use crate::{Authority, Request, Requester, ledger};
 use identity::SpiffeId;
 use rcgen::{KeyPair, PublicKeyData};
+use rusqlite::Connection;
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub(super) const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
@@ -261,7 +263,7 @@ async fn set_max_pages(ca: &Authority, pages: u32) {
         .writer
         .write(move |batch| {
             let set = format!("PRAGMA max_page_count = {pages}");
-            batch.connection().query_row(&set, [], |_| Ok(()))
+            Ok(batch.sqlite().query_row(&set, [], |_| Ok(()))?)
         })
         .await
         .unwrap();
@@ -272,14 +274,14 @@ async fn set_max_pages(ca: &Authority, pages: u32) {
 async fn a_failed_commit_leaves_neither_certificate_nor_record() {
     let (temporary, ca) = new_ca();
     // A foreign key that is checked at the commit, and does not hold.
-    let poison = |batch: &mut Batch<'_>| {
-        batch
-            .connection()
-            .pragma_update(None, "defer_foreign_keys", true)?;
-        batch.connection().execute(
+    let poison = |batch: &mut Batch<'_, '_>| {
+        let connection = batch.sqlite();
+        connection.pragma_update(None, "defer_foreign_keys", true)?;
+        connection.execute(
             "INSERT INTO certificate VALUES ('1', 'x', 0, 0, 0, x'00', 4711)",
             [],
-        )
+        )?;
+        Ok(())
     };
     let (poisoned, issued) = tokio::join!(ca.store().writer.write(poison), issue_beside(&ca));
     assert!(matches!(poisoned, Err(StoreError::CannotRecord(_))));
@@ -310,12 +312,51 @@ fn a_missing_or_newer_database_does_not_open() {
     drop(ca);
     let directory = temporary.path().join("ca");
     let connection = Connection::open(directory.join(directory::DATABASE)).unwrap();
-    connection
-        .pragma_update(None, "user_version", VERSION + 1)
-        .unwrap();
+    // A later release says with each migration which programs can go on.
+    let migrated = |version, oldest| {
+        let sql = "INSERT INTO schema_version (version, oldest) VALUES (?1, ?2)";
+        connection.execute(sql, [version, oldest]).unwrap();
+        Store::open(&directory).map(drop)
+    };
+    let next = schema::VERSION + 1;
+    assert!(migrated(next, schema::VERSION).is_ok());
+    assert!(crate::inspect::overview(&directory, SystemTime::now()).is_ok());
+    let refused = migrated(next + 1, next);
     assert!(
-        matches!(Store::open(&directory), Err(StoreError::Version { found }) if found == VERSION + 1)
+        matches!(refused, Err(StoreError::Version { found, oldest }) if (found, oldest) == (next + 1, next)),
+        "{refused:?}"
     );
+    assert!(crate::inspect::overview(&directory, SystemTime::now()).is_err());
+
+    connection
+        .execute_batch("DROP TABLE schema_version")
+        .unwrap();
+    let foreign = Store::open(&directory).map(drop);
+    assert!(
+        matches!(foreign, Err(StoreError::Version { found: 0, .. })),
+        "{foreign:?}"
+    );
+}
+
+/// What another process or replica changes is noticed by polling, what this one changes at once.
+#[tokio::test]
+async fn a_change_is_heard_of_by_every_open_store() {
+    let (temporary, ca) = new_ca();
+    let other = Store::open(&temporary.path().join("ca")).unwrap();
+    let mut heard = [ca.store().changes(), other.changes()];
+    assert_eq!(heard[1].borrow_and_update().of(Topic::Bundle), 0);
+    let bundle = TrustBundle::clone(&ca.bundle().borrow());
+    ca.store()
+        .publish_bundle(bundle, SystemTime::now())
+        .await
+        .unwrap();
+    for heard in &mut heard {
+        let changed = heard.wait_for(|versions| versions.of(Topic::Bundle) == 1);
+        tokio::time::timeout(Duration::from_secs(30), changed)
+            .await
+            .expect("it is heard of")
+            .unwrap();
+    }
 }
 
 #[tokio::test]
@@ -325,15 +366,11 @@ async fn commits_are_synced() {
         .store()
         .writer
         .write(|batch| {
-            let read = |name| {
-                batch
-                    .connection()
-                    .pragma_query_value(None, name, |row| row.get(0))
-            };
-            let journal = batch
-                .connection()
-                .pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-            Ok((read("synchronous")?, journal))
+            let connection = batch.sqlite();
+            let journal = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+            let synchronous =
+                connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
+            Ok((synchronous, journal))
         })
         .await
         .unwrap();

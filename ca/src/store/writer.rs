@@ -1,10 +1,13 @@
 //! The one thread that writes, its group commit, and the sweep in between.
 
 use super::StoreError;
+use super::changes::{self, Nudge, Topic};
+use super::session::{Access, Session, Transaction};
+use super::sql;
 use super::sweep::Sweep;
 use crate::ledger::{Event, Head};
-use rusqlite::{Connection, TransactionBehavior};
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
@@ -23,19 +26,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Refusals are not recorded while the disk has less than `reserve_bytes` free.
-    pub(super) fn spawn(mut connection: Connection, reserve_bytes: u64) -> io::Result<Self> {
+    /// Refusals are not recorded while the disk has less than `reserve_bytes` free. Who follows changes is nudged when
+    /// one was committed.
+    pub(super) fn spawn(session: Session, reserve_bytes: u64, nudge: Nudge) -> io::Result<Self> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
+        let mut committer = Committer {
+            session,
+            reserve_bytes,
+            nudge,
+            sweep: Sweep::default(),
+        };
         let thread = thread::Builder::new()
             .name("ca-store".to_owned())
             .spawn(move || {
-                let (mut group, mut sweep) = (Vec::new(), Sweep::default());
+                let mut group = Vec::new();
                 while queue.blocking_recv_many(&mut group, MAX_BATCH) > 0 {
-                    commit_group(&mut connection, &mut group, reserve_bytes);
-                    while sweep_once(&mut connection, &mut sweep)
-                        && queue.is_empty()
-                        && !queue.is_closed()
-                    {}
+                    committer.commit_group(&mut group);
+                    while committer.sweep_once() && queue.is_empty() && !queue.is_closed() {}
                 }
             })?;
         Ok(Self {
@@ -50,7 +57,7 @@ impl Writer {
     pub(super) async fn write<T, F>(&self, operation: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Batch<'_, '_>) -> sql::Result<T> + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
         let pending = Pending {
@@ -76,43 +83,52 @@ impl Drop for Writer {
     }
 }
 
-/// One transaction for the whole group, which it leaves empty. If anything fails, nothing of the group is kept and
-/// everyone hears of it: what fails here is the disk or the database, never what one caller asked for.
-fn commit_group(connection: &mut Connection, group: &mut Vec<Box<dyn Job>>, reserve_bytes: u64) {
-    let committed =
-        apply_and_commit(connection, group, reserve_bytes).map_err(StoreError::cannot_record);
-    for job in group.drain(..) {
-        job.reply(committed.clone());
-    }
-}
-
-fn apply_and_commit(
-    connection: &mut Connection,
-    group: &mut [Box<dyn Job>],
+/// What the thread owns.
+struct Committer {
+    session: Session,
     reserve_bytes: u64,
-) -> rusqlite::Result<()> {
-    // Immediate: the end of the chain must not be read before nobody else can append to it.
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut batch = Batch::begin(&transaction, reserve_bytes)?;
-    for job in group {
-        job.apply(&mut batch)?;
-    }
-    transaction.commit()
+    nudge: Nudge,
+    sweep: Sweep,
 }
 
-/// A transaction of its own, as no caller's write may fail for it. Gives whether another is due.
-fn sweep_once(connection: &mut Connection, sweep: &mut Sweep) -> bool {
-    sweep
-        .step(connection, SystemTime::now())
-        .unwrap_or_else(|error| {
+impl Committer {
+    /// One transaction for the whole group, which it leaves empty. If anything fails, nothing of the group is kept and
+    /// everyone hears of it: what fails here is the disk or the database, never what one caller asked for.
+    fn commit_group(&mut self, group: &mut Vec<Box<dyn Job>>) {
+        let committed = self
+            .apply_and_commit(group)
+            .map_err(StoreError::cannot_record);
+        for job in group.drain(..) {
+            job.reply(committed.clone());
+        }
+    }
+
+    fn apply_and_commit(&mut self, group: &mut [Box<dyn Job>]) -> sql::Result<()> {
+        let reserve_bytes = self.reserve_bytes;
+        let announced = self.session.transaction(Access::Write, |transaction| {
+            let mut batch = Batch::begin(transaction, reserve_bytes)?;
+            group.iter_mut().try_for_each(|job| job.apply(&mut batch))?;
+            Ok(batch.announced)
+        })?;
+        if announced {
+            self.nudge.give();
+        }
+        Ok(())
+    }
+
+    /// A transaction of its own, as no caller's write may fail for it. Gives whether another is due.
+    fn sweep_once(&mut self) -> bool {
+        let step = self.sweep.step(&mut self.session, SystemTime::now());
+        step.unwrap_or_else(|error| {
             tracing::warn!(%error, "expired certificates are not swept");
             false
         })
+    }
 }
 
 /// A write that waits for its group.
 trait Job: Send {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()>;
+    fn apply(&mut self, batch: &mut Batch<'_, '_>) -> sql::Result<()>;
     fn reply(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
@@ -125,9 +141,9 @@ struct Pending<T, F> {
 impl<T, F> Job for Pending<T, F>
 where
     T: Send,
-    F: FnOnce(&mut Batch<'_>) -> rusqlite::Result<T> + Send,
+    F: FnOnce(&mut Batch<'_, '_>) -> sql::Result<T> + Send,
 {
-    fn apply(&mut self, batch: &mut Batch<'_>) -> rusqlite::Result<()> {
+    fn apply(&mut self, batch: &mut Batch<'_, '_>) -> sql::Result<()> {
         if let Some(operation) = self.operation.take() {
             self.value = Some(operation(batch)?);
         }
@@ -142,43 +158,60 @@ where
     }
 }
 
-/// An open transaction with the end of the audit chain.
-pub(super) struct Batch<'a> {
-    connection: &'a Connection,
+/// An open transaction with the end of the audit chain. What it is for is part of a group: a statement that fails,
+/// fails them all.
+pub(super) struct Batch<'t, 's> {
+    transaction: &'t mut Transaction<'s>,
     head: Head,
     reserve_bytes: u64,
+    announced: bool,
 }
 
-impl<'a> Batch<'a> {
-    pub(super) fn begin(connection: &'a Connection, reserve_bytes: u64) -> rusqlite::Result<Self> {
+impl<'t, 's> Batch<'t, 's> {
+    pub(super) fn begin(
+        transaction: &'t mut Transaction<'s>,
+        reserve_bytes: u64,
+    ) -> sql::Result<Self> {
         Ok(Self {
-            connection,
-            head: Head::read(connection)?,
+            head: Head::read(transaction)?,
+            transaction,
             reserve_bytes,
+            announced: false,
         })
     }
 
-    pub(super) fn connection(&self) -> &'a Connection {
-        self.connection
-    }
-
     /// Appends an audit record and gives its number.
-    pub(super) fn audit(&mut self, now: SystemTime, event: &Event) -> rusqlite::Result<i64> {
-        self.head.append(self.connection, now, event)
+    pub(super) fn audit(&mut self, now: SystemTime, event: &Event) -> sql::Result<i64> {
+        self.head.append(self.transaction, now, event)
     }
 
     /// Appends the record of a refusal, unless the room that is left is wanted for issuance.
-    pub(super) fn audit_refusal(&mut self, now: SystemTime, event: &Event) -> rusqlite::Result<()> {
-        if free_bytes(self.connection).is_some_and(|free| free < self.reserve_bytes) {
+    pub(super) fn audit_refusal(&mut self, now: SystemTime, event: &Event) -> sql::Result<()> {
+        let free = self.transaction.free_bytes();
+        if free.is_some_and(|free| free < self.reserve_bytes) {
             tracing::error!(?event, "disk almost full, refusal not recorded");
             return Ok(());
         }
         self.audit(now, event).map(|_| ())
     }
+
+    /// Lets every running CA on this database know that it has to read something again.
+    pub(super) fn announce(&mut self, topic: Topic) -> sql::Result<()> {
+        self.announced = true;
+        changes::announce(self.transaction, topic)
+    }
 }
 
-/// `None` where the system does not tell.
-fn free_bytes(connection: &Connection) -> Option<u64> {
-    let disk = rustix::fs::statvfs(connection.path()?).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+impl<'s> Deref for Batch<'_, 's> {
+    type Target = Transaction<'s>;
+
+    fn deref(&self) -> &Self::Target {
+        self.transaction
+    }
+}
+
+impl DerefMut for Batch<'_, '_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.transaction
+    }
 }

@@ -1,12 +1,16 @@
 use super::*;
-use crate::store::connect;
+use crate::directory;
 use crate::store::tests::{HOUR, ORDERS, audit, issue, new_ca, token};
-use rusqlite::OpenFlags;
+use rusqlite::{Connection, params};
 use tempfile::TempDir;
 
-fn open(temporary: &TempDir) -> Connection {
+/// The store's way to the database, and another that no statement of ours takes.
+fn open(temporary: &TempDir) -> (Session, Connection) {
     let directory = temporary.path().join("ca");
-    connect(&directory, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap()
+    (
+        Session::connect(&directory, Access::Write).unwrap(),
+        Connection::open(directory.join(directory::DATABASE)).unwrap(),
+    )
 }
 
 fn rows(connection: &Connection) -> usize {
@@ -21,17 +25,17 @@ async fn expired_certificates_are_swept_and_the_chain_stays_whole() {
     for _ in 0..3 {
         issue(&ca).await.unwrap();
     }
-    let mut connection = open(&temporary);
+    let (mut session, connection) = open(&temporary);
     let (mut sweep, expired) = (Sweep::default(), SystemTime::now() + HOUR + GRACE);
     let before = audit(&temporary);
 
     let in_time = expired - Duration::from_secs(60);
-    assert!(!sweep.step(&mut connection, in_time).unwrap(), "not yet");
+    assert!(!sweep.step(&mut session, in_time).unwrap(), "not yet");
     assert_eq!(audit(&temporary).records, before.records, "no idle records");
 
     let expired = expired + HOUR;
     for _ in 0..3 {
-        assert!(!sweep.step(&mut connection, expired).unwrap(), "done");
+        assert!(!sweep.step(&mut session, expired).unwrap(), "done");
     }
     let report = audit(&temporary);
     assert!(report.is_intact(), "{report}");
@@ -40,16 +44,16 @@ async fn expired_certificates_are_swept_and_the_chain_stays_whole() {
 
     // A clock that was ahead and is set right does not keep the sweep from its work.
     issue(&ca).await.unwrap();
-    sweep.step(&mut connection, SystemTime::now()).unwrap();
+    sweep.step(&mut session, SystemTime::now()).unwrap();
     assert_eq!(rows(&connection), 1);
-    sweep.step(&mut connection, expired).unwrap();
+    sweep.step(&mut session, expired).unwrap();
     assert_eq!(rows(&connection), 0);
 }
 
 #[tokio::test]
 async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
     let (temporary, ca) = new_ca();
-    let mut connection = open(&temporary);
+    let (mut session, connection) = open(&temporary);
     connection
         .pragma_update(None, "foreign_keys", false)
         .unwrap();
@@ -63,10 +67,10 @@ async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
     }
     let (mut sweep, now) = (Sweep::default(), SystemTime::now());
     let mut left = Vec::new();
-    while sweep.step(&mut connection, now).unwrap() {
+    while sweep.step(&mut session, now).unwrap() {
         left.push(rows(&connection));
     }
-    assert_eq!((left, rows(&connection)), (vec![MAX_ROWS, 0], 0));
+    assert_eq!((left, rows(&connection)), (vec![MAX_ROWS as usize, 0], 0));
 
     // Without room for the announcement nothing goes.
     connection
@@ -82,7 +86,7 @@ async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
         .unwrap();
     let mut sweep = Sweep::default();
     for _ in 0..2 {
-        sweep.step(&mut connection, now).unwrap_err();
+        sweep.step(&mut session, now).unwrap_err();
         assert_eq!(rows(&connection), 1);
     }
     drop(ca);
@@ -92,10 +96,10 @@ async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
 async fn tokens_are_forgotten_long_after_they_expired() {
     let (temporary, ca) = new_ca();
     token(ca.store(), ORDERS).await;
-    let mut connection = open(&temporary);
+    let (mut session, connection) = open(&temporary);
     let end = SystemTime::now() + HOUR + TOKEN_GRACE;
     for (now, expected) in [(end - HOUR / 2, 1), (end + HOUR / 2, 0)] {
-        Sweep::default().step(&mut connection, now).unwrap();
+        Sweep::default().step(&mut session, now).unwrap();
         let left: u32 = connection
             .query_row("SELECT count(*) FROM join_token", [], |row| row.get(0))
             .unwrap();
@@ -106,7 +110,7 @@ async fn tokens_are_forgotten_long_after_they_expired() {
 #[tokio::test]
 async fn the_writer_sweeps_by_itself() {
     let (temporary, ca) = new_ca();
-    let connection = open(&temporary);
+    let (_, connection) = open(&temporary);
     connection
         .execute(
             "INSERT INTO certificate VALUES ('f', 'x', 0, 0, 0, x'00', 1)",

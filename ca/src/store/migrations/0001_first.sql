@@ -1,4 +1,4 @@
--- The CA's database, version 1. Times are seconds since the Unix epoch unless the name says otherwise.
+-- Times are seconds since the Unix epoch unless the name says otherwise.
 
 -- What the CA did. A record's hash covers the hash of the one before it; see ledger.rs.
 CREATE TABLE audit (
@@ -22,6 +22,14 @@ CREATE TABLE certificate (
 
 CREATE INDEX certificate_by_end ON certificate (not_after);
 
+-- Keys that may ask for certificates with one SPIFFE ID, named by the SHA-256 of their SubjectPublicKeyInfo.
+CREATE TABLE enrolment (
+    key_hash   BLOB PRIMARY KEY,
+    spiffe_id  TEXT NOT NULL,
+    ttl        INTEGER,
+    created_at INTEGER NOT NULL
+) STRICT;
+
 -- Only the SHA-256 of a token is kept. A token is used once enrolled_key is set; swept long after it has expired.
 CREATE TABLE join_token (
     hash         BLOB PRIMARY KEY,
@@ -31,14 +39,6 @@ CREATE TABLE join_token (
     expires_at   INTEGER NOT NULL,
     enrolled_key BLOB REFERENCES enrolment (key_hash),
     refusals     INTEGER NOT NULL DEFAULT 0
-) STRICT;
-
--- Keys that may ask for certificates with one SPIFFE ID, named by the SHA-256 of their SubjectPublicKeyInfo.
-CREATE TABLE enrolment (
-    key_hash   BLOB PRIMARY KEY,
-    spiffe_id  TEXT NOT NULL,
-    ttl        INTEGER,
-    created_at INTEGER NOT NULL
 ) STRICT;
 
 -- One row. The trust bundle that clients get; its sequence only grows.
@@ -53,4 +53,10 @@ CREATE TABLE bundle (
 CREATE TABLE renewal (
     id     INTEGER PRIMARY KEY CHECK (id = 1),
     secret BLOB NOT NULL
+) STRICT;
+
+-- What a running CA keeps in memory, and how often it has changed; see changes.rs.
+CREATE TABLE change (
+    topic   TEXT PRIMARY KEY,
+    version INTEGER NOT NULL
 ) STRICT;

@@ -1,0 +1,127 @@
+//! How a running CA hears that what it keeps in memory has changed: by its own hand, that of another process on the
+//! same directory, or that of another replica.
+//!
+//! Each topic has a counter in the database, raised in the transaction that makes the change. A thread of each open
+//! store reads the counters: at once after a commit of its own store, and twice a second in any case.
+
+use super::session::{Access, Session, Transaction};
+use super::sql::{self, values};
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often the counters are read, if nothing says that it is worth while.
+const POLL: Duration = Duration::from_millis(500);
+
+/// Something that a running CA keeps in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// The trust bundle.
+    Bundle,
+}
+
+impl Topic {
+    const ALL: [Self; 1] = [Self::Bundle];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Bundle => "bundle",
+        }
+    }
+}
+
+/// How often each topic has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Versions([u64; Topic::ALL.len()]);
+
+impl Versions {
+    pub fn of(&self, topic: Topic) -> u64 {
+        self.0[topic as usize]
+    }
+
+    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+        let mut versions = Self::default();
+        for row in transaction.query("SELECT topic, version FROM change", &[])? {
+            let name: String = row.get(0)?;
+            // A newer release may have more topics.
+            if let Some(topic) = Topic::ALL.iter().find(|topic| topic.as_str() == name) {
+                versions.0[*topic as usize] = row.get(1)?;
+            }
+        }
+        Ok(versions)
+    }
+}
+
+/// Raises the counter of a topic.
+pub(super) fn announce(transaction: &mut Transaction<'_>, topic: Topic) -> sql::Result<()> {
+    transaction.execute(
+        "INSERT INTO change (topic, version) VALUES ($1, 1)
+         ON CONFLICT (topic) DO UPDATE SET version = change.version + 1",
+        values![topic.as_str()],
+    )?;
+    Ok(())
+}
+
+/// The thread that reads the counters. Ends once its [`Nudge`] is dropped, which has to be before this.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    versions: watch::Receiver<Versions>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Has the counters read now.
+#[derive(Debug)]
+pub(super) struct Nudge(Sender<()>);
+
+impl Nudge {
+    pub(super) fn give(&self) {
+        // Nobody listens any more when the store is being closed.
+        let _ = self.0.send(());
+    }
+}
+
+impl Watcher {
+    pub(super) fn spawn(session: Session) -> io::Result<(Self, Nudge)> {
+        let (sender, versions) = watch::channel(Versions::default());
+        let (nudge, nudged) = channel();
+        let thread = thread::Builder::new()
+            .name("ca-changes".to_owned())
+            .spawn(move || follow(session, &sender, &nudged))?;
+        let watcher = Self {
+            versions,
+            thread: Some(thread),
+        };
+        Ok((watcher, Nudge(nudge)))
+    }
+
+    pub(super) fn versions(&self) -> watch::Receiver<Versions> {
+        self.versions.clone()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn follow(mut session: Session, sender: &watch::Sender<Versions>, nudged: &Receiver<()>) {
+    loop {
+        match session.transaction(Access::Read, Versions::read) {
+            Ok(found) => {
+                sender.send_if_modified(|present| std::mem::replace(present, found) != found);
+            }
+            Err(error) => tracing::warn!(%error, "changes in the CA's database go unnoticed"),
+        }
+        match nudged.recv_timeout(POLL) {
+            Ok(()) => while nudged.try_recv().is_ok() {},
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}

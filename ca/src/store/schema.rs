@@ -1,0 +1,105 @@
+//! The tables of the database and how an older database gets them.
+//!
+//! A migration is a file of statements, numbered without gaps, that is never changed once released. It is written in
+//! SQLite's words. One that leaves what earlier programs use where it was (new tables, new columns that may be empty
+//! or have a default) names the oldest of them, so that replicas can be replaced one by one; everything else takes two
+//! releases.
+
+use super::StoreError;
+use super::session::{Access, Session, Transaction};
+use super::sql::{self, values};
+
+struct Migration {
+    sql: &'static str,
+    /// The version of the oldest program that can work with the database after this.
+    oldest: u32,
+}
+
+/// Version 1 and the later ones.
+const MIGRATIONS: &[Migration] = &[Migration {
+    sql: include_str!("migrations/0001_first.sql"),
+    oldest: 1,
+}];
+
+/// The version that this program was written for.
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// One row a migration.
+const VERSION_TABLE: &str = "CREATE TABLE schema_version (
+    version INTEGER PRIMARY KEY,
+    oldest  INTEGER NOT NULL
+) STRICT;";
+
+/// Makes the tables in an empty database.
+pub(super) fn create(transaction: &mut Transaction<'_>) -> sql::Result<()> {
+    transaction.run_script(VERSION_TABLE)?;
+    apply(transaction, 0)
+}
+
+/// Brings an older database up to date, in one transaction. A newer one is left alone if this program may use it.
+pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
+    session
+        .transaction(Access::Write, |transaction| {
+            let found = Found::read(transaction)?;
+            if found.version > 0 && found.version < VERSION {
+                apply(transaction, found.version)?;
+                return Ok(Ok(()));
+            }
+            Ok(found.check())
+        })
+        .map_err(StoreError::cannot_record)?
+}
+
+/// Whether a reader may use the database as it is.
+pub(super) fn check(transaction: &mut Transaction<'_>) -> sql::Result<Result<(), StoreError>> {
+    Found::read(transaction).map(|found| found.check())
+}
+
+fn apply(transaction: &mut Transaction<'_>, from: u32) -> sql::Result<()> {
+    for (migration, version) in MIGRATIONS.iter().zip(1_u32..).skip(from as usize) {
+        transaction.run_script(migration.sql)?;
+        transaction.execute(
+            "INSERT INTO schema_version (version, oldest) VALUES ($1, $2)",
+            values![version, migration.oldest],
+        )?;
+    }
+    Ok(())
+}
+
+/// The state of a database.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// 0 without any of our tables.
+    version: u32,
+    oldest: u32,
+}
+
+impl Found {
+    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+        if !transaction.has_tables()? {
+            return Ok(Self {
+                version: 0,
+                oldest: 0,
+            });
+        }
+        let row = transaction.only(
+            "SELECT coalesce(max(version), 0), coalesce(max(oldest), 0) FROM schema_version",
+            &[],
+        )?;
+        Ok(Self {
+            version: row.get(0)?,
+            oldest: row.get(1)?,
+        })
+    }
+
+    fn check(self) -> Result<(), StoreError> {
+        let Self { version, oldest } = self;
+        if version >= VERSION && oldest <= VERSION {
+            return Ok(());
+        }
+        Err(StoreError::Version {
+            found: version,
+            oldest,
+        })
+    }
+}
