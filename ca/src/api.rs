@@ -7,9 +7,12 @@ pub(crate) mod refused;
 
 use crate::admission::{Admission, Source};
 use crate::attest;
-use crate::authority::{Authority, Issued, Request as IssueOrder, Requester, check_workload_id};
+use crate::authority::{
+    Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
+};
 use crate::csr::PublicKey;
 use crate::ledger::Refusal;
+use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
 #[derive(Debug, Clone)]
@@ -151,6 +154,13 @@ impl Api {
             return refused.into();
         }
         warn!(peer.id = %caller, call = operation, reason = refused.reason().as_str(), "call refused");
+        if let Refused::Issue(IssueError::Lineage(LineageError::SecondSuccessor {
+            serial,
+            lineage,
+        })) = &refused
+        {
+            error!(spiffe_id = %caller, serial, %lineage, "two hold the key of this certificate; its lineage is frozen");
+        }
         if refused.reason().is_callers_fault() {
             let refusal = Refusal {
                 caller: caller.clone(),

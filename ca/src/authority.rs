@@ -2,6 +2,7 @@
 
 use crate::config::{DEFAULT_TTL, MAX_TTL, OpenOptions, TtlFloor};
 use crate::csr::{KeyHash, PublicKey};
+use crate::lineage::LineageError;
 use crate::profile::{self, Validity};
 use crate::signer::CaKey;
 use crate::store::{CertificateRecord, Store, StoreError};
@@ -158,7 +159,7 @@ impl Authority {
 
     async fn issue_checked(&self, request: Request) -> Result<Issued, IssueError> {
         let now = SystemTime::now();
-        let requester = request.requester.to_string();
+        let (requester, key) = (request.requester.clone(), request.public_key.hash());
         let issued = self.sign(request, now).await?;
         let record = CertificateRecord {
             leaf: Leaf {
@@ -170,12 +171,13 @@ impl Authority {
             renew_at: issued.renew_at,
             der: issued.chain[0].clone(),
             requester,
+            key,
         };
         // Nothing above has left this function: without the record the certificate does not exist.
         self.store
             .record_issuance(record, now)
             .await
-            .map_err(IssueError::Record)?;
+            .map_err(IssueError::Record)??;
         Ok(issued)
     }
 
@@ -355,7 +357,7 @@ pub struct ServerIdentity {
     pub renew_at: SystemTime,
 }
 
-/// Why nothing was issued. The first three are the caller's fault and safe to show; the others are ours.
+/// Why nothing was issued. The first four are the caller's fault and safe to show; the others are ours.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     #[error("expected an ID in trust domain {expected}, found {found}")]
@@ -367,6 +369,8 @@ pub enum IssueError {
     Reserved(SpiffeId),
     #[error("expected the ID of a workload, found {0}, which has no path")]
     NotAWorkload(SpiffeId),
+    #[error(transparent)]
+    Lineage(#[from] LineageError),
     #[error("the issuing certificate ends too soon to issue a certificate of {ttl:?}")]
     IssuerExpires { ttl: Duration },
     #[error("could not sign the certificate")]

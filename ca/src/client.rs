@@ -110,6 +110,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         id: config.spiffe_id,
         ttl: config.ttl,
         svid_refused: false,
+        unanswered: None,
     };
 
     let mut tasks = JoinSet::new();

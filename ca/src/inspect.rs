@@ -15,8 +15,12 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+mod lineages;
+
 #[cfg(test)]
 mod tests;
+
+pub use lineages::{FrozenLineage, frozen_lineages};
 
 /// A CA at one glance.
 #[derive(Debug, Serialize)]
@@ -30,6 +34,7 @@ pub struct Overview {
     pub expired_certificates: u64,
     pub enrolments: u64,
     pub open_tokens: u64,
+    pub frozen_lineages: u64,
     pub audit_records: u64,
 }
 
@@ -54,6 +59,10 @@ pub struct Certificate {
     /// Its record in the audit chain.
     pub audit_seq: i64,
     pub sha256: String,
+    /// None of the CA's own.
+    pub lineage: Option<String>,
+    /// Nothing more is issued to its lineage.
+    pub frozen: bool,
 }
 
 /// A join token, without what it takes to use it. Times are RFC 3339.
@@ -84,6 +93,7 @@ pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError
                     (SELECT count(*) FROM certificate WHERE not_after <= $1),
                     (SELECT count(*) FROM enrolment),
                     (SELECT count(*) FROM join_token WHERE enrolled_key IS NULL AND expires_at > $1),
+                    (SELECT count(*) FROM frozen_lineage),
                     (SELECT count(*) FROM audit)",
             values![now],
         )?;
@@ -93,6 +103,7 @@ pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError
             row.get(2)?,
             row.get(3)?,
             row.get(4)?,
+            row.get(5)?,
         ])
     })?;
     let [
@@ -100,6 +111,7 @@ pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError
         expired_certificates,
         enrolments,
         open_tokens,
+        frozen_lineages,
         audit_records,
     ] = counts;
     Ok(Overview {
@@ -111,6 +123,7 @@ pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError
         expired_certificates,
         enrolments,
         open_tokens,
+        frozen_lineages,
         audit_records,
     })
 }
@@ -126,8 +139,12 @@ pub fn certificates(
 ) -> Result<Vec<Certificate>, StoreError> {
     store::read(directory, |transaction| {
         let rows = transaction.query(
-            "SELECT serial, spiffe_id, not_before, not_after, renew_at, audit_seq, der
-             FROM certificate WHERE not_after > $1 ORDER BY not_after DESC, serial LIMIT $2",
+            "SELECT c.serial, c.spiffe_id, c.not_before, c.not_after, c.renew_at, c.audit_seq, c.der,
+                    d.lineage, f.frozen_at
+             FROM certificate c
+             LEFT JOIN descent d ON d.serial = c.serial
+             LEFT JOIN frozen_lineage f ON f.lineage = d.lineage
+             WHERE c.not_after > $1 ORDER BY c.not_after DESC, c.serial LIMIT $2",
             values![now, limit],
         )?;
         rows.iter().map(certificate_of).collect()
@@ -144,8 +161,12 @@ pub fn certificate(
 ) -> Result<Option<(Certificate, CertificateDer<'static>)>, StoreError> {
     store::read(directory, |transaction| {
         let row = transaction.first(
-            "SELECT serial, spiffe_id, not_before, not_after, renew_at, audit_seq, der
-             FROM certificate WHERE serial = $1",
+            "SELECT c.serial, c.spiffe_id, c.not_before, c.not_after, c.renew_at, c.audit_seq, c.der,
+                    d.lineage, f.frozen_at
+             FROM certificate c
+             LEFT JOIN descent d ON d.serial = c.serial
+             LEFT JOIN frozen_lineage f ON f.lineage = d.lineage
+             WHERE c.serial = $1",
             values![serial],
         )?;
         row.map(|row| {
@@ -197,6 +218,8 @@ fn certificate_of(row: &Row) -> sql::Result<Certificate> {
         renew_at: rfc3339(row.get(4)?),
         audit_seq: row.get(5)?,
         sha256: fingerprint(&row.get::<Vec<u8>>(6)?),
+        lineage: row.get(7)?,
+        frozen: row.get::<Option<i64>>(8)?.is_some(),
     })
 }
 
@@ -241,6 +264,7 @@ impl fmt::Display for Overview {
         )?;
         writeln!(f, "enrolled keys  {}", self.enrolments)?;
         writeln!(f, "open tokens    {}", self.open_tokens)?;
+        writeln!(f, "frozen         {} lineages", self.frozen_lineages)?;
         write!(f, "audit records  {}", self.audit_records)
     }
 }

@@ -73,8 +73,24 @@ pub(crate) enum Event {
         /// SHA-256 of each authority.
         authorities: Vec<String>,
     },
+    /// A certificate was renewed a second time, with another key.
+    LineageFrozen {
+        lineage: String,
+        spiffe_id: String,
+        /// The certificate, and what had been issued after it.
+        serial: String,
+        successor: String,
+        /// The second key.
+        key: String,
+    },
+    LineageThawed {
+        lineage: String,
+        reason: String,
+    },
     /// The rows of certificates that were issued before this and ended by then may be gone.
-    Swept { expired_by: i64 },
+    Swept {
+        expired_by: i64,
+    },
 }
 
 impl From<&Refusal> for Event {

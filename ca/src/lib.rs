@@ -11,6 +11,7 @@ pub mod directory;
 pub mod inspect;
 pub mod keys;
 pub mod ledger;
+pub mod lineage;
 pub mod profile;
 pub mod signer;
 pub mod store;

@@ -158,6 +158,10 @@ labels! {
         OtherId = "other_id",
         ForeignTrustDomain = "foreign_trust_domain",
         ReservedId = "reserved_id",
+        /// A certificate was renewed again with another key: two hold its own. Someone has to look at it.
+        SecondSuccessor = "second_successor",
+        FrozenLineage = "frozen_lineage",
+        UnknownCertificate = "unknown_certificate",
         /// The CA cannot record what it would do.
         Unavailable = "unavailable",
         /// The CA's fault in any other way.

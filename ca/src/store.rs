@@ -3,8 +3,11 @@
 //! All writes go through one thread that commits in groups: whatever is waiting goes into one transaction, which is
 //! synced once; only then does any caller hear that it is recorded.
 
+use crate::authority::Requester;
+use crate::csr::KeyHash;
 use crate::directory;
 use crate::ledger::{Event, Refusal, fingerprint};
+use crate::lineage::LineageError;
 use changes::Watcher;
 use identity::{BundleError, TrustBundle, TrustDomain};
 use rustls_pki_types::CertificateDer;
@@ -21,6 +24,7 @@ pub(crate) mod sql;
 
 mod changes;
 mod enrolment;
+mod lineage;
 mod schema;
 mod sqlite;
 mod sweep;
@@ -82,12 +86,13 @@ impl Store {
         self.watcher.versions()
     }
 
-    /// Records a certificate together with its audit record.
+    /// Records a certificate together with its audit record, unless its lineage forbids it: then the inner error, and no
+    /// such certificate exists.
     pub(crate) async fn record_issuance(
         &self,
         certificate: CertificateRecord,
         now: SystemTime,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Result<(), LineageError>, StoreError> {
         self.writer
             .write(move |batch| certificate.insert(batch, now))
             .await
@@ -155,11 +160,21 @@ pub(crate) struct CertificateRecord {
     pub(crate) leaf: identity::Leaf,
     pub(crate) renew_at: SystemTime,
     pub(crate) der: CertificateDer<'static>,
-    pub(crate) requester: String,
+    pub(crate) requester: Requester,
+    /// Of the certified key.
+    pub(crate) key: KeyHash,
 }
 
 impl CertificateRecord {
-    fn insert(&self, batch: &mut Batch<'_, '_>, now: SystemTime) -> sql::Result<()> {
+    fn insert(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        now: SystemTime,
+    ) -> sql::Result<Result<(), LineageError>> {
+        let descent = match self.descent(batch, now)? {
+            Ok(descent) => descent,
+            Err(refused) => return Ok(Err(refused)),
+        };
         let spiffe_id = self.leaf.id.as_str();
         let not_after = unix_seconds(self.leaf.not_after);
         let audit_seq = batch.audit(
@@ -168,7 +183,7 @@ impl CertificateRecord {
                 serial: self.leaf.serial.clone(),
                 spiffe_id: spiffe_id.to_owned(),
                 not_after,
-                requester: self.requester.clone(),
+                requester: self.requester.to_string(),
                 certificate: fingerprint(&self.der),
             },
         )?;
@@ -185,7 +200,10 @@ impl CertificateRecord {
                 audit_seq
             ],
         )?;
-        Ok(())
+        if let Some(descent) = descent {
+            self.insert_descent(batch, &descent)?;
+        }
+        Ok(Ok(()))
     }
 }
 

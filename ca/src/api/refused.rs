@@ -3,6 +3,7 @@
 use crate::attest::ProofError;
 use crate::authority::IssueError;
 use crate::csr::CsrError;
+use crate::lineage::LineageError;
 use crate::metrics::Reason;
 use crate::server::MAX_MESSAGE_BYTES;
 use crate::store::{RedeemError, StoreError};
@@ -84,7 +85,8 @@ impl Refused {
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. }
                 | IssueError::Reserved(_)
-                | IssueError::NotAWorkload(_) => Code::PermissionDenied,
+                | IssueError::NotAWorkload(_)
+                | IssueError::Lineage(_) => Code::PermissionDenied,
                 IssueError::Record(_) | IssueError::Interrupted => Code::Unavailable,
                 _ => Code::Internal,
             },
@@ -114,6 +116,11 @@ impl Refused {
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. } => Reason::ForeignTrustDomain,
                 IssueError::Reserved(_) | IssueError::NotAWorkload(_) => Reason::ReservedId,
+                IssueError::Lineage(LineageError::SecondSuccessor { .. }) => {
+                    Reason::SecondSuccessor
+                }
+                IssueError::Lineage(LineageError::Frozen { .. }) => Reason::FrozenLineage,
+                IssueError::Lineage(LineageError::Unknown { .. }) => Reason::UnknownCertificate,
                 IssueError::Record(_) | IssueError::Interrupted => Reason::Unavailable,
                 _ => Reason::Internal,
             },

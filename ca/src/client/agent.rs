@@ -35,6 +35,9 @@ pub(super) struct Agent {
     pub(super) ttl: Option<Duration>,
     /// The CA did not take the present SVID: the enrolment key speaks next time.
     pub(super) svid_refused: bool,
+    /// The leaf key that was last asked with in vain. A call whose reply was lost is repeated with it: to the CA a renewal
+    /// with a second key is a thief's.
+    pub(super) unanswered: Option<Arc<KeyPair>>,
 }
 
 impl Agent {
@@ -89,7 +92,7 @@ impl Agent {
     }
 
     async fn obtain(&mut self) -> Result<Schedule, AttemptError> {
-        let key = KeyPair::generate().map_err(AttemptError::Key)?;
+        let key = self.leaf_key()?;
         let csr = certificate_request(&key).map_err(AttemptError::Key)?;
         let present = self.standing.valid_svid().filter(|_| !self.svid_refused);
         let reply = match present {
@@ -117,8 +120,19 @@ impl Agent {
             received,
         );
         let svid = self.check(certificate.chain, &key)?;
+        self.unanswered = None;
         self.standing.publish(svid);
         Ok(schedule)
+    }
+
+    /// A fresh key, or that of an attempt that brought no certificate.
+    fn leaf_key(&mut self) -> Result<Arc<KeyPair>, AttemptError> {
+        if let Some(key) = &self.unanswered {
+            return Ok(Arc::clone(key));
+        }
+        let key = Arc::new(KeyPair::generate().map_err(AttemptError::Key)?);
+        self.unanswered = Some(Arc::clone(&key));
+        Ok(key)
     }
 
     async fn issue(&self, csr: Vec<u8>) -> Result<Reply, AttemptError> {

@@ -17,8 +17,7 @@ const TIMES: [&str; 3] = ["not_after", "expires_at", "expired_by"];
 pub struct Record {
     pub seq: i64,
     pub time: String,
-    /// `initialised`, `issued`, `token_created`, `enrolled`, `refused`, `bundle_published`, `swept`; or `unreadable`,
-    /// of which [`super::verify`] says more.
+    /// The kind of the event, such as `issued` or `lineage_frozen`; or `unreadable`, of which [`super::verify`] says more.
     pub kind: String,
     pub fields: Map<String, Value>,
 }

@@ -16,10 +16,17 @@ struct Migration {
 }
 
 /// Version 1 and the later ones.
-const MIGRATIONS: &[Migration] = &[Migration {
-    sql: include_str!("migrations/0001_first.sql"),
-    oldest: 1,
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        sql: include_str!("migrations/0001_first.sql"),
+        oldest: 1,
+    },
+    // What issues has to keep lineages.
+    Migration {
+        sql: include_str!("migrations/0002_descent.sql"),
+        oldest: 2,
+    },
+];
 
 /// The version that this program was written for.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -112,8 +112,10 @@ async fn an_identity_that_keeps_renewing_is_slowed_down_and_others_are_not() {
     let reply = ca.connect(None).await.issue(request.clone()).await.unwrap();
     let svid = workload.svid(reply.into_inner());
     let mut calls = ca.connect(Some(&svid)).await;
+    // The same key each time, as if every reply were lost: with others its lineage would be frozen first.
+    let leaf = LeafKey::new();
     let renewal = || ca::proto::RenewRequest {
-        csr: LeafKey::new().csr,
+        csr: leaf.csr.clone(),
         ttl_seconds: 0,
     };
     let mut issued = 0;

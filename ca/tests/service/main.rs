@@ -13,5 +13,7 @@ mod client;
 mod hostile;
 /// What Issue answers to good and bad requests.
 mod issue;
+/// Lost replies and stolen keys.
+mod lineage;
 /// Renew and WatchBundle, the calls of those who have an identity.
 mod renew;

@@ -5,7 +5,7 @@ use identity::Svid;
 use rustls_pki_types::CertificateDer;
 use tonic::Code;
 
-async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
+pub(crate) async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
     let workload = Workload::new();
     let mut request = workload.request(CART, &ca.token(CART).await);
     request.ttl_seconds = ttl_seconds;
@@ -13,7 +13,7 @@ async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
     workload.svid(reply.into_inner())
 }
 
-fn renewal(leaf: &LeafKey) -> RenewRequest {
+pub(crate) fn renewal(leaf: &LeafKey) -> RenewRequest {
     RenewRequest {
         csr: leaf.csr.clone(),
         ttl_seconds: 0,
