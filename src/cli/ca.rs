@@ -1,8 +1,11 @@
 //! `tipstaff ca ...`.
 
+pub(crate) mod lineage;
+
 use super::{OutputArgs, duration};
 use clap::{Args, Subcommand};
 use identity::{SpiffeId, TrustDomain};
+use lineage::CaThawArgs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +35,11 @@ pub(crate) enum CaCommand {
     Issue(CaIssueArgs),
     /// List the certificates that have not expired, those that end last first.
     List(CaListArgs),
+    /// Let a frozen lineage have certificates again, once it is known who holds its keys.
+    #[command(
+        after_help = "A lineage is frozen when one of its certificates is renewed with two keys: one of them is a thief's, or the\nworkload was cloned. Revoke what the wrong one got before.\n\nExample:\n  tipstaff ca thaw --dir ca --lineage 5f0c... --reason 'restored from a snapshot, the copy is gone'"
+    )]
+    Thaw(CaThawArgs),
     /// Show a CA at a glance, or one of its certificates.
     #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
     Inspect(CaInspectArgs),
@@ -154,6 +162,9 @@ pub(crate) struct CaListArgs {
     /// The most certificates to list.
     #[arg(long, default_value_t = 1000)]
     pub(crate) limit: u32,
+    /// List the frozen lineages instead: one of their certificates was renewed with two keys.
+    #[arg(long)]
+    pub(crate) frozen: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -4,6 +4,7 @@ mod admin;
 mod check;
 mod init;
 mod keys;
+mod lineage;
 
 use super::{answer, print, print_json};
 use crate::cli::Output;
@@ -32,7 +33,9 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::Check(arguments) => check::run(arguments),
         CaCommand::Token(TokenCommand::Create(arguments)) => block_on(create_token(arguments)),
         CaCommand::Issue(arguments) => block_on(issue(arguments)),
+        CaCommand::List(arguments) if arguments.frozen => lineage::list_frozen(arguments),
         CaCommand::List(arguments) => list(arguments),
+        CaCommand::Thaw(arguments) => block_on(lineage::thaw(arguments)),
         CaCommand::Inspect(arguments) => inspect(arguments),
         CaCommand::Audit(AuditCommand::Verify(arguments)) => verify_audit(arguments),
         CaCommand::Audit(AuditCommand::List(arguments)) => list_audit(arguments),
@@ -124,8 +127,15 @@ fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
         Output::Text => {
             for certificate in &certificates {
                 print(format_args!(
-                    "{} {} until {}\n",
-                    certificate.serial, certificate.spiffe_id, certificate.not_after
+                    "{} {} until {}{}\n",
+                    certificate.serial,
+                    certificate.spiffe_id,
+                    certificate.not_after,
+                    if certificate.frozen {
+                        ", lineage frozen"
+                    } else {
+                        ""
+                    }
                 ))?;
             }
         }

@@ -263,3 +263,39 @@ fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
         })
         .collect()
 }
+
+#[test]
+fn no_lineage_of_a_new_ca_is_frozen_and_none_can_be_thawed() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let dir = folder.path().join("ca");
+    tipstaff_ok(&[
+        "ca",
+        "init",
+        "--dir",
+        path(&dir),
+        "--trust-domain",
+        "a.test",
+    ]);
+    let frozen = tipstaff_ok(&[
+        "ca",
+        "list",
+        "--dir",
+        path(&dir),
+        "--frozen",
+        "--output",
+        "json",
+    ]);
+    assert_eq!(frozen.trim(), "[]");
+    let thaw = [
+        "ca",
+        "thaw",
+        "--dir",
+        path(&dir),
+        "--lineage",
+        "00",
+        "--reason",
+        "a test",
+    ];
+    let output = tipstaff(&thaw);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+}
