@@ -1,7 +1,7 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
 use crate::cli::ProxyArgs;
-use crate::config::{Config, Identity};
+use crate::config::{Config, Identity, Proof};
 use crate::reload::{self, Files, Reload};
 use crate::{policy_dir, signal, upgrade};
 use anyhow::Context;
@@ -111,7 +111,26 @@ fn enrolment(identity: &Identity) -> anyhow::Result<ClientConfig> {
                 identity.ca_bundle.display()
             )
         })?;
-    let join_token = match &identity.join_token_file {
+    Ok(ClientConfig {
+        endpoint: identity.ca_endpoint.clone(),
+        bundle,
+        spiffe_id: identity.id.clone(),
+        proof: proof(&identity.proof)?,
+        ttl: identity.ttl,
+    })
+}
+
+fn proof(proof: &Proof) -> anyhow::Result<client::Proof> {
+    let (key, join_token_file) = match proof {
+        Proof::Enrolment {
+            key,
+            join_token_file,
+        } => (key, join_token_file),
+        Proof::ServiceAccountToken(file) => {
+            return Ok(client::Proof::ServiceAccountToken(file.clone()));
+        }
+    };
+    let join_token = match join_token_file {
         // A used token is removed by careful operators; the enrolment key then speaks for the workload.
         Some(file) => match std::fs::read_to_string(file).map(Zeroizing::new) {
             Ok(text) => Some(Zeroizing::new(text.trim().to_owned())),
@@ -124,13 +143,9 @@ fn enrolment(identity: &Identity) -> anyhow::Result<ClientConfig> {
         },
         None => None,
     };
-    Ok(ClientConfig {
-        endpoint: identity.ca_endpoint.clone(),
-        bundle,
-        spiffe_id: identity.id.clone(),
+    Ok(client::Proof::Enrolment {
+        key_path: key.clone(),
         join_token,
-        enrolment_key_path: identity.enrolment_key.clone(),
-        ttl: identity.ttl,
     })
 }
 

@@ -27,12 +27,22 @@ pub(crate) struct Identity {
     pub(crate) ca_endpoint: String,
     /// PEM file with the roots to begin with.
     pub(crate) ca_bundle: PathBuf,
-    /// Needed for the first enrolment only.
-    pub(crate) join_token_file: Option<PathBuf>,
-    /// Where the key rests that proves at the next start that this is the same workload.
-    pub(crate) enrolment_key: PathBuf,
+    pub(crate) proof: Proof,
     /// The life to ask for; the CA's default when absent.
     pub(crate) ttl: Option<Duration>,
+}
+
+/// How this sidecar proves who it is when it has no certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Enrolment {
+        /// Where the key rests that proves at the next start that this is the same workload.
+        key: PathBuf,
+        /// Needed for the first enrolment only.
+        join_token_file: Option<PathBuf>,
+    },
+    /// Written by the kubelet.
+    ServiceAccountToken(PathBuf),
 }
 
 /// Where the policy documents are.
@@ -94,16 +104,14 @@ impl Identity {
                 yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
             );
             let ca = map.required("ca", read_ca);
-            let join_token_file = map.optional("attest", read_attest).flatten();
-            let enrolment_key = map.required("enrolmentKey", path);
+            let proof = read_proof(map);
             let ttl = map.optional("ttl", yaml::duration);
             let (ca_endpoint, ca_bundle) = ca?;
             Some(Self {
                 id: id?,
                 ca_endpoint,
                 ca_bundle,
-                join_token_file,
-                enrolment_key: enrolment_key?,
+                proof: proof?,
                 ttl,
             })
         })
@@ -118,14 +126,34 @@ fn read_ca(node: &yaml::Node, problems: &Problems) -> Option<(String, PathBuf)> 
     })
 }
 
-fn read_attest(node: &yaml::Node, problems: &Problems) -> Option<Option<PathBuf>> {
-    yaml::map(node, problems, |map: &mut Map<'_>| {
-        map.refuse(
-            "serviceAccountTokenFile",
-            "not supported yet: enrol with joinTokenFile",
-        );
-        Some(map.optional("joinTokenFile", path))
-    })
+/// `attest` and `enrolmentKey`: a workload that brings a service-account token has no key that rests.
+fn read_proof(map: &mut Map<'_>) -> Option<Proof> {
+    let attest = map.optional("attest", |node, problems| {
+        yaml::map(node, problems, |attest| {
+            let join_token = attest.optional("joinTokenFile", path);
+            let service_account = attest.optional("serviceAccountTokenFile", path);
+            if join_token.is_some() && service_account.is_some() {
+                problems.push(node.problem(
+                    "expected one of joinTokenFile and serviceAccountTokenFile, found both",
+                ));
+            }
+            Some((join_token, service_account))
+        })
+    });
+    let (join_token_file, service_account) = attest.unwrap_or_default();
+    match service_account {
+        Some(file) => {
+            map.refuse(
+                "enrolmentKey",
+                "not used with attest.serviceAccountTokenFile: remove it",
+            );
+            Some(Proof::ServiceAccountToken(file))
+        }
+        None => Some(Proof::Enrolment {
+            key: map.required("enrolmentKey", path)?,
+            join_token_file,
+        }),
+    }
 }
 
 impl PolicyFiles {

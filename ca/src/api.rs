@@ -3,10 +3,11 @@
 //! Refusals before the caller is known are only counted (by the listener, see [`crate::server`]); refusals of a caller
 //! that has proven who it is go into the audit log as well.
 
+mod attested;
 pub(crate) mod refused;
 
 use crate::admission::{Admission, Source};
-use crate::attest;
+use crate::attest::{self, Attestors};
 use crate::authority::{
     Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
 };
@@ -47,6 +48,7 @@ pub(crate) struct Peer {
 pub(crate) struct Api {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
+    attestors: Arc<Attestors>,
     /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
     pace: Arc<Admission>,
 }
@@ -60,7 +62,15 @@ impl Api {
         Self {
             authority,
             metrics,
+            attestors: Arc::default(),
             pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
+        }
+    }
+
+    pub(crate) fn believing(self, attestors: Attestors) -> Self {
+        Self {
+            attestors: Arc::new(attestors),
+            ..self
         }
     }
 
@@ -122,6 +132,8 @@ impl Api {
 
     /// Issues the successor of a valid SVID.
     async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
+        self.attest_again(svid, request.attestation.as_ref())
+            .await?;
         let order = IssueOrder {
             id: svid.id.clone(),
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
@@ -197,6 +209,14 @@ impl Api {
         }
     }
 
+    fn issue_response(&self, issued: &Issued) -> IssueResponse {
+        IssueResponse {
+            certificate: Some(self.certificate(Call::Issue, issued)),
+            bundle: Some(self.bundle()),
+            server_time_unix_ms: unix_ms(SystemTime::now()),
+        }
+    }
+
     fn bundle(&self) -> TrustBundle {
         bundle_message(&self.authority.bundle().borrow())
     }
@@ -207,13 +227,13 @@ impl CertificateAuthority for Api {
     async fn issue(&self, call: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let request = call.into_inner();
         let asked = SpiffeId::parse(&request.spiffe_id).map_err(Refused::Id)?;
+        if let Some(attestation) = &request.attestation {
+            let issued = self.issue_attested(asked, &request, attestation).await?;
+            return Ok(Response::new(self.issue_response(&issued)));
+        }
         let enrolment = self.authenticate(&request, &asked).await?;
         match self.issue_to(&enrolment, asked, &request).await {
-            Ok(issued) => Ok(Response::new(IssueResponse {
-                certificate: Some(self.certificate(Call::Issue, &issued)),
-                bundle: Some(self.bundle()),
-                server_time_unix_ms: unix_ms(SystemTime::now()),
-            })),
+            Ok(issued) => Ok(Response::new(self.issue_response(&issued))),
             Err(refused) => Err(self
                 .audit(&enrolment.spiffe_id, Call::Issue.as_str(), refused)
                 .await),

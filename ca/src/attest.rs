@@ -1,107 +1,146 @@
-//! The proof by which a workload shows that it holds its enrolment key.
+//! Who may have which identity: what a caller proves of itself, and what that is worth.
 //!
-//! What is signed is defined once, for the client that signs it and the server that checks it. Which key may speak for
-//! which identity is the store's knowledge; this module knows only keys and signatures.
+//! A caller of Issue proves one of these: an enrolment key that a join token has registered ([`statement`]), or
+//! something that others vouch for (tokens of a Kubernetes cluster). Of the latter comes [`Evidence`]; which identity it
+//! is good for is said by the attestor, or by registration entries.
 
-use crate::csr::PublicKey;
-use aws_lc_rs::digest::{SHA256, digest};
-use identity::SpiffeId;
+// In the order in which evidence meets them.
+mod proof;
 
-/// Names the purpose and the version of the signed text, so that no signature made for anything else counts here.
-const PURPOSE: &str = "tipstaff.ca.v1/enrol";
+mod json;
 
-/// What an enrolment key signs to ask for `id` with `csr`: a proof is good for this identity and this leaf key alone.
-///
-/// Fields are separated by NUL, which no trust domain and no SPIFFE ID can contain; the last has a fixed length.
-pub fn statement(id: &SpiffeId, csr: &[u8]) -> Vec<u8> {
-    let trust_domain = id.trust_domain();
-    [
-        PURPOSE.as_bytes(),
-        trust_domain.as_str().as_bytes(),
-        id.as_str().as_bytes(),
-        digest(&SHA256, csr).as_ref(),
-    ]
-    .join(&0)
+pub mod jwt;
+
+pub mod jwks;
+
+pub mod fetch;
+
+pub mod keyring;
+
+pub mod kubernetes;
+
+mod selector;
+
+pub use proof::{ProofError, check_proof, statement};
+pub use selector::{ParseSelectorError, Selector};
+
+use identity::{SpiffeId, TrustDomain};
+use jwt::{Token, TokenError};
+use keyring::KeySourceError;
+use kubernetes::Cluster;
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+/// Clusters, and other issuers, of one CA.
+pub const MAX_ATTESTORS: usize = 64;
+
+/// What the operator lets callers prove, besides enrolment keys. The default is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    pub kubernetes: Vec<kubernetes::Options>,
 }
 
-/// Checks that the holder of `key` asks for `id` with `csr`.
-///
-/// # Errors
-/// When `proof` is not an ECDSA-P256-SHA256 signature (ASN.1) by `key` over [`statement`].
-pub fn check_proof(
-    key: &PublicKey,
-    proof: &[u8],
-    id: &SpiffeId,
-    csr: &[u8],
-) -> Result<(), ProofError> {
-    if key.verify(&statement(id, csr), proof) {
-        Ok(())
-    } else {
-        Err(ProofError)
+/// What a renewal takes, of an identity that was attested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewals {
+    /// Fresh evidence beside the present certificate: a workload that is gone cannot renew.
+    Attest,
+    /// The present certificate alone.
+    Certificate,
+}
+
+/// What a caller has proven of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Who vouches: `kubernetes/` and the name of the cluster.
+    pub attestor: String,
+    /// Whom for, in one line for records.
+    pub subject: String,
+    /// What has one lineage of certificates under this attestor, such as a pod.
+    pub holder: Option<String>,
+    /// What entries can ask for.
+    pub selectors: BTreeSet<Selector>,
+    /// The identity that this is good for without an entry.
+    pub natural_id: Option<SpiffeId>,
+    pub renewals: Renewals,
+}
+
+/// All attestors of a CA.
+#[derive(Debug, Default)]
+pub struct Attestors {
+    clusters: Vec<Cluster>,
+}
+
+impl Attestors {
+    /// Reads what the options name.
+    ///
+    /// # Errors
+    /// When a file of keys cannot be used. A server that is away is asked again when it is needed.
+    pub async fn open(options: Options) -> Result<Self, OpenAttestorError> {
+        let mut clusters = Vec::new();
+        for cluster in options.kubernetes {
+            let name = cluster.name.clone();
+            let open = Cluster::open(cluster).await;
+            clusters.push(open.map_err(|source| OpenAttestorError { name, source })?);
+        }
+        Ok(Self { clusters })
+    }
+
+    /// What the pod that holds this token is.
+    pub(crate) async fn kubernetes(
+        &self,
+        text: &str,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<Evidence, AttestError> {
+        let token = Token::parse(text)?;
+        let mut refused = AttestError::Token(TokenError::Issuer);
+        // Clusters may have an issuer of the same name, and then differ in their keys.
+        for cluster in &self.clusters {
+            if !cluster.has_made(&token) {
+                continue;
+            }
+            match cluster.attest(&token, text, trust_domain, now).await {
+                Err(error @ AttestError::Token(TokenError::UnknownKey | TokenError::Signature)) => {
+                    refused = error;
+                }
+                outcome => return outcome,
+            }
+        }
+        Err(refused)
+    }
+
+    /// What renewals take of identities that `attestor` has vouched for. One that is not there any more vouches for
+    /// nobody.
+    pub(crate) fn renewals(&self, attestor: &str) -> Renewals {
+        let cluster = self.clusters.iter().find(|cluster| cluster.is(attestor));
+        cluster.map_or(Renewals::Attest, Cluster::renewals)
     }
 }
 
-/// The enrolment proof does not count. Safe to show to the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected enrolment_proof to be an ECDSA-P256-SHA256 signature by enrolment_key over this spiffe_id and csr"
-)]
-pub struct ProofError;
+/// Why evidence does not count. Safe to show to the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttestError {
+    #[error("expected evidence of a kind that this CA knows")]
+    Nothing,
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("expected a service-account token that is bound to a pod")]
+    NotBound,
+    #[error(
+        "expected a token that its cluster confirms, found one of a pod or account that is gone"
+    )]
+    Disowned,
+    /// Nobody's fault but ours and the cluster's: the caller may come again.
+    #[error("the CA cannot ask the cluster about the token at present; nothing was issued")]
+    Unavailable,
+}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use aws_lc_rs::encoding::AsDer;
-    use aws_lc_rs::rand::SystemRandom;
-    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-
-    fn id(uri: &str) -> SpiffeId {
-        SpiffeId::parse(uri).unwrap()
-    }
-
-    fn key() -> (EcdsaKeyPair, PublicKey) {
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-        let spki = AsDer::as_der(pair.public_key()).unwrap();
-        (pair, PublicKey::from_spki(spki.as_ref()).unwrap())
-    }
-
-    #[test]
-    fn a_proof_counts_for_its_key_identity_and_csr_alone() {
-        let (pair, public) = key();
-        let (_, other) = key();
-        let asked = id("spiffe://demo.test/a");
-        let proof = pair
-            .sign(&SystemRandom::new(), &statement(&asked, b"csr"))
-            .unwrap();
-        let check = |key, id: &str, csr: &[u8]| {
-            check_proof(key, proof.as_ref(), &SpiffeId::parse(id).unwrap(), csr)
-        };
-        assert_eq!(check(&public, "spiffe://demo.test/a", b"csr"), Ok(()));
-        assert_eq!(
-            check(&other, "spiffe://demo.test/a", b"csr"),
-            Err(ProofError)
-        );
-        assert_eq!(
-            check(&public, "spiffe://demo.test/b", b"csr"),
-            Err(ProofError)
-        );
-        assert_eq!(
-            check(&public, "spiffe://other.test/a", b"csr"),
-            Err(ProofError)
-        );
-        assert_eq!(
-            check(&public, "spiffe://demo.test/a", b"other"),
-            Err(ProofError)
-        );
-    }
-
-    #[test]
-    fn the_statement_says_what_the_contract_says() {
-        let expected = [
-            b"tipstaff.ca.v1/enrol\0demo.test\0spiffe://demo.test/a\0".as_slice(),
-            digest(&SHA256, b"csr").as_ref(),
-        ]
-        .concat();
-        assert_eq!(statement(&id("spiffe://demo.test/a"), b"csr"), expected);
-    }
+/// Why an attestor cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the keys of attestor {name:?}")]
+pub struct OpenAttestorError {
+    pub name: String,
+    #[source]
+    pub source: KeySourceError,
 }

@@ -317,6 +317,8 @@ pub struct Request {
 pub enum Requester {
     /// An enrolment key, first registered now or earlier.
     Enrolment(KeyHash),
+    /// What an attestor vouches for.
+    Attested(Attested),
     /// A renewal over mTLS with the SVID that has this serial.
     Svid { serial: String },
     /// `tipstaff ca issue`.
@@ -325,10 +327,20 @@ pub enum Requester {
     Ca,
 }
 
+/// Who was vouched for, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attested {
+    /// As in [`crate::attest::Evidence`], like the others.
+    pub attestor: String,
+    pub subject: String,
+    pub holder: Option<String>,
+}
+
 impl std::fmt::Display for Requester {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Enrolment(key) => write!(f, "enrolment {key}"),
+            Self::Attested(attested) => write!(f, "{}: {}", attested.attestor, attested.subject),
             Self::Svid { serial } => write!(f, "svid {serial}"),
             Self::Operator => f.write_str("operator"),
             Self::Ca => f.write_str("ca"),

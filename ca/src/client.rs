@@ -8,17 +8,18 @@ mod agent;
 mod bundles;
 mod connect;
 mod enrolment_key;
+mod prover;
 mod schedule;
 mod standing;
 
 pub use enrolment_key::EnrolmentKeyError;
 
-use crate::token::{JoinToken, ParseTokenError};
+use crate::token::ParseTokenError;
 use agent::Agent;
 use bundles::Bundles;
 use connect::{Connector, Endpoint};
-use enrolment_key::EnrolmentKey;
 use identity::{SpiffeId, Svid, TrustBundle};
+use prover::Prover;
 use standing::Standing;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,12 +39,22 @@ pub struct ClientConfig {
     pub bundle: TrustBundle,
     /// The identity asked for.
     pub spiffe_id: SpiffeId,
-    /// Needed until the enrolment key is registered, harmless afterwards. Forgotten at the first success.
-    pub join_token: Option<Zeroizing<String>>,
-    /// Where the enrolment key rests. Made with mode 0600 when missing, never overwritten.
-    pub enrolment_key_path: PathBuf,
+    pub proof: Proof,
     /// The life to ask for; `None` takes the CA's default.
     pub ttl: Option<Duration>,
+}
+
+/// How a workload proves who it is when it has no certificate.
+pub enum Proof {
+    /// By a key that a join token has registered.
+    Enrolment {
+        /// Where the key rests. Made with mode 0600 when missing, never overwritten.
+        key_path: PathBuf,
+        /// Needed until the key is registered, harmless afterwards. Forgotten at the first success.
+        join_token: Option<Zeroizing<String>>,
+    },
+    /// By the projected service-account token in this file, read at each call. Renewals bring it, too.
+    ServiceAccountToken(PathBuf),
 }
 
 /// What the background tasks publish. Dropping it ends them.
@@ -88,12 +99,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
             bundle: config.bundle.trust_domain().to_string(),
         });
     }
-    let token = config
-        .join_token
-        .as_ref()
-        .map(|text| JoinToken::parse(text))
-        .transpose()?;
-    let key = EnrolmentKey::load_or_create(&config.enrolment_key_path)?;
+    let prover = Prover::open(config.proof)?;
 
     let bundles = Arc::new(Bundles::new(config.bundle));
     let connector = Connector::new(endpoint, &bundles);
@@ -105,8 +111,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         connector: connector.clone(),
         bundles: Arc::clone(&bundles),
         standing,
-        key,
-        token,
+        prover,
         id: config.spiffe_id,
         ttl: config.ttl,
         svid_refused: false,
@@ -143,8 +148,22 @@ impl std::fmt::Debug for ClientConfig {
         f.debug_struct("ClientConfig")
             .field("endpoint", &self.endpoint)
             .field("spiffe_id", &self.spiffe_id)
-            .field("enrolment_key_path", &self.enrolment_key_path)
+            .field("proof", &self.proof)
             .field("ttl", &self.ttl)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Proof {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Enrolment { key_path, .. } => f
+                .debug_struct("Enrolment")
+                .field("key_path", key_path)
+                .finish_non_exhaustive(),
+            Self::ServiceAccountToken(path) => {
+                f.debug_tuple("ServiceAccountToken").field(path).finish()
+            }
+        }
     }
 }

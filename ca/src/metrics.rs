@@ -154,6 +154,8 @@ labels! {
         ExpiredToken = "expired_token",
         ReplayedToken = "replayed_token",
         NotEnrolled = "not_enrolled",
+        InvalidAttestation = "invalid_attestation",
+        NotEntitled = "not_entitled",
         ClientCertificate = "client_certificate",
         OtherId = "other_id",
         ForeignTrustDomain = "foreign_trust_domain",

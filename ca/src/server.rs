@@ -9,6 +9,7 @@ mod tls;
 
 use crate::admission::{Admission, Source};
 use crate::api::Api;
+use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
 use crate::metrics::{Metrics, Reason};
 use shares::Shares;
@@ -134,6 +135,13 @@ impl Server {
             },
             identity,
         })
+    }
+
+    /// Believes these, too, about who a caller is; without them enrolment keys alone.
+    #[must_use]
+    pub fn believing(mut self, attestors: Attestors) -> Self {
+        self.service.api = self.service.api.believing(attestors);
+        self
     }
 
     /// The bound address: where the port is known after a bind to port 0.

@@ -15,6 +15,7 @@ use crate::cli::ca::{
 use crate::config::ca::{CaConfig, SecretSource};
 use crate::signal;
 use anyhow::{Context, bail};
+use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
 use ca::store::{Store, TokenGrant};
@@ -47,12 +48,14 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let config = served(arguments)?;
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
     let authority = Arc::new(open(&config)?);
+    let attestors = Attestors::open(config.attest).await?;
     let server = ca::server::Server::bind(
         Arc::clone(&authority),
         config.listen,
         ca::server::Options::default(),
     )
-    .await?;
+    .await?
+    .believing(attestors);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     if let Some(listen) = config.admin_listen {
         admin::spawn(listen, server.metrics()).await?;

@@ -3,6 +3,7 @@
 //! Read as the sidecar's is: unknown keys are errors, every problem is reported in one run, and relative paths are taken
 //! from the working directory. The values go to the `ca` crate, which reads no YAML.
 
+mod attest;
 mod keys;
 mod store;
 
@@ -28,6 +29,8 @@ pub(crate) struct CaConfig {
     pub(crate) ttl_floor: TtlFloor,
     pub(crate) keys: Keys,
     pub(crate) store: Store,
+    /// Who is believed about who a caller is, besides enrolment keys.
+    pub(crate) attest: ca::attest::Options,
 }
 
 impl CaConfig {
@@ -40,6 +43,7 @@ impl CaConfig {
             ttl_floor: TtlFloor::Standard,
             keys: Keys::default(),
             store: Store::default(),
+            attest: ca::attest::Options::default(),
         }
     }
 
@@ -58,6 +62,7 @@ impl CaConfig {
         let short = map.optional("allowShortTtlForTests", yaml::boolean);
         let keys = map.optional("keys", Keys::read);
         let store = map.optional("store", Store::read);
+        let attest = map.optional("attest", attest::read);
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
@@ -68,6 +73,7 @@ impl CaConfig {
             },
             keys: keys.unwrap_or_default(),
             store: store.unwrap_or_default(),
+            attest: attest.unwrap_or_default(),
         })
     }
 }

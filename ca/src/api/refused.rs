@@ -1,6 +1,6 @@
 //! Every way to refuse a call: its gRPC code, its reason for metrics, and the sentence the caller gets.
 
-use crate::attest::ProofError;
+use crate::attest::{AttestError, ProofError};
 use crate::authority::IssueError;
 use crate::csr::CsrError;
 use crate::lineage::LineageError;
@@ -31,6 +31,12 @@ pub(crate) enum Refused {
     MalformedToken(ParseTokenError),
     #[error("{0}")]
     Token(RedeemError),
+    #[error("attestation: {0}")]
+    Attestation(AttestError),
+    #[error("expected attestation, or an enrolment key with its proof, and not both")]
+    TwoProofs,
+    #[error("expected the ID of what was attested, or one that an entry gives it, found {asked}")]
+    NotEntitled { asked: SpiffeId },
     #[error("expected an enrolment key that is registered, or a join_token that registers it")]
     NotEnrolled,
     #[error(
@@ -71,8 +77,11 @@ impl Refused {
             | Self::EnrolmentKey(_)
             | Self::Proof(_)
             | Self::MalformedToken(_)
+            | Self::TwoProofs
             | Self::Malformed => Code::InvalidArgument,
+            Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
             Self::NotEnrolled
+            | Self::Attestation(_)
             | Self::Token(RedeemError::Unknown | RedeemError::Expired)
             | Self::NoClientCertificate
             | Self::ExpiredClientCertificate => Code::Unauthenticated,
@@ -81,7 +90,8 @@ impl Refused {
                 | RedeemError::OtherId { .. }
                 | RedeemError::KeyOfAnotherId,
             )
-            | Self::OtherId { .. } => Code::PermissionDenied,
+            | Self::OtherId { .. }
+            | Self::NotEntitled { .. } => Code::PermissionDenied,
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. }
                 | IssueError::Reserved(_)
@@ -110,6 +120,9 @@ impl Refused {
             Self::Token(RedeemError::Expired) => Reason::ExpiredToken,
             Self::Token(RedeemError::UsedByAnotherKey) => Reason::ReplayedToken,
             Self::NotEnrolled => Reason::NotEnrolled,
+            Self::Attestation(AttestError::Unavailable) => Reason::Unavailable,
+            Self::Attestation(_) => Reason::InvalidAttestation,
+            Self::NotEntitled { .. } => Reason::NotEntitled,
             Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
             | Self::OtherId { .. } => Reason::OtherId,
             Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,
@@ -127,7 +140,7 @@ impl Refused {
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
-            Self::Malformed => Reason::MalformedMessage,
+            Self::Malformed | Self::TwoProofs => Reason::MalformedMessage,
             Self::UnknownMethod => Reason::UnknownMethod,
             Self::Timeout { .. } => Reason::Timeout,
         }

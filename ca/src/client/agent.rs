@@ -2,12 +2,11 @@
 
 use super::bundles::Bundles;
 use super::connect::{ConnectError, Connector};
-use super::enrolment_key::EnrolmentKey;
+use super::prover::{ProveError, Prover};
 use super::schedule::{Backoff, Schedule, now};
 use super::standing::Standing;
 use crate::api::refused::REASON_METADATA;
 use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
-use crate::token::JoinToken;
 use identity::{BundleError, SpiffeId, Svid, SvidError, Usage, VerifyError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -29,8 +28,7 @@ pub(super) struct Agent {
     pub(super) connector: Connector,
     pub(super) bundles: Arc<Bundles>,
     pub(super) standing: Arc<Standing>,
-    pub(super) key: EnrolmentKey,
-    pub(super) token: Option<JoinToken>,
+    pub(super) prover: Prover,
     pub(super) id: SpiffeId,
     pub(super) ttl: Option<Duration>,
     /// The CA did not take the present SVID: the enrolment key speaks next time.
@@ -105,8 +103,7 @@ impl Agent {
                 // Whatever comes of this, the SVID has its turn again: neither of the two ways blocks the other.
                 self.svid_refused = false;
                 let issued = self.issue(csr).await?;
-                // The enrolment key is registered now; a secret that has done its work is dropped.
-                self.token = None;
+                self.prover.succeeded();
                 issued
             }
         };
@@ -138,16 +135,8 @@ impl Agent {
     async fn issue(&self, csr: Vec<u8>) -> Result<Reply, AttemptError> {
         let mut connection = self.connector.connect(None).await?;
         let request = IssueRequest {
-            spiffe_id: self.id.to_string(),
-            enrolment_key: self.key.public_key().to_vec(),
-            enrolment_proof: self.key.prove(&self.id, &csr),
-            csr,
-            join_token: self
-                .token
-                .as_ref()
-                .map(|token| token.reveal().to_string())
-                .unwrap_or_default(),
             ttl_seconds: self.ttl_seconds(),
+            ..self.prover.request(&self.id, csr).await?
         };
         let reply = connection
             .calls
@@ -163,6 +152,7 @@ impl Agent {
         let request = RenewRequest {
             csr,
             ttl_seconds: self.ttl_seconds(),
+            attestation: self.prover.attestation().await?,
         };
         let reply = connection
             .calls
@@ -242,6 +232,8 @@ async fn wait_until_due(schedule: &Schedule) {
 enum AttemptError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    #[error("the workload cannot show who it is")]
+    Prove(#[from] ProveError),
     #[error("the CA did not answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
     Timeout,
     #[error("the CA refused ({code:?}): {sentence}")]

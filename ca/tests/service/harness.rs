@@ -4,7 +4,8 @@ use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use ca::Authority;
-use ca::client::{self, ClientConfig, Handles};
+use ca::attest::Attestors;
+use ca::client::{self, ClientConfig, Handles, Proof};
 use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
 use ca::ledger::Report;
 use ca::metrics::Metrics;
@@ -57,21 +58,30 @@ impl Ca {
     }
 
     pub(crate) async fn start_with(options: Options) -> Self {
+        Self::start_believing(Attestors::default(), options).await
+    }
+
+    pub(crate) async fn start_believing(attestors: Attestors, options: Options) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let trust_domain = TrustDomain::parse("demo.test").unwrap();
         let init = InitOptions::new(trust_domain, KeyProtection::InsecurePlaintext);
         ca::init(&dir.path().join("ca"), &init).unwrap();
-        Self::serve(dir, "127.0.0.1:0".parse().unwrap(), options).await
+        Self::serve(dir, "127.0.0.1:0".parse().unwrap(), options, attestors).await
     }
 
-    async fn serve(dir: TempDir, listen: SocketAddr, options: Options) -> Self {
+    async fn serve(
+        dir: TempDir,
+        listen: SocketAddr,
+        options: Options,
+        attestors: Attestors,
+    ) -> Self {
         let open = OpenOptions {
             ttl_floor: TtlFloor::AllowShortTtlForTests,
             ..OpenOptions::default()
         };
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), &open).unwrap());
         let server = Server::bind(Arc::clone(&authority), listen, options);
-        let server = server.await.unwrap();
+        let server = server.await.unwrap().believing(attestors);
         let stop = CancellationToken::new();
         Self {
             authority,
@@ -167,8 +177,10 @@ impl Ca {
             endpoint: format!("https://{}", self.address),
             bundle: (*self.bundle()).clone(),
             spiffe_id: SpiffeId::parse(id).unwrap(),
-            join_token: token.map(Zeroizing::new),
-            enrolment_key_path: key.to_owned(),
+            proof: Proof::Enrolment {
+                key_path: key.to_owned(),
+                join_token: token.map(Zeroizing::new),
+            },
             ttl: None,
         }
     }
@@ -190,7 +202,13 @@ pub(crate) struct StoppedCa {
 
 impl StoppedCa {
     pub(crate) async fn start_again(self) -> Ca {
-        Ca::serve(self.dir, self.address, Options::default()).await
+        Ca::serve(
+            self.dir,
+            self.address,
+            Options::default(),
+            Attestors::default(),
+        )
+        .await
     }
 }
 
@@ -292,7 +310,7 @@ impl Workload {
             enrolment_key: spki.as_ref().to_vec(),
             enrolment_proof: proof.as_ref().to_vec(),
             join_token: token.to_owned(),
-            ttl_seconds: 0,
+            ..IssueRequest::default()
         }
     }
 

@@ -76,7 +76,7 @@ async fn a_flooding_neighbour_does_not_keep_an_identity_from_renewing() {
     }
     let renewal = ca::proto::RenewRequest {
         csr: LeafKey::new().csr,
-        ttl_seconds: 0,
+        ..ca::proto::RenewRequest::default()
     };
     ca.connect(Some(&svid)).await.renew(renewal).await.unwrap();
 }
@@ -116,7 +116,7 @@ async fn an_identity_that_keeps_renewing_is_slowed_down_and_others_are_not() {
     let leaf = LeafKey::new();
     let renewal = || ca::proto::RenewRequest {
         csr: leaf.csr.clone(),
-        ttl_seconds: 0,
+        ..ca::proto::RenewRequest::default()
     };
     let mut issued = 0;
     for _ in 0..30 {
@@ -320,7 +320,7 @@ async fn a_certificate_of_another_domain_gets_no_connection() {
         Ok(mut calls) => {
             let renewal = ca::proto::RenewRequest {
                 csr: LeafKey::new().csr,
-                ttl_seconds: 0,
+                ..ca::proto::RenewRequest::default()
             };
             calls.renew(renewal).await.is_err()
         }

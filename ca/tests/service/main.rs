@@ -5,8 +5,11 @@
 )]
 
 mod harness;
+mod issuer;
 mod relay;
 
+/// Callers that others vouch for: what a token is worth, and what is worth nothing.
+mod attest;
 /// The client's life: enrolment, renewal, a CA that goes away, one that is an impostor.
 mod client;
 /// What strangers can and cannot do to the listener.

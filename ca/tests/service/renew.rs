@@ -16,7 +16,7 @@ pub(crate) async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
 pub(crate) fn renewal(leaf: &LeafKey) -> RenewRequest {
     RenewRequest {
         csr: leaf.csr.clone(),
-        ttl_seconds: 0,
+        ..RenewRequest::default()
     }
 }
 
@@ -67,7 +67,7 @@ async fn a_bad_renewal_is_refused_and_audited() {
     let before = ca.audit();
     let bad = RenewRequest {
         csr: b"no request".to_vec(),
-        ttl_seconds: 0,
+        ..RenewRequest::default()
     };
     let status = ca.connect(Some(&svid)).await.renew(bad).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -84,7 +84,7 @@ async fn an_oversized_renewal_is_refused_and_audited() {
     let before = ca.audit();
     let large = RenewRequest {
         csr: vec![0; 17_000],
-        ttl_seconds: 0,
+        ..RenewRequest::default()
     };
     let status = ca
         .connect(Some(&svid))

@@ -21,6 +21,12 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
     let store = match config.store {
         Store::Sqlite => "sqlite",
     };
+    let clusters: Vec<&str> = config
+        .attest
+        .kubernetes
+        .iter()
+        .map(|cluster| cluster.name.as_str())
+        .collect();
     let report = serde_json::json!({
         "dir": config.dir,
         "listen": config.listen.to_string(),
@@ -28,6 +34,7 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "passphrase": whence(&keys.passphrase, &PASSPHRASE),
         "pkcs11": token,
         "store": store,
+        "attest": {"kubernetes": clusters},
     });
     match arguments.output.output {
         Output::Json => print_json(&report)?,

@@ -57,3 +57,69 @@ fn every_problem_is_reported_in_one_run_with_its_line() {
     }
     assert!(!said.contains("hunter2"), "{said}");
 }
+
+const CLUSTER: &str = "name: prod, issuer: 'https://k8s', audience: tipstaff, jwksFile: jwks";
+
+fn with_clusters(clusters: &[String]) -> Result<CaConfig, String> {
+    let list: String = clusters
+        .iter()
+        .map(|cluster| format!("    - {{{cluster}}}\n"))
+        .collect();
+    read(&format!("dir: ca\nattest:\n  kubernetes:\n{list}"))
+}
+
+#[test]
+fn a_cluster_is_read_and_renewals_take_a_token_unless_it_says_otherwise() {
+    let config = with_clusters(&[CLUSTER.to_owned()]).unwrap();
+    let [cluster] = &*config.attest.kubernetes else {
+        panic!("{config:?}");
+    };
+    assert_eq!(cluster.renewals, ca::attest::Renewals::Attest);
+    assert_eq!(cluster.review, None);
+}
+
+#[test]
+fn what_is_wrong_with_a_cluster_is_said() {
+    let other = CLUSTER.replace("prod", "test");
+    for (clusters, words) in [
+        (
+            vec![CLUSTER.to_owned(), CLUSTER.to_owned()],
+            "\"prod\" twice",
+        ),
+        (vec![CLUSTER.to_owned(), other], "at most one cluster"),
+        (vec![CLUSTER.replace("prod", "Prod")], "lower-case letters"),
+        (
+            vec![CLUSTER.replace("tipstaff", "''")],
+            "audience: expected text",
+        ),
+        (
+            vec![CLUSTER.replace(", jwksFile: jwks", "")],
+            "jwksFile or jwks",
+        ),
+        (
+            vec![format!(
+                "{CLUSTER}, jwks: {{url: 'https://k8s', caFile: ca}}"
+            )],
+            "found both",
+        ),
+        (
+            vec![format!(
+                "{CLUSTER}, tokenReview: {{url: 'http://k8s', caFile: ca}}"
+            )],
+            "expected a URL such as",
+        ),
+        (
+            vec![format!(
+                "{CLUSTER}, tokenReview: {{url: 'https://k8s', caFile: ca}}"
+            )],
+            "nobody without a name",
+        ),
+        (
+            vec![format!("{CLUSTER}, renewals: never")],
+            "attest, certificate",
+        ),
+    ] {
+        let said = with_clusters(&clusters).unwrap_err();
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}

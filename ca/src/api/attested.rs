@@ -1,0 +1,94 @@
+//! Issue and Renew for callers that others vouch for.
+
+use super::{Api, Refused, requested_ttl};
+use crate::attest::{AttestError, Evidence};
+use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
+use crate::csr::PublicKey;
+use crate::metrics::Call;
+use crate::proto::attestation::Evidence as Presented;
+use crate::proto::{Attestation, IssueRequest};
+use identity::{Leaf, SpiffeId};
+use std::time::SystemTime;
+use tonic::Status;
+
+impl Api {
+    /// Issues for what is attested. Refusals are audited once it is known who is refused.
+    pub(super) async fn issue_attested(
+        &self,
+        asked: SpiffeId,
+        request: &IssueRequest,
+        attestation: &Attestation,
+    ) -> Result<Issued, Status> {
+        let keys = [
+            &request.enrolment_key,
+            &request.enrolment_proof,
+            request.join_token.as_bytes(),
+        ];
+        if keys.iter().any(|part| !part.is_empty()) {
+            return Err(Refused::TwoProofs.into());
+        }
+        let evidence = self.evidence(attestation).await?;
+        let natural_id = evidence.natural_id.clone();
+        match (self.issue_for(evidence, asked, request).await, natural_id) {
+            (Ok(issued), _) => Ok(issued),
+            (Err(refused), Some(caller)) => {
+                Err(self.audit(&caller, Call::Issue.as_str(), refused).await)
+            }
+            (Err(refused), None) => Err(refused.into()),
+        }
+    }
+
+    async fn issue_for(
+        &self,
+        evidence: Evidence,
+        asked: SpiffeId,
+        request: &IssueRequest,
+    ) -> Result<Issued, Refused> {
+        check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
+        self.check_entitled(&evidence, &asked)?;
+        let order = IssueOrder {
+            id: asked,
+            public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
+            ttl: requested_ttl(request.ttl_seconds),
+            requester: Requester::Attested(Attested {
+                attestor: evidence.attestor,
+                subject: evidence.subject,
+                holder: evidence.holder,
+            }),
+        };
+        self.issue_at_its_pace(order).await
+    }
+
+    /// Evidence that comes with a renewal has to be for the identity that is renewed.
+    pub(super) async fn attest_again(
+        &self,
+        svid: &Leaf,
+        attestation: Option<&Attestation>,
+    ) -> Result<(), Refused> {
+        let Some(attestation) = attestation else {
+            return Ok(());
+        };
+        let evidence = self.evidence(attestation).await?;
+        self.check_entitled(&evidence, &svid.id)
+    }
+
+    async fn evidence(&self, attestation: &Attestation) -> Result<Evidence, Refused> {
+        let (now, trust_domain) = (SystemTime::now(), self.authority.trust_domain());
+        let evidence = match &attestation.evidence {
+            Some(Presented::KubernetesToken(token)) => {
+                self.attestors.kubernetes(token, trust_domain, now).await
+            }
+            None => Err(AttestError::Nothing),
+        };
+        evidence.map_err(Refused::Attestation)
+    }
+
+    fn check_entitled(&self, evidence: &Evidence, asked: &SpiffeId) -> Result<(), Refused> {
+        match evidence.natural_id.as_ref() == Some(asked) {
+            true => Ok(()),
+            false => Err(Refused::NotEntitled {
+                asked: asked.clone(),
+            }),
+        }
+    }
+}

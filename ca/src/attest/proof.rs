@@ -1,0 +1,107 @@
+//! The proof by which a workload shows that it holds its enrolment key.
+//!
+//! What is signed is defined once, for the client that signs it and the server that checks it. Which key may speak for
+//! which identity is the store's knowledge; this module knows only keys and signatures.
+
+use crate::csr::PublicKey;
+use aws_lc_rs::digest::{SHA256, digest};
+use identity::SpiffeId;
+
+/// Names the purpose and the version of the signed text, so that no signature made for anything else counts here.
+const PURPOSE: &str = "tipstaff.ca.v1/enrol";
+
+/// What an enrolment key signs to ask for `id` with `csr`: a proof is good for this identity and this leaf key alone.
+///
+/// Fields are separated by NUL, which no trust domain and no SPIFFE ID can contain; the last has a fixed length.
+pub fn statement(id: &SpiffeId, csr: &[u8]) -> Vec<u8> {
+    let trust_domain = id.trust_domain();
+    [
+        PURPOSE.as_bytes(),
+        trust_domain.as_str().as_bytes(),
+        id.as_str().as_bytes(),
+        digest(&SHA256, csr).as_ref(),
+    ]
+    .join(&0)
+}
+
+/// Checks that the holder of `key` asks for `id` with `csr`.
+///
+/// # Errors
+/// When `proof` is not an ECDSA-P256-SHA256 signature (ASN.1) by `key` over [`statement`].
+pub fn check_proof(
+    key: &PublicKey,
+    proof: &[u8],
+    id: &SpiffeId,
+    csr: &[u8],
+) -> Result<(), ProofError> {
+    if key.verify(&statement(id, csr), proof) {
+        Ok(())
+    } else {
+        Err(ProofError)
+    }
+}
+
+/// The enrolment proof does not count. Safe to show to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "expected enrolment_proof to be an ECDSA-P256-SHA256 signature by enrolment_key over this spiffe_id and csr"
+)]
+pub struct ProofError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+
+    fn id(uri: &str) -> SpiffeId {
+        SpiffeId::parse(uri).unwrap()
+    }
+
+    fn key() -> (EcdsaKeyPair, PublicKey) {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let spki = AsDer::as_der(pair.public_key()).unwrap();
+        (pair, PublicKey::from_spki(spki.as_ref()).unwrap())
+    }
+
+    #[test]
+    fn a_proof_counts_for_its_key_identity_and_csr_alone() {
+        let (pair, public) = key();
+        let (_, other) = key();
+        let asked = id("spiffe://demo.test/a");
+        let proof = pair
+            .sign(&SystemRandom::new(), &statement(&asked, b"csr"))
+            .unwrap();
+        let check = |key, id: &str, csr: &[u8]| {
+            check_proof(key, proof.as_ref(), &SpiffeId::parse(id).unwrap(), csr)
+        };
+        assert_eq!(check(&public, "spiffe://demo.test/a", b"csr"), Ok(()));
+        assert_eq!(
+            check(&other, "spiffe://demo.test/a", b"csr"),
+            Err(ProofError)
+        );
+        assert_eq!(
+            check(&public, "spiffe://demo.test/b", b"csr"),
+            Err(ProofError)
+        );
+        assert_eq!(
+            check(&public, "spiffe://other.test/a", b"csr"),
+            Err(ProofError)
+        );
+        assert_eq!(
+            check(&public, "spiffe://demo.test/a", b"other"),
+            Err(ProofError)
+        );
+    }
+
+    #[test]
+    fn the_statement_says_what_the_contract_says() {
+        let expected = [
+            b"tipstaff.ca.v1/enrol\0demo.test\0spiffe://demo.test/a\0".as_slice(),
+            digest(&SHA256, b"csr").as_ref(),
+        ]
+        .concat();
+        assert_eq!(statement(&id("spiffe://demo.test/a"), b"csr"), expected);
+    }
+}
