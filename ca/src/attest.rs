@@ -123,6 +123,10 @@ impl Attestors {
 pub enum AttestError {
     #[error("expected evidence of a kind that this CA knows")]
     Nothing,
+    #[error(
+        "expected fresh evidence of {attestor}, which vouched for this identity: a renewal takes it, too"
+    )]
+    Again { attestor: String },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error("expected a service-account token that is bound to a pod")]

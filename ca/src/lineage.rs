@@ -9,10 +9,12 @@
 //! the same moment, by whichever replica, one is first.
 
 use crate::csr::KeyHash;
+use crate::ledger::fingerprint;
 use std::fmt;
 
 /// The name of a lineage, in lower-case hexadecimal: 128 bits of the enrolment key's hash, which stay the same over
-/// restarts of a workload; without such a key, the serial of the lineage's first certificate.
+/// restarts of a workload, or of what an attestor has vouched for; without either, the serial of the lineage's first
+/// certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LineageName(String);
 
@@ -20,6 +22,13 @@ impl LineageName {
     /// The lineage of an enrolment key.
     pub(crate) fn of_key(key: &KeyHash) -> Self {
         let mut name = key.to_string();
+        name.truncate(32);
+        Self(name)
+    }
+
+    /// The lineage of what an attestor vouches for, such as a pod: the same over restarts of its containers.
+    pub(crate) fn of_holder(attestor: &str, holder: &str) -> Self {
+        let mut name = fingerprint(format!("{attestor}\0{holder}").as_bytes());
         name.truncate(32);
         Self(name)
     }

@@ -22,6 +22,7 @@ use writer::{Batch, Writer};
 pub(crate) mod session;
 pub(crate) mod sql;
 
+mod attested;
 mod changes;
 mod enrolment;
 mod lineage;
@@ -203,6 +204,7 @@ impl CertificateRecord {
         if let Some(descent) = descent {
             self.insert_descent(batch, &descent)?;
         }
+        self.insert_attested(batch)?;
         Ok(Ok(()))
     }
 }

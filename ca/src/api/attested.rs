@@ -1,7 +1,7 @@
 //! Issue and Renew for callers that others vouch for.
 
 use super::{Api, Refused, requested_ttl};
-use crate::attest::{AttestError, Evidence};
+use crate::attest::{AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::metrics::Call;
@@ -59,14 +59,21 @@ impl Api {
         self.issue_at_its_pace(order).await
     }
 
-    /// Evidence that comes with a renewal has to be for the identity that is renewed.
+    /// What was vouched for has to be vouched for again, unless its attestor does without. Evidence that comes unasked has to
+    /// be for the identity that is renewed, too.
     pub(super) async fn attest_again(
         &self,
         svid: &Leaf,
         attestation: Option<&Attestation>,
     ) -> Result<(), Refused> {
         let Some(attestation) = attestation else {
-            return Ok(());
+            let attestor = self.authority.store().attestor_of(&svid.serial).await;
+            return match attestor.map_err(Refused::Store)? {
+                Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
+                    Err(Refused::Attestation(AttestError::Again { attestor }))
+                }
+                _ => Ok(()),
+            };
         };
         let evidence = self.evidence(attestation).await?;
         self.check_entitled(&evidence, &svid.id)

@@ -3,7 +3,7 @@
 use super::sql::{self, values};
 use super::writer::Batch;
 use super::{CertificateRecord, Store, StoreError};
-use crate::authority::Requester;
+use crate::authority::{Attested, Requester};
 use crate::ledger::Event;
 use crate::lineage::{LineageError, LineageName};
 use std::time::SystemTime;
@@ -65,6 +65,7 @@ impl CertificateRecord {
                 }
             },
             Requester::Enrolment(key) => (LineageName::of_key(key), None),
+            Requester::Attested(attested) => (self.attested_lineage(attested), None),
             Requester::Operator => (LineageName::new(&*self.leaf.serial), None),
         };
         if is_frozen(batch, &lineage)? {
@@ -82,6 +83,14 @@ impl CertificateRecord {
             lineage,
             predecessor: predecessor.cloned(),
         })))
+    }
+
+    /// That of what the attestor vouched for; of what it cannot tell from others, one of the certificate's own.
+    fn attested_lineage(&self, attested: &Attested) -> LineageName {
+        match &attested.holder {
+            Some(holder) => LineageName::of_holder(&attested.attestor, holder),
+            None => LineageName::new(&*self.leaf.serial),
+        }
     }
 
     /// Follows the certificate's own row.

@@ -26,6 +26,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0002_descent.sql"),
         oldest: 2,
     },
+    // What renews has to ask again for what an identity was attested by.
+    Migration {
+        sql: include_str!("migrations/0003_attestation.sql"),
+        oldest: 3,
+    },
 ];
 
 /// The version that this program was written for.

@@ -1,23 +1,22 @@
-use crate::harness::{CART, Ca, LeafKey, Workload, id, svid};
+use crate::harness::{CART, Ca, LeafKey, Workload, id};
 use crate::issuer::{Published, Signer, attestation, claims, encoded, now, request, with, without};
 use ca::attest::kubernetes::Identities;
 use ca::attest::{Attestors, Options};
-use ca::client::{self, Proof};
 use ca::metrics::Reason;
-use ca::proto::{IssueRequest, RenewRequest};
+use ca::proto::IssueRequest;
 use ca::server;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 /// Refusals are what most of this is about.
-fn patient() -> server::Options {
+pub(crate) fn patient() -> server::Options {
     server::Options {
         refusals_per_minute: 1000,
         ..server::Options::default()
     }
 }
 
-async fn believing(published: &Published) -> Ca {
+pub(crate) async fn believing(published: &Published) -> Ca {
     Ca::start_believing(published.attestors().await, patient()).await
 }
 
@@ -318,58 +317,4 @@ async fn without_attestors_no_token_is_believed() {
         "configured issuer",
     )
     .await;
-}
-
-#[tokio::test]
-async fn evidence_beside_a_renewal_has_to_be_for_the_same_identity() {
-    let signer = Signer::p256("a");
-    let published = Published::new(&[&signer]);
-    let ca = believing(&published).await;
-    let leaf = LeafKey::new();
-    let asked = request(CART, &leaf, &signer.token(&claims()));
-    let reply = ca.connect(None).await.issue(asked).await.unwrap();
-    let svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
-    let renew = |claims: Value| RenewRequest {
-        csr: LeafKey::new().csr,
-        attestation: attestation(&signer.token(&claims)),
-        ..RenewRequest::default()
-    };
-    let mut orders = with("/sub", json!("system:serviceaccount:shop:orders"));
-    orders["kubernetes.io"]["serviceaccount"]["name"] = json!("orders");
-    let mut calls = ca.connect(Some(&svid)).await;
-    let status = calls.renew(renew(orders)).await.unwrap_err();
-    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
-    calls.renew(renew(claims())).await.unwrap();
-}
-
-#[tokio::test]
-async fn a_sidecar_reads_its_token_file_anew_at_each_call() {
-    let signer = Signer::p256("a");
-    let published = Published::new(&[&signer]);
-    let ca = believing(&published).await;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, format!("{}\n", signer.token(&claims()))).unwrap();
-    let config = client::ClientConfig {
-        proof: Proof::ServiceAccountToken(file.clone()),
-        ..ca.client_config(CART, None, &dir.path().join("unused"))
-    };
-    let handles = client::start(config).unwrap();
-    let first = svid(&handles).await;
-    assert_eq!(first.id(), &id(CART));
-    assert!(!dir.path().join("unused").exists(), "no key rests");
-
-    let renew = || async {
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        handles.renew.send(sender).await.unwrap();
-        answer.await.unwrap()
-    };
-    std::fs::write(&file, signer.token(&with("/exp", json!(now() - 60)))).unwrap();
-    let said = renew().await.unwrap_err();
-    assert!(said.contains("has expired"), "{said}");
-    std::fs::remove_file(&file).unwrap();
-    let said = renew().await.unwrap_err();
-    assert!(said.contains("token cannot be read"), "{said}");
-    std::fs::write(&file, signer.token(&claims())).unwrap();
-    renew().await.unwrap();
 }

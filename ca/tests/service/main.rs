@@ -18,5 +18,7 @@ mod hostile;
 mod issue;
 /// Lost replies and stolen keys.
 mod lineage;
+/// The same at renewals, and a sidecar that lives by it.
+mod reattest;
 /// Renew and WatchBundle, the calls of those who have an identity.
 mod renew;

@@ -20,7 +20,7 @@ fn rsa(bytes: usize) -> Value {
     json!({"kty": "RSA", "kid": "r", "n": encoded(&vec![0xc5; bytes]), "e": "AQAB"})
 }
 
-fn parse(keys: Value) -> Result<KeySet, JwksError> {
+fn parse(keys: &Value) -> Result<KeySet, JwksError> {
     KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
 }
 
@@ -32,7 +32,7 @@ fn with(mut jwk: Value, name: &str, value: Value) -> Value {
 #[test]
 fn a_key_verifies_what_was_signed_with_it_and_nothing_else() {
     let (pair, jwk) = p256();
-    let keys = parse(json!([jwk])).unwrap();
+    let keys = parse(&json!([jwk])).unwrap();
     let key = keys.get("a").unwrap();
     let signature = pair.sign(&SystemRandom::new(), b"message").unwrap();
     assert!(key.verify(b"message", signature.as_ref()));
@@ -71,11 +71,11 @@ fn keys_of_no_use_are_left_out_and_a_set_of_nothing_else_is_refused() {
         ),
         json!("a key"),
     ] {
-        let refused = parse(json!([useless])).err();
+        let refused = parse(&json!([useless])).err();
         assert!(matches!(refused, Some(JwksError::Nothing)), "{useless}");
         let other = with(good.clone(), "kid", json!("other"));
         assert!(
-            parse(json!([useless, other]))
+            parse(&json!([useless, other]))
                 .unwrap()
                 .get("other")
                 .is_some()
@@ -98,7 +98,7 @@ fn who_gives_secrets_away_or_names_two_keys_alike_is_not_believed() {
         (json!({"a": good}), "a list `keys`"),
         (json!(vec![good; 65]), "at most 64"),
     ] {
-        let said = parse(keys).unwrap_err().to_string();
+        let said = parse(&keys).unwrap_err().to_string();
         assert!(said.contains(expected), "{expected}: {said}");
     }
     let huge = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(MAX_BYTES));

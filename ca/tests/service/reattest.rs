@@ -1,0 +1,113 @@
+//! Identities that are vouched for again at each renewal.
+
+use crate::attest::{believing, patient};
+use crate::harness::{CART, Ca, LeafKey, id, svid};
+use crate::issuer::{Published, Signer, attestation, claims, now, request, with};
+use ca::attest::kubernetes::Identities;
+use ca::attest::{Attestors, Options, Renewals};
+use ca::client::{self, Proof};
+use ca::proto::RenewRequest;
+use serde_json::{Value, json};
+use tonic::Code;
+
+#[tokio::test]
+async fn evidence_beside_a_renewal_has_to_be_for_the_same_identity() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = believing(&published).await;
+    let leaf = LeafKey::new();
+    let asked = request(CART, &leaf, &signer.token(&claims()));
+    let reply = ca.connect(None).await.issue(asked).await.unwrap();
+    let svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+    let renew = |claims: Value| RenewRequest {
+        csr: LeafKey::new().csr,
+        attestation: attestation(&signer.token(&claims)),
+        ..RenewRequest::default()
+    };
+    let mut orders = with("/sub", json!("system:serviceaccount:shop:orders"));
+    orders["kubernetes.io"]["serviceaccount"]["name"] = json!("orders");
+    let mut calls = ca.connect(Some(&svid)).await;
+    let status = calls.renew(renew(orders)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    calls.renew(renew(claims())).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_that_was_vouched_for_is_vouched_for_at_each_renewal() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = believing(&published).await;
+    let leaf = LeafKey::new();
+    let asked = request(CART, &leaf, &signer.token(&claims()));
+    let reply = ca.connect(None).await.issue(asked).await.unwrap();
+    let mut svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+    // The rule goes with the lineage, not with the first certificate alone.
+    for _ in 0..2 {
+        let next = LeafKey::new();
+        let mut calls = ca.connect(Some(&svid)).await;
+        let renew = |attestation| RenewRequest {
+            csr: next.csr.clone(),
+            attestation,
+            ..RenewRequest::default()
+        };
+        let status = calls.renew(renew(None)).await.unwrap_err();
+        assert!(status.message().contains("fresh evidence"), "{status:?}");
+        let expired = signer.token(&with("/exp", json!(now() - 60)));
+        calls.renew(renew(attestation(&expired))).await.unwrap_err();
+        let fresh = attestation(&signer.token(&claims()));
+        let reply = calls.renew(renew(fresh)).await.unwrap().into_inner();
+        svid = next.svid(reply.certificate.unwrap().chain);
+    }
+}
+
+#[tokio::test]
+async fn renewals_of_a_cluster_that_says_so_take_the_certificate_alone() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let mut cluster = published.cluster("prod", Identities::ServiceAccount);
+    cluster.renewals = Renewals::Certificate;
+    let kubernetes = vec![cluster];
+    let attestors = Attestors::open(Options { kubernetes }).await.unwrap();
+    let ca = Ca::start_believing(attestors, patient()).await;
+    let leaf = LeafKey::new();
+    let asked = request(CART, &leaf, &signer.token(&claims()));
+    let reply = ca.connect(None).await.issue(asked).await.unwrap();
+    let svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+    let renewal = RenewRequest {
+        csr: LeafKey::new().csr,
+        ..RenewRequest::default()
+    };
+    ca.connect(Some(&svid)).await.renew(renewal).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_sidecar_reads_its_token_file_anew_at_each_call() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = believing(&published).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, format!("{}\n", signer.token(&claims()))).unwrap();
+    let config = client::ClientConfig {
+        proof: Proof::ServiceAccountToken(file.clone()),
+        ..ca.client_config(CART, None, &dir.path().join("unused"))
+    };
+    let handles = client::start(config).unwrap();
+    let first = svid(&handles).await;
+    assert_eq!(first.id(), &id(CART));
+    assert!(!dir.path().join("unused").exists(), "no key rests");
+
+    let renew = || async {
+        let (sender, answer) = tokio::sync::oneshot::channel();
+        handles.renew.send(sender).await.unwrap();
+        answer.await.unwrap()
+    };
+    std::fs::write(&file, signer.token(&with("/exp", json!(now() - 60)))).unwrap();
+    let said = renew().await.unwrap_err();
+    assert!(said.contains("has expired"), "{said}");
+    std::fs::remove_file(&file).unwrap();
+    let said = renew().await.unwrap_err();
+    assert!(said.contains("token cannot be read"), "{said}");
+    std::fs::write(&file, signer.token(&claims())).unwrap();
+    renew().await.unwrap();
+}
