@@ -16,12 +16,14 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 
 mod directory;
+mod health;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
+pub use health::Fault;
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -34,6 +36,9 @@ pub struct Authority {
     /// As many as the key serves at once: more tasks would only make all of them late.
     signing: Semaphore,
     directory: std::path::PathBuf,
+    /// For reading the directory again.
+    options: OpenOptions,
+    on_disk: health::OnDisk,
 }
 
 impl Authority {
@@ -61,6 +66,8 @@ impl Authority {
             root: parts.root,
             signing: Semaphore::new(width),
             directory: directory.to_owned(),
+            options: options.clone(),
+            on_disk: health::OnDisk::new(directory),
         })
     }
 

@@ -238,6 +238,14 @@ fn unseal(
         .map_err(|_| KeyError::NotP256)
 }
 
+/// The same key under the same passphrase, in other words.
+#[cfg(test)]
+pub(crate) fn resealed(text: &str, passphrase: &Passphrase) -> String {
+    let key = unseal("intermediate", text, 0o600, Some(passphrase)).unwrap();
+    let protection = KeyProtection::Encrypted(passphrase.clone());
+    seal("intermediate", &key, &protection).to_string()
+}
+
 /// An encrypted key file, read but not yet authenticated.
 struct Sealed<'a> {
     header: &'a str,

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod ledger;
 pub mod lineage;
 pub mod profile;
+pub mod readiness;
 pub mod signer;
 pub mod store;
 pub mod token;
@@ -28,6 +29,7 @@ pub mod attest;
 
 pub mod client;
 
+mod causes;
 pub mod metrics;
 mod watched;
 

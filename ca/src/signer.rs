@@ -3,7 +3,7 @@
 //! How a key rests is in [`crate::keys`]; the device is in [`pkcs11`]. A cloud KMS would be a third [`Custody`]: the
 //! authority knows no more of a key than that it signs, after a while, or says why not.
 
-use crate::csr::PublicKey;
+use crate::csr::{KeyHash, PublicKey};
 use rcgen::PublicKeyData;
 use std::fmt;
 use std::sync::Arc;
@@ -65,6 +65,11 @@ impl CaKey {
         Self::new(public, Memory(key))
     }
 
+    /// Names the key.
+    pub(crate) fn hash(&self) -> KeyHash {
+        self.public.hash()
+    }
+
     /// See [`Custody::width`].
     pub(crate) fn width(&self) -> usize {
         self.custody.width()
@@ -118,7 +123,7 @@ impl rcgen::SigningKey for CaKey {
 
 impl fmt::Debug for CaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CaKey({})", self.public.hash())
+        write!(f, "CaKey({})", self.hash())
     }
 }
 

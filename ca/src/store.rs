@@ -114,6 +114,19 @@ impl Store {
             .await
     }
 
+    /// Writes a row that says nothing, as durably as any other: whether records can be written shows only then.
+    ///
+    /// # Errors
+    /// When it could not be written.
+    pub(crate) async fn touch(&self) -> Result<(), StoreError> {
+        // The value has to change: SQLite leaves a page alone that would stay as it is.
+        let touch = "INSERT INTO change (topic, version) VALUES ('touched', 1)
+                     ON CONFLICT (topic) DO UPDATE SET version = change.version + 1";
+        self.writer
+            .write(move |batch| batch.execute(touch, &[]).map(|_| ()))
+            .await
+    }
+
     /// Replaces the authorities of the bundle and gives its new sequence.
     pub(crate) async fn publish_bundle(
         &self,

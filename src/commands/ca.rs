@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
+use ca::readiness::Monitor;
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
@@ -57,10 +58,14 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     .await?
     .believing(attestors);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
+    let monitor = Monitor::start(authority).await;
     if let Some(listen) = config.admin_listen {
-        admin::spawn(listen, server.metrics()).await?;
+        admin::spawn(listen, server.metrics(), monitor.subscribe()).await?;
     }
-    server.run(terminate).await;
+    tokio::select! {
+        () = server.run(terminate) => {}
+        () = monitor.run() => {}
+    }
     Ok(ExitCode::SUCCESS)
 }
 

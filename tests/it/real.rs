@@ -4,6 +4,7 @@
 mod clock;
 mod curl;
 mod docker;
+mod full_disk;
 mod grpc;
 mod linters;
 mod long_streams;

@@ -8,6 +8,7 @@ use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
 use crate::store::{self, NewCa, Store, StoreError};
+use aws_lc_rs::digest::{Context, SHA256};
 use identity::{BundleError, TrustBundle};
 use rcgen::{CertifiedIssuer, Issuer};
 use rustls_pki_types::CertificateDer;
@@ -145,6 +146,24 @@ pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, Ope
         bundle,
         renewal_secret,
     })
+}
+
+/// SHA-256 over the files that [`read`] reads.
+pub(super) fn fingerprint(directory: &Path) -> Result<[u8; 32], OpenError> {
+    let mut context = Context::new(&SHA256);
+    for name in [ROOT_CERTIFICATE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY] {
+        let path = directory.join(name);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => Zeroizing::new(bytes),
+            Err(source) => return Err(OpenError::Io { path, source }),
+        };
+        // Lengths, so that no byte can pass from one file to the next.
+        context.update(&bytes.len().to_be_bytes());
+        context.update(&bytes);
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    Ok(hash)
 }
 
 fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey, OpenError> {

@@ -6,6 +6,7 @@ use super::prover::{ProveError, Prover};
 use super::schedule::{Backoff, Schedule, now};
 use super::standing::Standing;
 use crate::api::refused::REASON_METADATA;
+use crate::causes::in_full;
 use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
 use identity::{BundleError, SpiffeId, Svid, SvidError, Usage, VerifyError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
@@ -279,16 +280,4 @@ impl AttemptError {
             _ => false,
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,8 +1,10 @@
-//! The CA's `/live`, `/ready` and `/metrics`, on loopback.
+//! The CA's `/live`, `/ready` (503 and a line for each reason when it is not) and `/metrics`, on loopback.
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
+use ca::authority::Fault;
 use ca::metrics::Metrics;
+use ca::readiness::Faults;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -15,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// A scraper and a person with a browser fit.
 const MAX_CONNECTIONS: usize = 16;
@@ -29,7 +31,11 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 ///
 /// # Errors
 /// When `listen` is not loopback or cannot be bound.
-pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::Result<()> {
+pub(super) async fn spawn(
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    faults: watch::Receiver<Faults>,
+) -> anyhow::Result<()> {
     ensure!(
         listen.ip().is_loopback(),
         "--admin-listen: expected a loopback address, found {listen}"
@@ -48,10 +54,10 @@ pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let metrics = Arc::clone(&metrics);
+            let (metrics, faults) = (Arc::clone(&metrics), faults.clone());
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let answer = answer(&request, &metrics);
+                    let answer = answer(&request, &metrics, &faults.borrow());
                     async move { Ok::<_, Infallible>(answer) }
                 });
                 let connection = http1::Builder::new()
@@ -67,9 +73,17 @@ pub(super) async fn spawn(listen: SocketAddr, metrics: Arc<Metrics>) -> anyhow::
     Ok(())
 }
 
-fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(
+    request: &Request<Incoming>,
+    metrics: &Metrics,
+    faults: &[Fault],
+) -> Response<Full<Bytes>> {
     let plain = |text: &str| (text.to_owned(), "text/plain; charset=utf-8");
     let (status, (text, content_type)) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ready") if !faults.is_empty() => {
+            let lines: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+            (StatusCode::SERVICE_UNAVAILABLE, plain(&lines))
+        }
         (&Method::GET, "/live" | "/ready") => (StatusCode::OK, plain("ok\n")),
         // Prometheus refuses a scrape that does not say what it is.
         (&Method::GET, "/metrics") => (StatusCode::OK, (metrics.render(), OPEN_METRICS)),

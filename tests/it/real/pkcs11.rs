@@ -1,6 +1,7 @@
 //! The CA's keys in a PKCS#11 token: SoftHSM2 holds them, OpenSC's pkcs11-tool looks and meddles.
 
 use super::run_ok;
+use crate::harness::http::get;
 use crate::harness::{Ca, Mesh, Options, Process, STOREFRONT, free_address, path, wait_for};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -99,10 +100,13 @@ impl Hsm {
         let mut command = self.with_token(Command::new(env!("CARGO_BIN_EXE_tipstaff")));
         command.args(["ca", "serve", "--config", path(&self.file("ca.yaml"))]);
         let process = Process::start(command, self.file("ca.log"));
-        wait_for("the CA to listen", || {
-            std::net::TcpStream::connect(self.listen).ok()
-        });
+        wait_for("the CA to say how it is", || get(self.admin, "/ready"));
         process
+    }
+
+    fn ready(&self) -> (u16, String) {
+        let reply = get(self.admin, "/ready").expect("the CA's admin port answers");
+        (reply.status, reply.body)
     }
 
     /// pkcs11-tool, logged in.
@@ -180,19 +184,47 @@ fn a_ca_with_keys_in_a_token_issues_and_renews_and_outlives_the_tokens_absence()
     };
     let serial = renewed(&mesh.storefront.serial());
 
+    assert_eq!(hsm.ready(), (200, "ok\n".to_owned()));
+
     // The token is taken away, for longer than a certificate lives, and put back.
     let away = hsm.file("tokens.away");
     std::fs::rename(hsm.tokens(), &away).expect("taking the token away");
     wait_for("the sidecar to run out of its identity", || {
         (!mesh.storefront.ready()).then_some(())
     });
+    let (status, reason) = hsm.ready();
+    assert_eq!(status, 503);
+    assert!(
+        reason.contains("the token \"ca-hsm\" cannot be used"),
+        "{reason}"
+    );
     std::fs::rename(&away, hsm.tokens()).expect("putting the token back");
     wait_for("the sidecar to have an identity again", || {
         mesh.storefront.ready().then_some(())
     });
     renewed(&serial);
+    wait_for("the CA to be ready", || {
+        (hsm.ready().0 == 200).then_some(())
+    });
     let log = std::fs::read_to_string(hsm.file("ca.log")).expect("a log");
     assert!(!log.contains(PIN), "the PIN is in the log");
+}
+
+#[test]
+fn a_ca_whose_key_is_replaced_in_the_token_while_it_serves_is_not_ready() {
+    let hsm = Hsm::new();
+    hsm.init();
+    let _process = hsm.serve();
+    assert_eq!(hsm.ready().0, 200);
+    hsm.replace_key();
+    let reason = wait_for("the CA not to be ready", || {
+        let (status, reason) = hsm.ready();
+        (status == 503).then_some(reason)
+    });
+    assert!(
+        reason.contains("the key that signs is another than the one expected"),
+        "{reason}"
+    );
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! What keeps the authority from doing its work, found out by looking: the key signs, the disk has the same one, the
+//! issuer lives long enough, the ledger takes records.
+
+use super::{Authority, OpenError, directory};
+use crate::causes::in_full;
+use crate::config::MAX_TTL;
+use crate::csr::KeyHash;
+use crate::inspect::rfc3339;
+use crate::signer::SignError;
+use crate::store::{StoreError, unix_seconds};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+#[cfg(test)]
+mod tests;
+
+/// How long the ledger may take for one record before it counts as one that takes none.
+const LEDGER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a CA should not be asked for certificates.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the issuing key does not sign: {0}")]
+    Signer(SignError),
+    /// The next start would fail.
+    #[error("what is on disk does not make a CA: {0}")]
+    Disk(String),
+    /// The next start would issue with another key.
+    #[error("the key in use is {in_use}, and the one on disk {on_disk}")]
+    OtherKeyOnDisk { in_use: KeyHash, on_disk: KeyHash },
+    #[error("the issuer ends {ends}, sooner than a certificate of {} h", MAX_TTL.as_secs() / 3600)]
+    IssuerEnds { ends: String },
+    #[error("the ledger cannot be written: {0}")]
+    Ledger(String),
+    #[error("the ledger takes more than {} s for a record", LEDGER_DEADLINE.as_secs())]
+    LedgerSlow,
+    /// What is written goes into a file that nobody will find again.
+    #[error("the database file is another one than was opened, or gone")]
+    LedgerMoved,
+}
+
+/// What was found on disk when it last was as it should be.
+#[derive(Debug, Default)]
+pub(super) struct OnDisk {
+    /// SHA-256 of the files, and the key they hold: reading an encrypted key costs as much as guessing a passphrase.
+    files: Mutex<Option<([u8; 32], KeyHash)>>,
+    /// Device and number of the database file; `None` when it is elsewhere.
+    database: Option<(u64, u64)>,
+}
+
+impl OnDisk {
+    pub(super) fn new(directory: &std::path::Path) -> Self {
+        Self {
+            files: Mutex::new(None),
+            database: database_file(directory),
+        }
+    }
+}
+
+fn database_file(directory: &std::path::Path) -> Option<(u64, u64)> {
+    let file = directory.join(crate::directory::DATABASE);
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+impl Authority {
+    /// Everything that is wrong now; nothing when the CA can do its work. Writes one row that says nothing.
+    pub async fn faults(self: &Arc<Self>) -> Vec<Fault> {
+        let this = Arc::clone(self);
+        // Keys may be slow, and files are.
+        let looked = tokio::task::spawn_blocking(move || {
+            [this.key_fault(), this.disk_fault(), this.issuer_fault()]
+        });
+        let mut faults: Vec<_> = match looked.await {
+            Ok(faults) => faults.into_iter().flatten().collect(),
+            Err(_) => vec![Fault::Signer(SignError::Memory)],
+        };
+        faults.extend(self.ledger_fault().await);
+        faults
+    }
+
+    fn key_fault(&self) -> Option<Fault> {
+        self.signer.issuer.key().prove().err().map(Fault::Signer)
+    }
+
+    fn disk_fault(&self) -> Option<Fault> {
+        let in_use = self.signer.issuer.key().hash();
+        let failed = |error: OpenError| Fault::Disk(in_full(&error));
+        let files = match directory::fingerprint(&self.directory) {
+            Ok(files) => files,
+            Err(error) => return Some(failed(error)),
+        };
+        let known = Some((files, in_use));
+        let mut last = self
+            .on_disk
+            .files
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *last == known {
+            return None;
+        }
+        match directory::read(&self.directory, &self.options) {
+            Err(error) => Some(failed(error)),
+            Ok(parts) if parts.issuer.key().hash() != in_use => Some(Fault::OtherKeyOnDisk {
+                in_use,
+                on_disk: parts.issuer.key().hash(),
+            }),
+            Ok(_) => {
+                *last = known;
+                None
+            }
+        }
+    }
+
+    fn issuer_fault(&self) -> Option<Fault> {
+        let ends = self.signer.issuer_validity.not_after;
+        (ends < SystemTime::now() + MAX_TTL).then(|| Fault::IssuerEnds {
+            ends: rfc3339(unix_seconds(ends)),
+        })
+    }
+
+    async fn ledger_fault(&self) -> Option<Fault> {
+        if self.on_disk.database != database_file(&self.directory) {
+            return Some(Fault::LedgerMoved);
+        }
+        match tokio::time::timeout(LEDGER_DEADLINE, self.store.touch()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(ledger_fault(&error)),
+            Err(_) => Some(Fault::LedgerSlow),
+        }
+    }
+}
+
+fn ledger_fault(error: &StoreError) -> Fault {
+    Fault::Ledger(in_full(error))
+}
