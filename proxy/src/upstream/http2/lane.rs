@@ -250,7 +250,9 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
                 tracing::debug!("HTTP/2 connection to an upstream answers no PING");
                 return Poll::Ready(());
             }
-            if standing.streams.load(Ordering::Relaxed) > 0 {
+            // Sidecars alone are asked again. A server of others may take that for an attack: those of gRPC close the connection
+            // when they are asked more than twice in five minutes.
+            if standing.claim.is_some() && standing.streams.load(Ordering::Relaxed) > 0 {
                 awaits_pong = pings.send_ping(Ping::opaque()).is_ok();
             }
             alarm.as_mut().reset(tokio::time::Instant::now() + PING);
@@ -260,4 +262,45 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
     .await;
     standing.is_closed.store(true, Ordering::Relaxed);
     let _ = standing.settled.set(());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
+
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    const PING_FRAME: u8 = 6;
+    const ACK: u8 = 1;
+
+    /// A gRPC call on which nothing moved for half a minute was ended by the app: `too_many_pings`.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_no_sidecar_is_asked_once_whether_it_is_there() {
+        let (near, mut far) = tokio::io::duplex(64 * 1024);
+        let lane = Lane::open(Box::new(near), None).await.unwrap();
+        let _waits = lane.reserve();
+        far.read_exact(&mut [0; 24]).await.unwrap();
+        far.write_all(&SETTINGS).await.unwrap();
+        let mut asked = 0;
+        let answering = async {
+            loop {
+                let mut head = [0; 9];
+                far.read_exact(&mut head).await.unwrap();
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; length as usize];
+                far.read_exact(&mut payload).await.unwrap();
+                if head[3] == PING_FRAME && head[4] & ACK == 0 {
+                    asked += 1;
+                    head[4] = ACK;
+                    far.write_all(&[&head[..], &payload].concat())
+                        .await
+                        .unwrap();
+                }
+            }
+        };
+        let watched: Result<(), _> = timeout(PING * 10, answering).await;
+        watched.expect_err("the connection stays open");
+        assert_eq!(asked, 1);
+    }
 }
