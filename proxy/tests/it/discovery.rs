@@ -4,6 +4,7 @@ use crate::harness::{
     App, Authority, Caller, FRONTEND, Life, Mood, Nameserver, ORDERS, Reply, Sidecar, grant_all,
     outbound, service, sidecar,
 };
+use futures_util::future::join_all;
 use hickory_resolver::proto::rr::rdata::{CNAME, SRV};
 use hickory_resolver::proto::rr::{Name, RData};
 use http::StatusCode;
@@ -81,13 +82,15 @@ async fn get(frontend: &Sidecar) -> Reply {
     workload.get(HOST, "/a").await
 }
 
-/// Calls until `done`, and lets no call fail meanwhile.
+/// Calls until `done`, and lets no call fail meanwhile. Several at once: one after the other would all go to the endpoint that
+/// answers sooner, for as long as the other is remembered as slow.
 async fn until(frontend: &Sidecar, what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
         assert!(start.elapsed() < SOON, "{what}");
-        let reply = get(frontend).await;
-        assert_eq!(reply.status, StatusCode::OK, "{what}: {reply:?}");
+        for reply in join_all((0..4).map(|_| get(frontend))).await {
+            assert_eq!(reply.status, StatusCode::OK, "{what}: {reply:?}");
+        }
     }
 }
 
