@@ -1,5 +1,5 @@
-//! Where the sidecars of services are, now. What finds them runs beside the requests, once for the process; workers follow
-//! it, and no request waits for it once a set of endpoints is known.
+//! Where the sidecars of services are, now, and servers outside the mesh. What finds them runs beside the requests, once for the
+//! process; workers follow it, and no request waits for it once a set of endpoints is known.
 //!
 //! What was known last is better than nothing: a name that cannot be resolved any more, one that has lost all its
 //! addresses (more often a mistake, or a server that starts, than somebody's wish that a service be gone) and a file
@@ -9,6 +9,7 @@
 mod dns;
 mod follow;
 mod list;
+mod outside;
 
 pub use list::EndpointsError;
 
@@ -17,11 +18,12 @@ use crate::config::{self, Config, Endpoint, Endpoints};
 use crate::error::ConnectError;
 use crate::metrics::Metrics;
 use dns::Dns;
-use follow::Followed;
+use follow::{Followed, Whose};
+use outside::Outside;
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -62,6 +64,8 @@ enum Known {
 pub(crate) struct Following {
     endpoints: Endpoints,
     known: watch::Receiver<Known>,
+    /// Outside the mesh: what is followed for as long as somebody has this.
+    _kept: Option<Arc<Followed>>,
 }
 
 impl Following {
@@ -113,6 +117,7 @@ pub(crate) struct Finding {
 #[derive(Debug)]
 pub(crate) struct Discovery {
     followed: Mutex<HashMap<Endpoints, Arc<Followed>>>,
+    outside: Mutex<Outside>,
     begun: mpsc::UnboundedSender<follow::Task>,
     dns: Arc<Dns>,
     metrics: Arc<Metrics>,
@@ -132,6 +137,7 @@ impl Discovery {
         let dns = config.outbound.as_ref().map(|outbound| &outbound.dns);
         let discovery = Self {
             followed: Mutex::default(),
+            outside: Mutex::default(),
             begun,
             dns: Arc::new(Dns::new(
                 dns.map_or_else(Vec::new, |dns| dns.servers.clone()),
@@ -144,17 +150,44 @@ impl Discovery {
     /// What is known of these endpoints, from now on.
     pub(crate) fn follow(&self, endpoints: &Endpoints) -> Following {
         let mut all = self.lock();
-        let followed = all.entry(endpoints.clone()).or_insert_with(|| {
-            let followed = Arc::new(Followed::new(endpoints.clone()));
-            let (dns, metrics) = (Arc::clone(&self.dns), Arc::clone(&self.metrics));
-            // Refused only when the proxy has ended.
-            let _ = self.begun.send(follow::Task::new(&followed, dns, metrics));
-            followed
-        });
+        let followed = all
+            .entry(endpoints.clone())
+            .or_insert_with(|| self.begin(endpoints, Whose::OfServices));
         Following {
             endpoints: endpoints.clone(),
             known: followed.subscribe(),
+            _kept: None,
         }
+    }
+
+    /// The same outside the mesh, where no list says what there is: it is followed while somebody has this, and for a while
+    /// longer. Addresses alone are known at once.
+    pub(crate) fn outside(&self, endpoints: &Endpoints) -> Following {
+        let followed = match endpoints.are_addresses() {
+            true => Arc::new(Followed::new(endpoints.clone(), Whose::Outside)),
+            false => {
+                let begin = || self.begin(endpoints, Whose::Outside);
+                self.names().get(endpoints, begin)
+            }
+        };
+        Following {
+            endpoints: endpoints.clone(),
+            known: followed.subscribe(),
+            _kept: Some(followed),
+        }
+    }
+
+    /// Follows no name outside any longer that nobody calls.
+    pub(crate) fn forget(&self) {
+        self.names().forget(Instant::now());
+    }
+
+    fn begin(&self, endpoints: &Endpoints, whose: Whose) -> Arc<Followed> {
+        let followed = Arc::new(Followed::new(endpoints.clone(), whose));
+        let (dns, metrics) = (Arc::clone(&self.dns), Arc::clone(&self.metrics));
+        // Refused only when the proxy has ended.
+        let _ = self.begun.send(follow::Task::new(&followed, dns, metrics));
+        followed
     }
 
     /// Waits until somebody has said of every list that is followed now what it stands for, or that nobody knows. Cancel safe.
@@ -211,6 +244,10 @@ impl Discovery {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Endpoints, Arc<Followed>>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn names(&self) -> MutexGuard<'_, Outside> {
+        self.outside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

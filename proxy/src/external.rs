@@ -2,7 +2,7 @@
 //! (`outbound.external`). HTTP goes by `outbound.rs`, with `Server` from here.
 //!
 //! With `tls: passthrough` the name in the TLS handshake says where a connection goes, and we look that name up
-//! ourselves: where the workload meant to send it does not count. By address, nothing is read.
+//! ourselves (`discovery.rs`): where the workload meant to send it does not count. By address, nothing is read.
 
 pub mod hello;
 
@@ -23,11 +23,14 @@ use crate::normalize::Hosts;
 use crate::redirect::OwnPorts;
 use crate::socket::Socket;
 use crate::tcp::{WITHDRAWN, carry, head_to};
+use crate::tls::Wanted;
 use crate::upstream::connect_outside;
+use crate::upstream::reach::reach;
 use crate::worker::Shared;
 use bytes::BytesMut;
 use hello::{Hello, HelloError};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -43,6 +46,7 @@ const ALERT: Duration = Duration::from_secs(1);
 pub(crate) struct External {
     origin: Origin,
     own: OwnPorts,
+    next: AtomicUsize,
 }
 
 impl External {
@@ -55,6 +59,7 @@ impl External {
                 hosts: Hosts::default(),
             },
             own,
+            next: AtomicUsize::new(0),
         }
     }
 
@@ -163,7 +168,7 @@ impl External {
         WITHDRAWN
     }
 
-    /// A connection to the first endpoint that can be reached.
+    /// A connection to an endpoint that can be reached.
     async fn connect(
         &self,
         way: &Way,
@@ -175,28 +180,22 @@ impl External {
             Tls::Originate(roots) => Some(Server::new(&way.to.host, roots)?),
             Tls::Passthrough | Tls::None => None,
         };
-        let mut failure = ConnectError::Unstable;
-        for destination in &way.endpoints {
+        let shared = &self.origin.shared;
+        let endpoints = shared.discovery.outside(&way.endpoints);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let (server, metrics) = (server.as_ref(), &shared.metrics);
+        let connecting = reach(&endpoints, turn, limit, |destination| {
             exchange.forwarded(&destination.to_string().into());
-            let connected = async {
-                let stream = connect_outside(destination, &self.own).await?;
-                match &server {
-                    None => Ok(stream),
-                    Some(server) => {
-                        let metrics = &self.origin.shared.metrics;
-                        Ok(Box::new(server.connect(stream, metrics).await?) as Box<dyn Socket>)
-                    }
-                }
-            };
-            match timeout(limit, connected)
-                .await
-                .unwrap_or(Err(ConnectError::Timeout(limit)))
-            {
-                Ok(stream) => return Ok(stream),
-                Err(error) => failure = error,
+            async move {
+                let stream = connect_outside(&destination, &self.own).await?;
+                let Some(server) = server else {
+                    return Ok(stream);
+                };
+                let (tls, _) = server.connect(stream, Wanted::Http1, metrics).await?;
+                Ok(Box::new(tls) as Box<dyn Socket>)
             }
-        }
-        Err(failure)
+        });
+        connecting.await
     }
 }
 

@@ -23,7 +23,7 @@ use crate::socket::Socket;
 use crate::upgrade::Upgrades;
 use crate::upstream::Deadlines;
 use crate::worker::Shared;
-use http::header::{HOST, TE};
+use http::header::HOST;
 use http::request::Parts;
 use outside::Outside;
 use policy::target::{EmptySegments, EncodedSlash, PathParams, Profile};
@@ -122,6 +122,7 @@ impl Outbound {
     /// Closes pooled connections that servers outside would soon close themselves.
     pub(crate) fn sweep(&self, limit: Duration) {
         self.outside.sweep(limit);
+        self.origin.shared.discovery.forget();
     }
 
     /// The routes of the present configuration; connections to endpoints that stay are kept.
@@ -182,7 +183,6 @@ impl Answer for Outbound {
         exchange.allowed(None);
         if let Some(host) = &route.outside {
             head.headers.insert(HOST, host.clone());
-            head.headers.remove(TE);
         } else if let Some(hops) = normal.hops.as_told() {
             head.headers.insert(HOPS, hops);
         }

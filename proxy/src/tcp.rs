@@ -1,7 +1,7 @@
 //! Opaque TCP over mutual TLS, under an ALPN of its own. Who may connect is decided by identity alone: inbound once for each
 //! connection, and again whenever the answer may have changed. Outbound each service has a listener of its own.
 
-use crate::config::{Config, Destination, TcpService};
+use crate::config::{Config, TcpService};
 use crate::discovery::Following;
 use crate::downstream::Downstream;
 use crate::error::{ConnectError, Failure};
@@ -15,6 +15,7 @@ use crate::proof::{Claim, Claims, keep_proven};
 use crate::relay::{Passage, Relay};
 use crate::socket::Socket;
 use crate::tls::{Alpn, Connected, Connector, Wanted};
+use crate::upstream::reach::reach;
 use crate::upstream::{Deadlines, Upstream, connect_sidecar};
 use crate::worker::Shared;
 use bytes::BytesMut;
@@ -23,7 +24,6 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::time::{Instant, timeout};
 
 /// A connection as the access log shows it: as a CONNECT, of which HTTP lets none pass.
 pub(crate) fn head() -> Parts {
@@ -69,9 +69,6 @@ pub(crate) async fn carry(
     };
     exchange.broke_off(reason);
 }
-
-/// Endpoints that one connection is tried at.
-const TRIES: usize = 4;
 
 /// One service of one worker.
 #[derive(Debug)]
@@ -130,8 +127,7 @@ impl Outbound {
         carry(stream, start, up, &config, &mut exchange, cut).await;
     }
 
-    /// A connection to the next endpoint in turn, or to the first after it that can be reached. All of it together takes no
-    /// longer than a connection may: each try has half of what is left while another may follow.
+    /// A connection to an endpoint that can be reached.
     async fn connect(
         &self,
         config: &Config,
@@ -139,35 +135,21 @@ impl Outbound {
     ) -> Result<(Connected<Box<dyn Socket>>, Arc<Claim>), Failure> {
         self.origin.shared.admission.take_request()?;
         let limit = config.timeouts.upstream_connect;
-        let until = Instant::now() + limit;
-        let mut members = self.endpoints.known(limit).await?.to_vec();
-        let first = self.next.fetch_add(1, Ordering::Relaxed) % members.len().max(1);
-        members.rotate_left(first);
-        members.sort_by_key(|member| member.priority);
-        members.truncate(TRIES);
-        let mut failure = ConnectError::Unstable;
-        let mut others = members.len();
-        for member in members {
-            others -= 1;
-            let left = until.saturating_duration_since(Instant::now());
-            let limit = if others > 0 { left / 2 } else { left };
-            let destination = Destination::from(member.address);
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let metrics = &self.origin.shared.metrics;
+        let connecting = reach(&self.endpoints, turn, limit, |destination| {
             exchange.forwarded(&destination.to_string().into());
-            let metrics = &self.origin.shared.metrics;
-            let connected = timeout(
-                limit,
-                connect_sidecar(&destination, &self.connector, metrics),
-            );
-            match connected.await.unwrap_or(Err(ConnectError::Timeout(limit))) {
-                Ok(connected) if connected.alpn == Alpn::Tcp => {
-                    let claim = Claim::of(&connected)?;
-                    return Ok((connected, Arc::new(claim)));
+            async move {
+                let connected = connect_sidecar(&destination, &self.connector, metrics).await?;
+                match connected.alpn {
+                    Alpn::Tcp => Ok(connected),
+                    _ => Err(ConnectError::Protocol),
                 }
-                Ok(_) => failure = ConnectError::Protocol,
-                Err(error) => failure = error,
             }
-        }
-        Err(failure.into())
+        });
+        let connected = connecting.await?;
+        let claim = Claim::of(&connected)?;
+        Ok((connected, Arc::new(claim)))
     }
 }
 

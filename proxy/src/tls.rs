@@ -57,6 +57,30 @@ pub(crate) enum Wanted {
     Proof,
 }
 
+impl Alpn {
+    /// Whoever agrees on nothing speaks what was there before ALPN.
+    pub(crate) fn agreed(protocol: Option<&[u8]>) -> Self {
+        match protocol {
+            Some(HTTP2) => Self::Http2,
+            Some(TCP) => Self::Tcp,
+            Some(PROOF) => Self::Proof,
+            _ => Self::Http1,
+        }
+    }
+}
+
+impl Wanted {
+    /// What a client says that it speaks, the preferred first.
+    pub(crate) fn offers(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http => &[HTTP2, HTTP1],
+            Self::Http1 => &[HTTP1],
+            Self::Tcp => &[TCP],
+            Self::Proof => &[PROOF],
+        }
+    }
+}
+
 /// The server side, for what one kind of listener takes.
 #[derive(Clone)]
 pub(crate) struct Acceptor {
@@ -124,7 +148,7 @@ impl Acceptor {
             .verify(chain, Usage::Client, SystemTime::now())?;
         let ends = leaf.not_after.min(own.leaf().not_after);
         let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(&chain[0]));
-        let alpn = alpn(session.alpn_protocol());
+        let alpn = Alpn::agreed(session.alpn_protocol());
         Ok(Accepted {
             tls: Stream::server(tls, alpn),
             peer,
@@ -213,12 +237,7 @@ impl Connector {
         }
         let bundles = Arc::clone(&self.live) as Arc<dyn BundleSource>;
         let expected = self.expected.clone();
-        let alpn: &[&[u8]] = match self.wanted {
-            Wanted::Http => &[HTTP2, HTTP1],
-            Wanted::Http1 => &[HTTP1],
-            Wanted::Tcp => &[TCP],
-            Wanted::Proof => &[PROOF],
-        };
+        let alpn = self.wanted.offers();
         let config = identity::tls::client_config(Some(&svid), bundles, expected, alpn);
         let config = Arc::new(config);
         Ok(last.insert(Credentials { svid, config }).clone())
@@ -244,7 +263,7 @@ impl Connector {
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is for how long.
         let leaf = self.live.verify(chain, Usage::Server, SystemTime::now())?;
-        let alpn = alpn(session.alpn_protocol());
+        let alpn = Alpn::agreed(session.alpn_protocol());
         Ok(Connected {
             tls: Stream::client(tls, alpn),
             alpn,
@@ -268,16 +287,6 @@ fn spoken(protocol: Protocol) -> &'static [&'static [u8]] {
     match protocol {
         Protocol::Http => &[HTTP2, HTTP1, PROOF],
         Protocol::Tcp => &[TCP, PROOF],
-    }
-}
-
-/// Whoever agrees on nothing speaks what was there before ALPN.
-fn alpn(agreed: Option<&[u8]>) -> Alpn {
-    match agreed {
-        Some(HTTP2) => Alpn::Http2,
-        Some(TCP) => Alpn::Tcp,
-        Some(PROOF) => Alpn::Proof,
-        _ => Alpn::Http1,
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod balance;
 pub(crate) mod call;
 pub(crate) mod http1;
 pub(crate) mod http2;
+pub(crate) mod reach;
 pub(crate) mod retry;
 
 mod random;
@@ -21,12 +22,17 @@ use crate::tls::{Connected, Connector, tls_reason};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, response};
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
+
+/// A server outside that acknowledges nothing for so long is gone. As a sidecar that answers no PING.
+const GONE: Duration = Duration::from_secs(20);
 
 /// The server's side of one exchange. Dropping it before both bodies have ended closes an HTTP/1.1 connection and resets an
 /// HTTP/2 stream, since what is left on it belongs to nobody.
@@ -251,12 +257,22 @@ pub(crate) async fn connect_outside(
         return connect(destination).await;
     };
     let stream = connect_tcp(endpoint).await?;
+    notice_loss(&stream).map_err(|error| ConnectError::Io(Arc::new(error)))?;
     let address = stream.peer_addr();
     let address = address.map_err(|error| ConnectError::Io(Arc::new(error)))?;
     if own.lead_to(address) {
         return Err(ConnectError::Loop);
     }
     Ok(Box::new(stream))
+}
+
+/// Has the kernel end a connection whose other side is gone without a word. Of sidecars their HTTP/2 connections tell that
+/// (PING), but to servers of others that may look like an attack: those of gRPC end connections over it.
+fn notice_loss(stream: &TcpStream) -> io::Result<()> {
+    let stream = SockRef::from(stream);
+    stream.set_tcp_user_timeout(Some(GONE))?;
+    let keep_alive = TcpKeepalive::new().with_time(GONE / 2);
+    stream.set_tcp_keepalive(&keep_alive.with_interval(GONE / 4))
 }
 
 /// Opens a TCP connection. Addresses are tried in the resolver's order.

@@ -9,6 +9,7 @@ mod grpc;
 mod linters;
 mod long_streams;
 mod openssl;
+mod outside;
 mod pkcs11;
 mod postgres;
 mod redirect;

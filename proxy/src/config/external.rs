@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, DnsName};
 use serde::Serialize;
 
 use super::text::{as_duration, as_optional_text, as_text, as_texts};
-use super::{Endpoint, OutboundListen, Range};
+use super::{Endpoint, Endpoints, OutboundListen, Range, Source};
 
 /// Where Debian, Ubuntu, Alpine and their images keep the certificates of public authorities.
 pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -104,13 +104,14 @@ impl External {
         }
     }
 
-    /// Where to connect for `name` and `port`. Never empty.
-    pub fn endpoints_of(&self, name: &str, port: u16) -> Vec<Endpoint> {
+    /// Where to connect for `name` and `port`.
+    pub fn endpoints_of(&self, name: &str, port: u16) -> Endpoints {
         if self.endpoints.is_empty() {
             let host = name.to_owned();
-            return vec![Endpoint { host, port }];
+            return Endpoints::Listed(vec![Endpoint { host, port }.into()]);
         }
-        self.endpoints.clone()
+        let written = self.endpoints.iter().cloned();
+        Endpoints::Listed(written.map(Source::from).collect())
     }
 }
 

@@ -140,6 +140,23 @@ pub enum Source {
     Srv(String),
 }
 
+impl Endpoints {
+    /// Whether nobody has to be asked for any of them.
+    pub(crate) fn are_addresses(&self) -> bool {
+        let is_address = |source: &Source| matches!(source, Source::Address(_));
+        matches!(self, Self::Listed(sources) if sources.iter().all(is_address))
+    }
+}
+
+impl From<Endpoint> for Source {
+    fn from(endpoint: Endpoint) -> Self {
+        match endpoint.host.parse::<IpAddr>() {
+            Ok(address) => Self::Address((address, endpoint.port).into()),
+            Err(_) => Self::Name(endpoint),
+        }
+    }
+}
+
 impl FromStr for Source {
     type Err = ParseEndpointError;
 
@@ -153,12 +170,12 @@ impl FromStr for Source {
             };
         }
         let endpoint: Endpoint = text.parse()?;
-        Ok(match endpoint.host.parse::<IpAddr>() {
-            Ok(address) => Self::Address((address, endpoint.port).into()),
-            Err(_) => Self::Name(Endpoint {
+        Ok(match Self::from(endpoint) {
+            Self::Name(endpoint) => Self::Name(Endpoint {
                 host: with_final_dot(&endpoint.host, text.contains(".:")),
                 ..endpoint
             }),
+            source => source,
         })
     }
 }

@@ -20,12 +20,25 @@ const RETRY_AT_MOST: Duration = Duration::from_secs(5);
 /// Endpoints of one list. Each has connections and a place in every worker's choice: more would be an answer made to hurt.
 const MAX_ENDPOINTS: usize = 1024;
 
+/// What all names outside are counted as.
+const OUTSIDE: &str = "external";
+
 /// What is known of one list of endpoints. Whoever shares it says the same of its endpoints.
 #[derive(Debug)]
 pub(super) struct Followed {
     endpoints: Endpoints,
+    whose: Whose,
     state: Mutex<State>,
     known: watch::Sender<Known>,
+}
+
+/// Whose endpoints they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    OfServices,
+    /// Servers outside the mesh, whose names the workload may make up: none of them is a label, and there is no line in the log
+    /// for each that is found.
+    Outside,
 }
 
 #[derive(Debug, Default)]
@@ -116,11 +129,12 @@ fn note(failing: &mut Option<Failing>, source: &str, error: &str) {
 }
 
 impl Followed {
-    pub(super) fn new(endpoints: Endpoints) -> Self {
+    pub(super) fn new(endpoints: Endpoints, whose: Whose) -> Self {
         let followed = Self {
             state: Mutex::default(),
             known: watch::Sender::new(Known::Pending),
             endpoints,
+            whose,
         };
         if let Endpoints::Listed(sources) = &followed.endpoints {
             followed.list(sources.clone());
@@ -225,7 +239,9 @@ impl Followed {
             if is_kept || *known == now {
                 return false;
             }
-            if let Known::Members(members) = &now {
+            if let Known::Members(members) = &now
+                && self.whose == Whose::OfServices
+            {
                 tracing::info!(source = %self.endpoints, count = members.len(), "endpoints found");
                 if is_cut {
                     tracing::warn!(source = %self.endpoints, limit = MAX_ENDPOINTS, "endpoints beyond the limit are not used");
@@ -353,9 +369,10 @@ impl Task {
         };
         if let Some(source) = failed {
             // What a file names is no label: it is not the configuration's.
-            let label = match &followed.endpoints {
-                Endpoints::Listed(_) => source,
-                Endpoints::File(path) => path.display().to_string(),
+            let label = match (&followed.endpoints, followed.whose) {
+                (_, Whose::Outside) => OUTSIDE.to_owned(),
+                (Endpoints::Listed(_), _) => source,
+                (Endpoints::File(path), _) => path.display().to_string(),
             };
             self.metrics.discovery_failed(&label);
         }
@@ -377,7 +394,10 @@ mod tests {
     async fn a_file_that_nobody_follows_any_more_is_not_looked_at() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "- 127.0.0.1:1").unwrap();
-        let followed = Arc::new(Followed::new(Endpoints::File(file.path().into())));
+        let followed = Arc::new(Followed::new(
+            Endpoints::File(file.path().into()),
+            Whose::OfServices,
+        ));
         let task = Task::new(&followed, Arc::new(Dns::new(Vec::new())), Metrics::new());
         let mut known = followed.subscribe();
         let running = tokio::spawn(task.run());

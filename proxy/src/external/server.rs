@@ -4,7 +4,7 @@ use crate::config::external::Roots;
 use crate::error::ConnectError;
 use crate::metrics::{Direction, Metrics};
 use crate::socket::Socket;
-use crate::tls::{Alpn, Stream, tls_reason};
+use crate::tls::{Alpn, Stream, Wanted, tls_reason};
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::default_provider;
@@ -18,7 +18,9 @@ use tokio_rustls::TlsConnector;
 #[derive(Clone)]
 pub(crate) struct Server {
     name: ServerName<'static>,
-    config: Arc<ClientConfig>,
+    http: Arc<ClientConfig>,
+    /// For what HTTP/2 does not carry there.
+    http1: Arc<ClientConfig>,
 }
 
 impl Server {
@@ -33,26 +35,39 @@ impl Server {
             .with_root_certificates(roots.store())
             // The workload's identity is for the mesh.
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // As in the mesh: a certificate is looked at each time.
         config.resumption = Resumption::disabled();
+        let offering = |wanted: Wanted| {
+            let mut config = config.clone();
+            config.alpn_protocols = wanted.offers().iter().map(|name| name.to_vec()).collect();
+            Arc::new(config)
+        };
         Ok(Self {
             name,
-            config: Arc::new(config),
+            http: offering(Wanted::Http),
+            http1: offering(Wanted::Http1),
         })
     }
 
-    /// Shakes hands. The caller of this sets the deadline.
+    /// Shakes hands, and says what is spoken then: HTTP/2 where the server offers it, unless only HTTP/1.1 is `wanted`. The
+    /// caller of this sets the deadline.
     pub(crate) async fn connect(
         &self,
         stream: Box<dyn Socket>,
+        wanted: Wanted,
         metrics: &Metrics,
-    ) -> Result<Stream<Box<dyn Socket>>, ConnectError> {
-        let connector = TlsConnector::from(Arc::clone(&self.config));
+    ) -> Result<(Stream<Box<dyn Socket>>, Alpn), ConnectError> {
+        let config = match wanted {
+            Wanted::Http => &self.http,
+            _ => &self.http1,
+        };
+        let connector = TlsConnector::from(Arc::clone(config));
         match connector.connect(self.name.clone(), stream).await {
             Ok(tls) => {
                 metrics.handshake(Direction::Outbound);
-                Ok(Stream::client(tls, Alpn::Http1))
+                let (_, session) = tls.get_ref();
+                let alpn = Alpn::agreed(session.alpn_protocol());
+                Ok((Stream::client(tls, alpn), alpn))
             }
             Err(error) => {
                 metrics.handshake_failure(Direction::Outbound, tls_reason(&error));

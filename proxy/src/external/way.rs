@@ -2,7 +2,7 @@
 //! replaced: what it no longer has ends.
 
 use crate::config::external::{External as Entry, Leads, Tls, closest};
-use crate::config::{Config, Destination, Endpoint};
+use crate::config::{Config, Endpoint, Endpoints};
 use std::net::SocketAddr;
 
 /// How a connection came.
@@ -53,8 +53,7 @@ pub(super) struct Way {
     /// As its TLS handshake had it.
     name: Option<String>,
     pub(super) to: Endpoint,
-    /// Never empty.
-    pub(super) endpoints: Vec<Destination>,
+    pub(super) endpoints: Endpoints,
     pub(super) tls: Tls,
 }
 
@@ -87,9 +86,8 @@ impl Way {
                 (entry, address.into())
             }
         };
-        let endpoints = entry.endpoints_of(&to.host, to.port).into_iter();
         Some(Self {
-            endpoints: endpoints.map(Destination::Tcp).collect(),
+            endpoints: entry.endpoints_of(&to.host, to.port),
             tls: entry.tls.clone(),
             came,
             name,

@@ -1,11 +1,10 @@
 //! HTTP to hosts outside the mesh (`outbound.external`): which entry has a host, and the connections to it.
 
-use super::route::Route;
+use super::route::{Route, Stranger};
+use crate::config::Config;
 use crate::config::external::{External, Tls, closest};
-use crate::config::{Config, Destination, Resilience};
 use crate::external::Server;
 use crate::redirect::OwnPorts;
-use crate::upstream::http2::{Lanes, Remote};
 use crate::worker::Shared;
 use http::HeaderValue;
 use std::collections::HashMap;
@@ -14,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Hosts to which connections are kept: with wildcards the workload makes up the names.
 const MAX_HOSTS: usize = 256;
+/// Of a host that nobody has called for so long, no connection is kept.
+const FORGET_AFTER: Duration = Duration::from_secs(300);
 
 /// The hosts that the workload has called lately.
 #[derive(Debug)]
@@ -75,11 +76,12 @@ impl Outside {
         });
     }
 
-    /// Closes pooled connections that the servers would soon close themselves.
+    /// Closes pooled connections that the servers would soon close themselves, and forgets hosts that are not called any more.
     pub(super) fn sweep(&self, limit: Duration) {
-        self.lock()
-            .values()
-            .for_each(|known| known.route.sweep(limit));
+        self.lock().retain(|_, known| {
+            known.route.sweep(limit);
+            known.used.elapsed() < FORGET_AFTER
+        });
     }
 
     fn route(
@@ -93,23 +95,18 @@ impl Outside {
             Tls::Originate(roots) => (Some(Server::new(name, roots).ok()?), 443),
             Tls::Passthrough | Tls::None => (None, 80),
         };
-        let lanes = entry.endpoints_of(name, port).into_iter().map(|endpoint| {
-            let remote = Remote::Outside {
-                server: server.clone(),
-                own: self.own.clone(),
-                metrics: Arc::clone(&shared.metrics),
-            };
-            let destination = Destination::Tcp(endpoint.clone());
-            let lanes = Lanes::new(destination, remote);
-            lanes.set_most(Resilience::default().max_connections);
-            (endpoint, lanes)
-        });
+        let endpoints = entry.endpoints_of(name, port);
+        let server = Stranger {
+            server,
+            own: self.own.clone(),
+        };
         let host = match port == default_port {
             true => name.to_owned(),
             false => format!("{name}:{port}"),
         };
         let host = HeaderValue::try_from(host).ok()?;
-        Some(Route::outside(lanes, host, entry.timeout, shared))
+        let timeout = entry.timeout;
+        Some(Route::outside(&endpoints, server, host, timeout, shared))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {

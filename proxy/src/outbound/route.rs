@@ -2,7 +2,7 @@
 
 mod endpoints;
 
-use crate::config::{Endpoint, HashKey, Service};
+use crate::config::{self, HashKey, Service};
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
@@ -12,6 +12,7 @@ use crate::upstream::retry::Budget;
 use crate::upstream::{Deadlines, Upstream, Wait};
 use crate::worker::Shared;
 use endpoints::Endpoints;
+pub(super) use endpoints::Stranger;
 use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, response};
@@ -71,13 +72,14 @@ impl Route {
 
     /// To a server outside the mesh that is called `host`.
     pub(super) fn outside(
-        endpoints: impl IntoIterator<Item = (Endpoint, Arc<Lanes>)>,
+        endpoints: &config::Endpoints,
+        server: Stranger,
         host: HeaderValue,
         timeout: Duration,
-        shared: &Shared,
+        shared: &Arc<Shared>,
     ) -> Self {
         Self {
-            endpoints: Endpoints::fixed(endpoints, shared),
+            endpoints: Endpoints::outside(endpoints, server, shared),
             budget: Arc::new(Budget::new()),
             timeout,
             try_timeout: None,

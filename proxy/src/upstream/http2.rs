@@ -1,5 +1,5 @@
-//! Multiplexed HTTP/2 connections ("lanes") to one endpoint: another sidecar over mutual TLS, or a gRPC app in plain text.
-//! A sidecar that speaks no HTTP/2 gets a pool of HTTP/1.1 connections instead.
+//! Multiplexed HTTP/2 connections ("lanes") to one endpoint: another sidecar over mutual TLS, a server outside the mesh over TLS,
+//! or a gRPC app in plain text. Who speaks no HTTP/2 gets a pool of HTTP/1.1 connections instead.
 //!
 //! A lane belongs to the certificate it was made with. When the SVID is renewed a new lane is made in the background, new
 //! requests move over once it is ready, and the old one ends with its last request.
@@ -25,7 +25,7 @@ use crate::tls::Connector;
 use crate::upgrade::Upgrade;
 use bytes::Bytes;
 use h2::client::SendRequest;
-use http::header::HOST;
+use http::header::{HOST, TE};
 use http::uri::{self, Authority, Scheme};
 use http::{Request, Uri, Version, request};
 use identity::SpiffeId;
@@ -64,9 +64,9 @@ pub(crate) enum Remote {
         claims: Arc<Claims<Standing>>,
         metrics: Arc<Metrics>,
     },
-    /// A server that has no sidecar, and is told nothing of ours. Spoken to in HTTP/1.1.
+    /// A server that has no sidecar, and is told nothing of ours.
     Outside {
-        /// Who has to answer; None in plain text.
+        /// Who has to answer; None in plain text, which is HTTP/1.1.
         server: Option<Server>,
         own: OwnPorts,
         metrics: Arc<Metrics>,
@@ -93,7 +93,7 @@ pub(crate) struct Lanes {
 
 impl Lanes {
     pub(crate) fn new(destination: Destination, remote: Remote) -> Arc<Self> {
-        let speaks_http1 = matches!(remote, Remote::Outside { .. });
+        let speaks_http1 = matches!(remote, Remote::Outside { server: None, .. });
         Arc::new(Self {
             name: destination.to_string().into(),
             destination,
@@ -117,10 +117,13 @@ impl Lanes {
         &self.name
     }
 
-    /// Whether these are connections to that endpoint and that identity.
-    pub(crate) fn leads_to(&self, destination: &Destination, expected: &SpiffeId) -> bool {
-        matches!(&self.remote, Remote::Sidecar { connector, .. } if connector.expected() == expected)
-            && self.destination == *destination
+    /// Whether these are connections to that endpoint, where that identity has to be proven; None outside the mesh.
+    pub(crate) fn leads_to(&self, destination: &Destination, expected: Option<&SpiffeId>) -> bool {
+        let proven = match &self.remote {
+            Remote::Sidecar { connector, .. } => Some(connector.expected()),
+            Remote::App | Remote::Outside { .. } => None,
+        };
+        self.destination == *destination && proven == expected
     }
 
     /// A place on a lane with room, connecting if there is none.
@@ -210,6 +213,10 @@ impl Lanes {
         for _ in 0..MAX_SENDS {
             let (mut sender, place) = match ready {
                 Ready::Http1(mut connection) => {
+                    // A field of one hop; who is outside learns nothing of ours.
+                    if matches!(self.remote, Remote::Outside { .. }) {
+                        head.headers.remove(TE);
+                    }
                     let upgrade = head.extensions.get().map(Upgrade::fields);
                     head.headers.extend(upgrade.into_iter().flatten());
                     connection.begin(head, body);

@@ -1,10 +1,12 @@
+mod http2; // Servers that offer HTTP/2.
+mod names; // What names stand for.
 mod passthrough; // Connections that go where their TLS handshake says.
 mod server; // A server outside that keeps what it is told.
 
 use crate::harness::{Authority, Caller, FRONTEND, Life, Sidecar, endpoint, outbound, sidecar};
 use http::{Request, StatusCode};
 use proxy::config::external::{External, Roots, Tls};
-use proxy::config::{Endpoint, OutboundListen};
+use proxy::config::{Config, Endpoint, OutboundListen};
 use server::{Certificate, Server};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,6 +19,10 @@ struct Workload {
 
 impl Workload {
     fn new(external: Vec<External>) -> Self {
+        Self::with(external, |_| ())
+    }
+
+    fn with(external: Vec<External>, change: impl FnOnce(&mut Config)) -> Self {
         let authority = Authority::new();
         let svid = authority.svid(FRONTEND, Life::Hour);
         let nowhere = "127.0.0.1:9".parse().unwrap();
@@ -24,6 +30,7 @@ impl Workload {
             config.outbound = outbound(vec![]);
             config.outbound.as_mut().unwrap().external = external;
             config.timeouts.tls_hello = Duration::from_millis(500);
+            change(config);
         });
         Self { sidecar }
     }

@@ -10,6 +10,18 @@ use std::path::Path;
 pub(super) const STREAMS: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/real/grpc_streams.py");
 
+/// What the client says of all its calls when they pass as they should.
+pub(super) const OUTCOMES: [&str; 8] = [
+    "unary True the front, the front, True, OK",
+    "server True the front, the front, True, OK",
+    "client True the front, the front, True, OK",
+    "both True the front, the front, True, OK",
+    "turns ['one', 'two', 'enough'] the front, the front, True, OK",
+    "none [] the front, the front, True, OK",
+    "failed nicht heute, 100 % sicher: ✗ the front, the front, True, FAILED_PRECONDITION",
+    "cancelled CANCELLED",
+];
+
 /// Unary and server-streaming methods that need no generated code: messages are raw bytes.
 const SERVER: &str = r#"
 import sys, grpc, threading
@@ -152,17 +164,7 @@ fn all_four_kinds_of_call_pass_with_what_stands_before_and_after_their_messages(
         .output()
         .expect("the client runs");
     let said = String::from_utf8_lossy(&output.stdout);
-    let expected = [
-        "unary True the front, the front, True, OK",
-        "server True the front, the front, True, OK",
-        "client True the front, the front, True, OK",
-        "both True the front, the front, True, OK",
-        "turns ['one', 'two', 'enough'] the front, the front, True, OK",
-        "none [] the front, the front, True, OK",
-        "failed nicht heute, 100 % sicher: ✗ the front, the front, True, FAILED_PRECONDITION",
-        "cancelled CANCELLED",
-    ];
-    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{output:?}");
+    assert_eq!(said.lines().collect::<Vec<_>>(), OUTCOMES, "{output:?}");
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {

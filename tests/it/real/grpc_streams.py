@@ -1,6 +1,6 @@
 """All four kinds of gRPC call, with metadata before and after the messages.
 
-    grpc_streams.py serve HOST:PORT
+    grpc_streams.py serve HOST:PORT [CHAIN KEY]  # with these files over TLS
     grpc_streams.py call HOST:PORT AUTHORITY  # all of it, a line for each
     grpc_streams.py talk HOST:PORT AUTHORITY  # sends what it reads, a message a line, and prints what it hears
 """
@@ -63,9 +63,13 @@ class Handler(grpc.GenericRpcHandler):
         return KINDS.get(call.method.removeprefix("/shop.v1.Streams/"))
 
 
-def serve(address):
+def serve(address, *tls):
     server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Handler()])
-    assert server.add_insecure_port(address)
+    if tls:
+        chain, key = (open(file, "rb").read() for file in tls)
+        assert server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
+    else:
+        assert server.add_insecure_port(address)
     server.start()
     threading.Event().wait(400)
 
@@ -133,7 +137,7 @@ def talk_lines():
 
 
 if sys.argv[1] == "serve":
-    serve(sys.argv[2])
+    serve(*sys.argv[2:])
 elif sys.argv[1] == "talk":
     talk_lines()
 else:

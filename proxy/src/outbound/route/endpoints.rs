@@ -1,10 +1,12 @@
 //! The endpoints of a service as one worker knows them: they follow what is found, and connections to those that stay are
 //! kept.
 
-use crate::config::{Destination, Endpoint, Resilience, Service};
+use crate::config::{self, Destination, Resilience, Service};
 use crate::discovery::{Following, Member};
 use crate::error::ConnectError;
+use crate::external::Server;
 use crate::proof::{Claims, keep_proven};
+use crate::redirect::OwnPorts;
 use crate::tls::{Connector, Wanted};
 use crate::upstream::balance::Balance;
 use crate::upstream::http2::{Lanes, Remote, keep_fresh};
@@ -19,7 +21,8 @@ use tokio::task::JoinSet;
 pub(super) struct Endpoints {
     pub(super) balance: Arc<Balance>,
     /// Whose they are, and how these are used. None outside the mesh.
-    of: Option<(Service, Follower)>,
+    of: Option<Service>,
+    follower: Follower,
     /// Keeps `balance` up to date; ends with this.
     _following: JoinSet<()>,
 }
@@ -27,53 +30,42 @@ pub(super) struct Endpoints {
 impl Endpoints {
     /// `open` are connections there are already; those to endpoints of this service go on being used.
     pub(super) fn new(service: &Service, shared: &Arc<Shared>, open: &[Arc<Lanes>]) -> Arc<Self> {
-        let balance = Arc::new(Balance::new(
-            service.resilience.clone(),
-            shared.metrics.endpoints_ejected.clone(),
-        ));
-        let follower = Follower {
-            balance: Arc::clone(&balance),
-            identity: service.identity.clone(),
-            max_connections: service.resilience.max_connections,
-            shared: Arc::clone(shared),
-            found: shared.discovery.follow(&service.endpoints),
-        };
+        let found = shared.discovery.follow(&service.endpoints);
+        let whom = Whom::Sidecar(service.identity.clone());
+        let follower = Follower::new(found, whom, &service.resilience, shared);
+        Self::following(Some(service.clone()), follower, open)
+    }
+
+    /// Those of a server outside the mesh.
+    pub(super) fn outside(
+        endpoints: &config::Endpoints,
+        server: Stranger,
+        shared: &Arc<Shared>,
+    ) -> Arc<Self> {
+        let found = shared.discovery.outside(endpoints);
+        let whom = Whom::Stranger(server);
+        let follower = Follower::new(found, whom, &Resilience::default(), shared);
+        Self::following(None, follower, &[])
+    }
+
+    fn following(of: Option<Service>, follower: Follower, open: &[Arc<Lanes>]) -> Arc<Self> {
         if let Some(members) = follower.found.members() {
             follower.take(&members, open);
         }
         let mut following = JoinSet::new();
         following.spawn(follower.clone().run());
         Arc::new(Self {
-            balance,
-            of: Some((service.clone(), follower)),
+            balance: Arc::clone(&follower.balance),
+            of,
+            follower,
             _following: following,
-        })
-    }
-
-    /// Connections outside the mesh, to endpoints that stay as they are.
-    pub(super) fn fixed(
-        lanes: impl IntoIterator<Item = (Endpoint, Arc<Lanes>)>,
-        shared: &Shared,
-    ) -> Arc<Self> {
-        let balance = Balance::new(
-            Resilience::default(),
-            shared.metrics.endpoints_ejected.clone(),
-        );
-        let members = lanes
-            .into_iter()
-            .map(|(address, lanes)| (Member::at(address), lanes));
-        balance.set(members.collect());
-        Arc::new(Self {
-            balance: Arc::new(balance),
-            of: None,
-            _following: JoinSet::new(),
         })
     }
 
     /// Whether these are found and used as those of `service` are, still, and have the same identity to prove.
     pub(super) fn are_of(&self, service: &Service) -> bool {
-        self.of.as_ref().is_some_and(|(of, follower)| {
-            follower.found.is_live()
+        self.of.as_ref().is_some_and(|of| {
+            self.follower.found.is_live()
                 && of.endpoints == service.endpoints
                 && of.identity == service.identity
                 && of.resilience == service.resilience
@@ -85,27 +77,51 @@ impl Endpoints {
     /// # Errors
     /// When nobody knows any, or has not said so within `limit`.
     pub(super) async fn known(&self, limit: Duration) -> Result<(), ConnectError> {
-        let Some((_, follower)) = &self.of else {
-            return Err(ConnectError::Unstable); // What is fixed is never empty.
-        };
-        let members = follower.found.known(limit).await?;
+        let members = self.follower.found.known(limit).await?;
         // Whoever does so as well takes the same.
-        follower.take(&members, &self.balance.lanes());
+        self.follower.take(&members, &self.balance.lanes());
         Ok(())
     }
+}
+
+/// Who is at the endpoints.
+#[derive(Debug, Clone)]
+enum Whom {
+    Sidecar(SpiffeId),
+    Stranger(Stranger),
+}
+
+/// A server outside the mesh.
+#[derive(Debug, Clone)]
+pub(in crate::outbound) struct Stranger {
+    /// None in plain text.
+    pub(in crate::outbound) server: Option<Server>,
+    /// Where no connection may lead to.
+    pub(in crate::outbound) own: OwnPorts,
 }
 
 /// Has a service's requests go where its endpoints are.
 #[derive(Debug, Clone)]
 struct Follower {
     balance: Arc<Balance>,
-    identity: SpiffeId,
+    whom: Whom,
     max_connections: usize,
     shared: Arc<Shared>,
     found: Following,
 }
 
 impl Follower {
+    fn new(found: Following, whom: Whom, rules: &Resilience, shared: &Arc<Shared>) -> Self {
+        let ejected = shared.metrics.endpoints_ejected.clone();
+        Self {
+            balance: Arc::new(Balance::new(rules.clone(), ejected)),
+            whom,
+            max_connections: rules.max_connections,
+            shared: Arc::clone(shared),
+            found,
+        }
+    }
+
     async fn run(mut self) {
         while self.found.changed().await {
             if let Some(members) = self.found.members() {
@@ -115,19 +131,35 @@ impl Follower {
     }
 
     fn take(&self, members: &[Member], open: &[Arc<Lanes>]) {
+        let expected = match &self.whom {
+            Whom::Sidecar(identity) => Some(identity),
+            Whom::Stranger(_) => None,
+        };
         let members = members.iter().map(|member| {
             let destination = Destination::from(member.address.clone());
             let kept = open
                 .iter()
-                .find(|lanes| lanes.leads_to(&destination, &self.identity));
-            let lanes = match kept {
-                Some(lanes) => Arc::clone(lanes),
-                None => connections(destination, &self.identity, &self.shared),
+                .find(|lanes| lanes.leads_to(&destination, expected));
+            let lanes = match (kept, &self.whom) {
+                (Some(lanes), _) => Arc::clone(lanes),
+                (None, Whom::Sidecar(identity)) => connections(destination, identity, &self.shared),
+                (None, Whom::Stranger(stranger)) => stranger.connections(destination, &self.shared),
             };
             lanes.set_most(self.max_connections);
             (Member::clone(member), lanes)
         });
         self.balance.set(members.collect());
+    }
+}
+
+impl Stranger {
+    fn connections(&self, destination: Destination, shared: &Shared) -> Arc<Lanes> {
+        let remote = Remote::Outside {
+            server: self.server.clone(),
+            own: self.own.clone(),
+            metrics: Arc::clone(&shared.metrics),
+        };
+        Lanes::new(destination, remote)
     }
 }
 

@@ -3,11 +3,14 @@
 use super::lane::{Lane, Place};
 use super::{Http1Connection, Lanes, Ready, Remote};
 use crate::error::{ConnectError, Failure};
+use crate::external::Server;
 use crate::h1::wire::Wire;
+use crate::metrics::Metrics;
 use crate::normalize::Rejection;
 use crate::proof::{Claim, Until, Validity};
+use crate::redirect::OwnPorts;
 use crate::socket::Socket;
-use crate::tls::{self, Alpn};
+use crate::tls::{self, Alpn, Wanted};
 use crate::upstream::{Wait, connect, connect_outside, connect_sidecar};
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -55,14 +58,8 @@ impl Lanes {
                     own,
                     metrics,
                 } => {
-                    let stream = connect_outside(&self.destination, own).await?;
-                    let stream = match server {
-                        None => stream,
-                        Some(server) => Box::new(server.connect(stream, metrics).await?),
-                    };
-                    let wire = Wire::new(stream, BytesMut::new());
-                    let connection = Http1Connection::new(wire, None).counted(&self.open_http1);
-                    Ok(Connected::Http1(Box::new(connection)))
+                    let server = server.as_ref();
+                    self.outside(server, Wanted::Http, own, metrics).await
                 }
                 Remote::Sidecar {
                     connector,
@@ -87,6 +84,30 @@ impl Lanes {
             .unwrap_or(Err(ConnectError::Timeout(limit)))
     }
 
+    /// One more to a server outside, which says what is spoken unless only HTTP/1.1 is `wanted`.
+    async fn outside(
+        &self,
+        server: Option<&Server>,
+        wanted: Wanted,
+        own: &OwnPorts,
+        metrics: &Metrics,
+    ) -> Result<Connected, ConnectError> {
+        let stream = connect_outside(&self.destination, own).await?;
+        let (stream, alpn): (Box<dyn Socket>, _) = match server {
+            None => (stream, Alpn::Http1),
+            Some(server) => {
+                let (tls, alpn) = server.connect(stream, wanted, metrics).await?;
+                (Box::new(tls), alpn)
+            }
+        };
+        if alpn == Alpn::Http2 {
+            return Ok(Connected::Lane(Lane::open(stream, None).await?));
+        }
+        let wire = Wire::new(stream, BytesMut::new());
+        let connection = Http1Connection::new(wire, None).counted(&self.open_http1);
+        Ok(Connected::Http1(Box::new(connection)))
+    }
+
     /// A connection for one upgrade, if the lane carries none.
     pub(super) async fn around(
         &self,
@@ -96,21 +117,30 @@ impl Lanes {
     ) -> Result<Option<Box<Http1Connection>>, Failure> {
         let limit = wait.limit();
         let late = |_| ConnectError::Timeout(limit);
-        let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
-        if takes_upgrades.map_err(late)? {
-            return Ok(None);
+        match &self.remote {
+            Remote::App => Err(Rejection::Upgrade.into()),
+            Remote::Sidecar { http1, metrics, .. } => {
+                let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
+                if takes_upgrades.map_err(late)? {
+                    return Ok(None);
+                }
+                let connecting = connect_sidecar(&self.destination, http1, metrics);
+                let connected = timeout(limit, connecting).await.map_err(late)??;
+                Ok(Some(self.http1(connected)))
+            }
+            // Few servers carry them over HTTP/2, and over HTTP/1.1 each that takes any.
+            Remote::Outside {
+                server,
+                own,
+                metrics,
+            } => {
+                let connecting = self.outside(server.as_ref(), Wanted::Http1, own, metrics);
+                match timeout(limit, connecting).await.map_err(late)?? {
+                    Connected::Http1(connection) => Ok(Some(connection)),
+                    Connected::Lane(_) => Err(ConnectError::Protocol.into()),
+                }
+            }
         }
-        let Remote::Sidecar {
-            http1: connector,
-            metrics,
-            ..
-        } = &self.remote
-        else {
-            return Err(Rejection::Upgrade.into());
-        };
-        let connecting = connect_sidecar(&self.destination, connector, metrics);
-        let connected = timeout(limit, connecting).await.map_err(late)??;
-        Ok(Some(self.http1(connected)))
     }
 
     fn http1(&self, connected: tls::Connected<Box<dyn Socket>>) -> Box<Http1Connection> {

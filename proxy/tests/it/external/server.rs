@@ -54,7 +54,7 @@ impl Server {
             .with_client_cert_verifier(Arc::new(Curious(Arc::clone(&kept))))
             .with_single_cert(vec![minted.der], minted.key)
             .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self::listen(kept, Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
@@ -125,7 +125,17 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, kept: &Kept) {
     }
 }
 
-fn mint(authority: &Authority, certificate: Certificate) -> Minted {
+/// One that asks for nothing.
+pub(super) fn server_config(minted: Minted) -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![minted.der], minted.key)
+        .unwrap()
+}
+
+pub(super) fn mint(authority: &Authority, certificate: Certificate) -> Minted {
     let named = |name: &str, life| {
         let mut params = leaf(ORDERS, life);
         params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];

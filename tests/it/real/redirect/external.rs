@@ -1,6 +1,6 @@
 use super::{Host, Network, TALK, text};
 use crate::harness::{Process, path, wait_for};
-use crate::real::run_ok;
+use crate::real::outside::certificate;
 use std::path::Path;
 
 /// Speaks first on TCP, then echoes; and echoes over UDP where DNS is.
@@ -28,40 +28,6 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
     print(asking.recv(512).decode())
 "#;
 
-/// An authority, and its certificate for `api.test`.
-fn certificate(folder: &Path) {
-    let file = |name: &str| folder.join(name);
-    let (root, key, leaf) = (file("root.pem"), file("root.key"), file("api.pem"));
-    let new = |key: &Path, out: &Path, name: &str, more: &[&str]| {
-        let subject = format!("/CN={name}");
-        let common = [
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ];
-        let files = ["-keyout", path(key), "-out", path(out), "-subj", &subject];
-        run_ok("openssl", &[&common[..], &files, more].concat());
-    };
-    new(&key, &root, "outside", &[]);
-    let more = [
-        "-CA",
-        path(&root),
-        "-CAkey",
-        path(&key),
-        "-addext",
-        "subjectAltName=DNS:api.test",
-        "-addext",
-        "basicConstraints=critical,CA:false",
-    ];
-    new(&file("api.key"), &leaf, "api", &more);
-}
-
 /// nginx on the third host: it says by which name, protocol and client certificate it was reached.
 fn nginx(host: &Host, folder: &Path) -> Process {
     let said = "$ssl_server_name $ssl_protocol client=$ssl_client_verify peer=$http_tipstaff_peer host=$http_host";
@@ -82,7 +48,7 @@ fn nginx(host: &Host, folder: &Path) -> Process {
 #[test]
 fn what_leaves_the_mesh_goes_where_it_says_and_nowhere_else() {
     let network = Network::with(|folder| {
-        certificate(folder);
+        certificate(folder, &["api.test"]);
         let roots = folder.join("root.pem");
         let roots = roots.display();
         format!(
