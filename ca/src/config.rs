@@ -2,7 +2,9 @@
 
 use crate::keys::Passphrase;
 use crate::signer::pkcs11;
+use crate::store::Database;
 use identity::TrustDomain;
+use std::path::Path;
 use std::time::Duration;
 
 /// The life of a leaf when the caller asks for none.
@@ -31,6 +33,8 @@ pub struct InitOptions {
     pub key_protection: KeyProtection,
     /// The label of a key that is in the token already, to be the intermediate's. A new one is made otherwise.
     pub existing_key: Option<String>,
+    /// The file in the CA's directory unless given.
+    pub database: Option<Database>,
 }
 
 impl InitOptions {
@@ -41,6 +45,7 @@ impl InitOptions {
             intermediate_life: DEFAULT_INTERMEDIATE_LIFE,
             key_protection,
             existing_key: None,
+            database: None,
         }
     }
 }
@@ -64,6 +69,16 @@ pub struct OpenOptions {
     /// Needed when the keys are in a token.
     pub token: Option<pkcs11::Token>,
     pub ttl_floor: TtlFloor,
+    /// As at `init`.
+    pub database: Option<Database>,
+}
+
+impl OpenOptions {
+    /// The database that was given, or that of the CA in `directory`.
+    pub(crate) fn database_in(&self, directory: &Path) -> Database {
+        let given = self.database.clone();
+        given.unwrap_or_else(|| directory.into())
+    }
 }
 
 /// The shortest life of a leaf.

@@ -6,7 +6,7 @@ use crate::directory::{INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE};
 use crate::ledger::fingerprint;
 use crate::profile::CaCertificate;
 use crate::store::sql::{self, Row, values};
-use crate::store::{self, StoreError, token_name, unix_seconds};
+use crate::store::{self, Database, StoreError, token_name, unix_seconds};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use std::fmt;
@@ -85,9 +85,14 @@ pub enum TokenState {
 
 /// # Errors
 /// When a file of the CA cannot be read.
-pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError> {
-    let (bundle, _) = store::read_settings(directory)?;
-    let counts = store::read(directory, |transaction| {
+pub fn overview(
+    directory: &Path,
+    database: impl Into<Database>,
+    now: SystemTime,
+) -> Result<Overview, OpenError> {
+    let database = database.into();
+    let (bundle, _) = store::read_settings(&database)?;
+    let counts = store::read(&database, |transaction| {
         let row = transaction.only(
             "SELECT (SELECT count(*) FROM certificate WHERE not_after > $1),
                     (SELECT count(*) FROM certificate WHERE not_after <= $1),
@@ -133,11 +138,11 @@ pub fn overview(directory: &Path, now: SystemTime) -> Result<Overview, OpenError
 /// # Errors
 /// When the database cannot be read.
 pub fn certificates(
-    directory: &Path,
+    database: impl Into<Database>,
     now: SystemTime,
     limit: u32,
 ) -> Result<Vec<Certificate>, StoreError> {
-    store::read(directory, |transaction| {
+    store::read(&database.into(), |transaction| {
         let rows = transaction.query(
             "SELECT c.serial, c.spiffe_id, c.not_before, c.not_after, c.renew_at, c.audit_seq, c.der,
                     d.lineage, f.frozen_at
@@ -156,10 +161,10 @@ pub fn certificates(
 /// # Errors
 /// When the database cannot be read.
 pub fn certificate(
-    directory: &Path,
+    database: impl Into<Database>,
     serial: &str,
 ) -> Result<Option<(Certificate, CertificateDer<'static>)>, StoreError> {
-    store::read(directory, |transaction| {
+    store::read(&database.into(), |transaction| {
         let row = transaction.first(
             "SELECT c.serial, c.spiffe_id, c.not_before, c.not_after, c.renew_at, c.audit_seq, c.der,
                     d.lineage, f.frozen_at
@@ -183,8 +188,12 @@ pub fn certificate(
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn tokens(directory: &Path, now: SystemTime, limit: u32) -> Result<Vec<Token>, StoreError> {
-    store::read(directory, |transaction| {
+pub fn tokens(
+    database: impl Into<Database>,
+    now: SystemTime,
+    limit: u32,
+) -> Result<Vec<Token>, StoreError> {
+    store::read(&database.into(), |transaction| {
         let rows = transaction.query(
             "SELECT hash, spiffe_id, expires_at, enrolled_key FROM join_token
              ORDER BY created_at DESC, hash LIMIT $1",

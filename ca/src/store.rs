@@ -10,11 +10,13 @@ use crate::ledger::{Event, Refusal, fingerprint};
 use crate::lineage::LineageError;
 use changes::Watcher;
 use identity::{BundleError, TrustBundle, TrustDomain};
+use postgres::Listener;
 use rustls_pki_types::CertificateDer;
 use session::{Access, Session, Transaction};
 use sql::values;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use writer::{Batch, Writer};
@@ -26,6 +28,7 @@ mod attested;
 mod changes;
 mod enrolment;
 mod lineage;
+mod postgres;
 mod schema;
 mod sqlite;
 mod sweep;
@@ -34,57 +37,111 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use changes::{Topic, Versions};
+pub use changes::{State, Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
+pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub use sql::DatabaseError;
 
 /// Free space that is kept back from records of refusals: some ten thousand certificates fit.
 const RESERVE_BYTES: u64 = 32 * 1024 * 1024;
 
+/// Where the records of a CA are.
+#[derive(Debug, Clone)]
+pub enum Database {
+    /// The file `ca.db` in the CA's directory.
+    Sqlite { directory: PathBuf },
+    /// For several replicas, each with a directory that has the same keys.
+    Postgres(Postgres),
+}
+
+impl Database {
+    /// A connection to PostgreSQL blocks its thread, which must not be one that runs tasks.
+    fn on_own_thread<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, StoreError> {
+        match self {
+            Self::Sqlite { .. } => Ok(work()),
+            Self::Postgres(_) => {
+                thread::scope(|scope| scope.spawn(work).join()).map_err(|_| StoreError::Stopped)
+            }
+        }
+    }
+}
+
+/// That of the CA in a directory, unless it was told otherwise.
+impl From<&Path> for Database {
+    fn from(directory: &Path) -> Self {
+        Self::Sqlite {
+            directory: directory.to_owned(),
+        }
+    }
+}
+
+impl From<&PathBuf> for Database {
+    fn from(directory: &PathBuf) -> Self {
+        directory.as_path().into()
+    }
+}
+
+impl From<&Self> for Database {
+    fn from(database: &Self) -> Self {
+        database.clone()
+    }
+}
+
 /// An open database. Works beside others on the same directory, in this process or another.
 #[derive(Debug)]
 pub struct Store {
-    // Dropped in this order: the writer nudges the watcher.
+    // Dropped in this order: the first two nudge the third.
     writer: Writer,
+    _listener: Option<Listener>,
     watcher: Watcher,
 }
 
 impl Store {
-    /// Opens the database in a CA directory made by [`crate::init`], brings it up to date, and starts the threads that
-    /// write to it and follow its changes, which end when the store is dropped.
+    /// Opens the database of a CA made by [`crate::init`], brings it up to date, and starts the threads that write to
+    /// it and follow its changes, which end when the store is dropped. Blocks meanwhile, for seconds at most.
     ///
     /// # Errors
-    /// When the database is missing, unreadable or of another version.
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        Self::open_with_reserve(directory, RESERVE_BYTES)
+    /// When the database is missing, does not answer, or is of another version.
+    pub fn open(database: impl Into<Database>) -> Result<Self, StoreError> {
+        Self::open_with_reserve(database.into(), RESERVE_BYTES)
     }
 
-    fn open_with_reserve(directory: &Path, reserve_bytes: u64) -> Result<Self, StoreError> {
-        let mut session =
-            Session::connect(directory, Access::Write).map_err(StoreError::cannot_read)?;
-        schema::migrate(&mut session)?;
-        let reader = Session::connect(directory, Access::Read).map_err(StoreError::cannot_read)?;
+    fn open_with_reserve(database: Database, reserve_bytes: u64) -> Result<Self, StoreError> {
         let thread = |error| StoreError::Thread(Arc::new(error));
-        let (watcher, nudge) = Watcher::spawn(reader).map_err(thread)?;
-        let writer = Writer::spawn(session, reserve_bytes, nudge).map_err(thread)?;
-        Ok(Self { writer, watcher })
+        let (watcher, nudge) = Watcher::spawn(database.clone()).map_err(thread)?;
+        let listener = match &database {
+            Database::Sqlite { .. } => None,
+            Database::Postgres(server) => {
+                Some(Listener::spawn(server.clone(), nudge.clone()).map_err(thread)?)
+            }
+        };
+        Ok(Self {
+            writer: Writer::spawn(database, reserve_bytes, nudge)?,
+            _listener: listener,
+            watcher,
+        })
     }
 
-    /// Makes the database of a new CA.
-    pub(crate) fn create(directory: &Path, new: &NewCa<'_>) -> Result<(), StoreError> {
-        // SQLite would make the file with the process's umask, and its log files with the mode of this one.
-        let path = directory.join(directory::DATABASE);
-        directory::write_new(&path, b"").map_err(|error| StoreError::Create(Arc::new(error)))?;
-        Session::create(directory)
-            .and_then(|mut session| session.transaction(Access::Write, |to| fill(to, new)))
-            .map_err(StoreError::cannot_record)
+    /// Makes the tables of a new CA, in a directory that has no database yet or in a PostgreSQL database without one.
+    pub(crate) fn create(database: &Database, new: &NewCa<'_>) -> Result<(), StoreError> {
+        if let Database::Sqlite { directory } = database {
+            // SQLite would make the file with the process's umask, and its log files with the mode of this one.
+            directory::write_new(&directory.join(directory::DATABASE), b"")
+                .map_err(|error| StoreError::Create(Arc::new(error)))?;
+        }
+        let made = database.on_own_thread(|| {
+            let mut session = Session::connect(database, Access::Write)?;
+            session.prepare()?;
+            session.transaction(Access::Write, |transaction| fill(transaction, new))
+        });
+        made?.map_err(StoreError::cannot_record)?
     }
 
     /// How often what a running CA keeps in memory has changed, by whatever process or replica; seen at once when it
     /// was this store, and within a second otherwise. What is kept has to be read again when its topic has moved.
-    pub fn changes(&self) -> watch::Receiver<Versions> {
-        self.watcher.versions()
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.watcher.state()
     }
 
     /// Records a certificate together with its audit record, unless its lineage forbids it: then the inner error, and no
@@ -223,8 +280,8 @@ impl CertificateRecord {
 }
 
 /// The bundle and the renewal secret, read when a CA is opened.
-pub(crate) fn read_settings(directory: &Path) -> Result<(TrustBundle, [u8; 32]), StoreError> {
-    let (name, sequence, pem, secret) = read(directory, |transaction| {
+pub(crate) fn read_settings(database: &Database) -> Result<(TrustBundle, [u8; 32]), StoreError> {
+    let (name, sequence, pem, secret) = read(database, |transaction| {
         let bundle = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
         let secret = transaction
             .only("SELECT secret FROM renewal", &[])?
@@ -242,23 +299,26 @@ pub(crate) fn read_settings(directory: &Path) -> Result<(TrustBundle, [u8; 32]),
 ///
 /// # Errors
 /// When the database cannot be read or is of another version.
-pub(crate) fn read<T>(
-    directory: &Path,
-    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T>,
+pub(crate) fn read<T: Send>(
+    database: &Database,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
 ) -> Result<T, StoreError> {
-    Session::connect(directory, Access::Read)
-        .and_then(|mut session| {
-            session.transaction(Access::Read, |transaction| {
-                match schema::check(transaction)? {
-                    Ok(()) => work(transaction).map(Ok),
-                    Err(refused) => Ok(Err(refused)),
-                }
-            })
+    let found = database.on_own_thread(|| {
+        let mut session = Session::connect(database, Access::Read)?;
+        session.transaction(Access::Read, |transaction| {
+            match schema::check(transaction)? {
+                Ok(()) => work(transaction).map(Ok),
+                Err(refused) => Ok(Err(refused)),
+            }
         })
-        .map_err(StoreError::cannot_read)?
+    });
+    found?.map_err(StoreError::cannot_read)?
 }
 
-fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<()> {
+fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Result<(), StoreError>> {
+    if transaction.has_table("bundle")? {
+        return Ok(Err(StoreError::Occupied));
+    }
     schema::create(transaction)?;
     let (trust_domain, pem) = (new.bundle.trust_domain().as_str(), new.bundle.to_pem());
     transaction.execute(
@@ -276,7 +336,7 @@ fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<()> {
         intermediate: fingerprint(new.intermediate),
     };
     Batch::begin(transaction, 0)?.audit(new.now, &event)?;
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// The database cannot be used. A caller may retry: the store recovers when the cause is gone.
@@ -298,6 +358,8 @@ pub enum StoreError {
     TrustDomain(String),
     #[error("expected a trust bundle in the CA's database")]
     Bundle(#[source] Arc<BundleError>),
+    #[error("expected a database without a CA, found one with")]
+    Occupied,
     #[error("cannot make the file of the CA's database")]
     Create(#[source] Arc<std::io::Error>),
     #[error("cannot start the CA's database writer")]

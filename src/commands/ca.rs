@@ -2,6 +2,7 @@
 
 mod admin;
 mod check;
+mod database;
 mod init;
 mod keys;
 mod lineage;
@@ -81,10 +82,11 @@ fn served(arguments: &CaServeArgs) -> anyhow::Result<CaConfig> {
 }
 
 async fn create_token(arguments: &TokenCreateArgs) -> anyhow::Result<ExitCode> {
-    let dir = &configured(&arguments.dir)?.dir;
-    let store = Store::open(dir)?;
+    let config = configured(&arguments.dir)?;
+    let database = database::of(&config)?;
+    let store = Store::open(&database)?;
     let now = SystemTime::now();
-    let overview = ca::inspect::overview(dir, now)?;
+    let overview = ca::inspect::overview(&config.dir, &database, now)?;
     ca::authority::check_workload_id(&arguments.id, &overview.trust_domain.parse()?)?;
     let token = JoinToken::generate();
     let grant = TokenGrant {
@@ -128,8 +130,8 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
-    let dir = configured(&arguments.dir)?.dir;
-    let certificates = ca::inspect::certificates(&dir, SystemTime::now(), arguments.limit)?;
+    let database = database::of(&configured(&arguments.dir)?)?;
+    let certificates = ca::inspect::certificates(&database, SystemTime::now(), arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&certificates)?,
         Output::Text => {
@@ -152,11 +154,15 @@ fn list(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
-    let dir = &configured(&arguments.dir)?.dir;
+    let config = configured(&arguments.dir)?;
+    let database = database::of(&config)?;
     let json = match &arguments.serial {
-        None => serde_json::to_value(ca::inspect::overview(dir, SystemTime::now())?),
+        None => {
+            let overview = ca::inspect::overview(&config.dir, &database, SystemTime::now())?;
+            serde_json::to_value(overview)
+        }
         Some(serial) => {
-            let Some((certificate, der)) = ca::inspect::certificate(dir, serial)? else {
+            let Some((certificate, der)) = ca::inspect::certificate(&database, serial)? else {
                 eprintln!("this CA issued no certificate with serial {serial}");
                 return Ok(answer(false));
             };
@@ -193,7 +199,7 @@ fn print_fields(value: &serde_json::Value, indent: &str) -> anyhow::Result<()> {
 }
 
 fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = ca::ledger::verify(&configured(&arguments.dir)?.dir)?;
+    let report = ca::ledger::verify(&database::of(&configured(&arguments.dir)?)?)?;
     match arguments.output.output {
         Output::Json => print_json(&report)?,
         Output::Text => print(format_args!("{report}\n"))?,
@@ -202,8 +208,8 @@ fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn list_audit(arguments: &AuditListArgs) -> anyhow::Result<ExitCode> {
-    let dir = configured(&arguments.dir)?.dir;
-    let records = ca::ledger::records(&dir, arguments.from, arguments.limit)?;
+    let database = database::of(&configured(&arguments.dir)?)?;
+    let records = ca::ledger::records(&database, arguments.from, arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&records)?,
         Output::Text => {

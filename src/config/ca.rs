@@ -8,7 +8,7 @@ mod keys;
 mod store;
 
 pub(crate) use keys::{Keys, SecretSource};
-pub(crate) use store::Store;
+pub(crate) use store::{Postgres, Store, Transport};
 
 use super::{LoadError, load, path};
 use ca::config::TtlFloor;

@@ -7,7 +7,7 @@ use crate::directory::{
 use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
-use crate::store::{self, NewCa, Store, StoreError};
+use crate::store::{self, Database, NewCa, Store, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::{BundleError, TrustBundle};
 use rcgen::{CertifiedIssuer, Issuer};
@@ -106,7 +106,8 @@ fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
         renewal_secret,
         now,
     };
-    Store::create(directory, &new).map_err(InitError::Store)
+    let database = options.database.clone();
+    Store::create(&database.unwrap_or_else(|| directory.into()), &new).map_err(InitError::Store)
 }
 
 /// The key that is called `name` in the token.
@@ -127,8 +128,12 @@ pub(super) struct Parts {
     pub(super) renewal_secret: [u8; 32],
 }
 
-pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
-    let (bundle, renewal_secret) = store::read_settings(directory)?;
+pub(super) fn read(
+    directory: &Path,
+    database: &Database,
+    options: &OpenOptions,
+) -> Result<Parts, OpenError> {
+    let (bundle, renewal_secret) = store::read_settings(database)?;
     let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
     if !bundle.authorities().contains(&root) {
         return Err(OpenError::RootNotInBundle);

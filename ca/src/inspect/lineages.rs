@@ -2,10 +2,9 @@
 
 use super::rfc3339;
 use crate::store::sql::{Row, values};
-use crate::store::{self, StoreError};
+use crate::store::{self, Database, StoreError};
 use serde::Serialize;
 use std::fmt;
-use std::path::Path;
 
 /// A lineage to which nothing more is issued. Times are RFC 3339.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -25,8 +24,11 @@ pub struct FrozenLineage {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn frozen_lineages(directory: &Path, limit: u32) -> Result<Vec<FrozenLineage>, StoreError> {
-    store::read(directory, |transaction| {
+pub fn frozen_lineages(
+    database: impl Into<Database>,
+    limit: u32,
+) -> Result<Vec<FrozenLineage>, StoreError> {
+    store::read(&database.into(), |transaction| {
         let rows = transaction.query(
             "SELECT lineage, spiffe_id, frozen_at, serial, successor, key_hash FROM frozen_lineage
              ORDER BY frozen_at DESC, lineage LIMIT $1",

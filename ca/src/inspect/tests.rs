@@ -77,7 +77,7 @@ async fn what_was_issued_is_listed() {
     let counts = [TokenState::Open, TokenState::Used, TokenState::Expired].map(count);
     assert_eq!(counts, [1, 1, 1]);
 
-    let overview = overview(&directory, later).unwrap();
+    let overview = overview(&directory, &directory, later).unwrap();
     let json = serde_json::to_value(&overview).unwrap();
     assert_eq!(json["unexpired_certificates"], 1);
     assert_eq!(json["open_tokens"], 1);

@@ -3,11 +3,10 @@
 use super::Event;
 use crate::inspect::{rfc3339, rfc3339_ms};
 use crate::store::sql::{self, Row, values};
-use crate::store::{self, StoreError};
+use crate::store::{self, Database, StoreError};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
-use std::path::Path;
 
 /// Fields that hold a time in seconds since the Unix epoch.
 const TIMES: [&str; 3] = ["not_after", "expires_at", "expired_by"];
@@ -27,8 +26,12 @@ pub struct Record {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub fn records(directory: &Path, from_seq: i64, limit: u32) -> Result<Vec<Record>, StoreError> {
-    store::read(directory, |transaction| {
+pub fn records(
+    database: impl Into<Database>,
+    from_seq: i64,
+    limit: u32,
+) -> Result<Vec<Record>, StoreError> {
+    store::read(&database.into(), |transaction| {
         let rows = transaction.query(
             "SELECT seq, time_ms, event FROM audit WHERE seq >= $1 ORDER BY seq LIMIT $2",
             values![from_seq, limit],

@@ -34,7 +34,7 @@ async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
 }
 
 fn append(directory: &Path, event: &Event) {
-    let mut session = Session::connect(directory, Access::Write).unwrap();
+    let mut session = Session::connect(&directory.into(), Access::Write).unwrap();
     let appended = session.transaction(Access::Write, |transaction| {
         Head::read(transaction)?.append(transaction, SystemTime::now(), event)
     });

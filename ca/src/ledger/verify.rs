@@ -4,9 +4,8 @@ use super::{Event, Head, fingerprint, record_hash};
 use crate::csr::KeyHash;
 use crate::store::session::Transaction;
 use crate::store::sql::{self, Row, values};
-use crate::store::{self, StoreError};
+use crate::store::{self, Database, StoreError};
 use serde::Serialize;
-use std::path::Path;
 
 /// More are counted, not listed: one broken link makes few, a replaced file makes one per record.
 const MAX_PROBLEMS: usize = 20;
@@ -92,13 +91,13 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Verifies the audit chain of a CA directory. May run beside a server: it sees one moment of the database.
+/// Verifies the audit chain of a CA. May run beside a server: it sees one moment of the database.
 ///
 /// # Errors
 /// When the database cannot be read. A chain that is read and broken is a [`Report`].
-pub fn verify(directory: &Path) -> Result<Report, StoreError> {
+pub fn verify(database: impl Into<Database>) -> Result<Report, StoreError> {
     // One transaction: the chain and the certificates of the same moment.
-    store::read(directory, walk)
+    store::read(&database.into(), walk)
 }
 
 fn walk(transaction: &mut Transaction<'_>) -> sql::Result<Report> {

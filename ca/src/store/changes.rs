@@ -2,8 +2,10 @@
 //! same directory, or that of another replica.
 //!
 //! Each topic has a counter in the database, raised in the transaction that makes the change. A thread of each open
-//! store reads the counters: at once after a commit of its own store, and twice a second in any case.
+//! store reads the counters: at once after a commit of its own store or when PostgreSQL passes on that of another
+//! replica, and twice a second in any case.
 
+use super::Database;
 use super::session::{Access, Session, Transaction};
 use super::sql::{self, values};
 use std::io;
@@ -61,18 +63,26 @@ pub(super) fn announce(transaction: &mut Transaction<'_>, topic: Topic) -> sql::
          ON CONFLICT (topic) DO UPDATE SET version = change.version + 1",
         values![topic.as_str()],
     )?;
-    Ok(())
+    transaction.notify()
 }
 
-/// The thread that reads the counters. Ends once its [`Nudge`] is dropped, which has to be before this.
+/// The thread that reads the counters. Ends once every [`Nudge`] is dropped, which has to be before this.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    versions: watch::Receiver<Versions>,
+    state: watch::Receiver<State>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the thread found when it last looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct State {
+    pub versions: Versions,
+    /// Whether the database answers.
+    pub reachable: bool,
+}
+
 /// Has the counters read now.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Nudge(Sender<()>);
 
 impl Nudge {
@@ -83,21 +93,21 @@ impl Nudge {
 }
 
 impl Watcher {
-    pub(super) fn spawn(session: Session) -> io::Result<(Self, Nudge)> {
-        let (sender, versions) = watch::channel(Versions::default());
+    pub(super) fn spawn(database: Database) -> io::Result<(Self, Nudge)> {
+        let (sender, state) = watch::channel(State::default());
         let (nudge, nudged) = channel();
         let thread = thread::Builder::new()
             .name("ca-changes".to_owned())
-            .spawn(move || follow(session, &sender, &nudged))?;
+            .spawn(move || follow(&database, &sender, &nudged))?;
         let watcher = Self {
-            versions,
+            state,
             thread: Some(thread),
         };
         Ok((watcher, Nudge(nudge)))
     }
 
-    pub(super) fn versions(&self) -> watch::Receiver<Versions> {
-        self.versions.clone()
+    pub(super) fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
     }
 }
 
@@ -110,18 +120,38 @@ impl Drop for Watcher {
     }
 }
 
-fn follow(mut session: Session, sender: &watch::Sender<Versions>, nudged: &Receiver<()>) {
+fn follow(database: &Database, sender: &watch::Sender<State>, nudged: &Receiver<()>) {
+    let mut session = None;
     loop {
-        match session.transaction(Access::Read, Versions::read) {
-            Ok(found) => {
-                sender.send_if_modified(|present| std::mem::replace(present, found) != found);
+        let found = read(database, &mut session);
+        sender.send_if_modified(|present| {
+            let next = match &found {
+                Ok(versions) => State {
+                    versions: *versions,
+                    reachable: true,
+                },
+                Err(_) => State {
+                    reachable: false,
+                    ..*present
+                },
+            };
+            if let (true, Err(error)) = (present.reachable, &found) {
+                tracing::warn!(%error, "the CA's database does not answer");
             }
-            Err(error) => tracing::warn!(%error, "changes in the CA's database go unnoticed"),
-        }
+            std::mem::replace(present, next) != next
+        });
         match nudged.recv_timeout(POLL) {
             Ok(()) => while nudged.try_recv().is_ok() {},
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
+}
+
+fn read(database: &Database, session: &mut Option<Session>) -> sql::Result<Versions> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session::connect(database, Access::Read)?),
+    };
+    session.transaction(Access::Read, Versions::read)
 }

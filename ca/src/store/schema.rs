@@ -88,7 +88,7 @@ struct Found {
 
 impl Found {
     fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
-        if !transaction.has_tables()? {
+        if !transaction.has_table("schema_version")? {
             return Ok(Self {
                 version: 0,
                 oldest: 0,

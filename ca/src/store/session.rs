@@ -1,13 +1,13 @@
 //! A connection to the database, whichever it is, and transactions on it.
 
-use super::sql::{Result, Row, Value};
-use super::sqlite;
-use std::path::Path;
+use super::sql::{Result, Row, Value, values};
+use super::{Database, postgres, sqlite};
 
 /// A connection of one thread.
 #[derive(Debug)]
 pub(crate) enum Session {
     Sqlite(rusqlite::Connection),
+    Postgres(Box<postgres::Session>),
 }
 
 /// What a transaction is for.
@@ -20,16 +20,23 @@ pub(crate) enum Access {
 }
 
 impl Session {
-    /// Connects to the database of a CA directory, of whatever version it is.
-    pub(crate) fn connect(directory: &Path, access: Access) -> Result<Self> {
-        sqlite::connect(directory, access).map(Self::Sqlite)
+    /// Connects to a database, of whatever version it is; to PostgreSQL not before the first transaction.
+    pub(crate) fn connect(database: &Database, access: Access) -> Result<Self> {
+        match database {
+            Database::Sqlite { directory } => sqlite::connect(directory, access).map(Self::Sqlite),
+            Database::Postgres(server) => {
+                let session = postgres::Session::new(server.clone())?;
+                Ok(Self::Postgres(Box::new(session)))
+            }
+        }
     }
 
-    /// Connects to the empty database of a new CA directory and sets what stays with it.
-    pub(super) fn create(directory: &Path) -> Result<Self> {
-        let connection = sqlite::connect(directory, Access::Write)?;
-        sqlite::use_log(&connection)?;
-        Ok(Self::Sqlite(connection))
+    /// Sets what stays with the database of a new CA.
+    pub(super) fn prepare(&self) -> Result<()> {
+        match self {
+            Self::Sqlite(connection) => sqlite::use_log(connection),
+            Self::Postgres(_) => Ok(()),
+        }
     }
 
     /// Runs `work` in a transaction, and commits it durably if it succeeds. When this fails, nothing is kept, except
@@ -41,11 +48,13 @@ impl Session {
     ) -> Result<T> {
         match self {
             Self::Sqlite(connection) => sqlite::begin(connection, access)?,
+            Self::Postgres(session) => session.begin(access)?,
         }
         let done = work(&mut Transaction { session: self });
         let done = done.and_then(|value| self.end("COMMIT").map(|()| value));
         if done.is_err() {
-            // SQLite has rolled back by itself after some errors, and then says so.
+            // SQLite has rolled back by itself after some errors, and a lost connection to PostgreSQL ends what was
+            // begun on it; both then say so.
             let _ = self.end("ROLLBACK");
         }
         done
@@ -54,6 +63,7 @@ impl Session {
     fn end(&mut self, sql: &'static str) -> Result<()> {
         match self {
             Self::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Self::Postgres(session) => session.end(sql),
         }
     }
 }
@@ -69,6 +79,7 @@ impl Transaction<'_> {
     pub(crate) fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<u64> {
         match &mut *self.session {
             Session::Sqlite(connection) => sqlite::execute(connection, sql, values),
+            Session::Postgres(session) => session.execute(sql, values),
         }
     }
 
@@ -76,6 +87,7 @@ impl Transaction<'_> {
     pub(crate) fn query(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<Vec<Row>> {
         match &mut *self.session {
             Session::Sqlite(connection) => sqlite::query(connection, sql, values),
+            Session::Postgres(session) => session.query(sql, values),
         }
     }
 
@@ -90,20 +102,32 @@ impl Transaction<'_> {
         Ok(self.first(sql, values)?.unwrap_or_else(none))
     }
 
-    /// Runs the statements of a migration.
+    /// Runs the statements of a migration, which are in SQLite's words.
     pub(super) fn run_script(&mut self, sql: &str) -> Result<()> {
         match &mut *self.session {
             Session::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
+            Session::Postgres(session) => session.run_script(&postgres::translated(sql)),
         }
     }
 
-    pub(super) fn has_tables(&mut self) -> Result<bool> {
-        let sql = match &mut *self.session {
+    /// Whether the database has a table of this name.
+    pub(super) fn has_table(&mut self, name: &str) -> Result<bool> {
+        let sql = match &*self.session {
             Session::Sqlite(_) => {
-                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'schema_version'"
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = $1"
             }
+            Session::Postgres(_) => "SELECT to_regclass($1) IS NOT NULL",
         };
-        self.only(sql, &[])?.get(0)
+        self.only(sql, values![name])?.get(0)
+    }
+
+    /// Lets the other replicas know that something has changed, once this is committed.
+    pub(super) fn notify(&mut self) -> Result<()> {
+        match &mut *self.session {
+            // Other processes on the same directory find out by polling.
+            Session::Sqlite(_) => Ok(()),
+            Session::Postgres(session) => session.run_script(postgres::NOTIFY),
+        }
     }
 
     /// What is left on the disk below the database; `None` where the system does not tell or the disk is not ours.
@@ -113,6 +137,7 @@ impl Transaction<'_> {
                 let disk = rustix::fs::statvfs(connection.path()?).ok()?;
                 Some(disk.f_bavail.saturating_mul(disk.f_frsize))
             }
+            Session::Postgres(_) => None,
         }
     }
 
@@ -120,6 +145,7 @@ impl Transaction<'_> {
     pub(crate) fn sqlite(&self) -> &rusqlite::Connection {
         match &*self.session {
             Session::Sqlite(connection) => connection,
+            Session::Postgres(_) => panic!("expected an embedded database"),
         }
     }
 }

@@ -222,6 +222,15 @@ impl<T: FromValue> FromValue for Option<T> {
 pub enum DatabaseError {
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    /// Tried a moment ago, or lost in the middle of a transaction.
+    #[error("no connection to PostgreSQL")]
+    Away,
+    #[error("expected an answer from PostgreSQL within {0:?}")]
+    Deadline(Duration),
+    #[error("cannot wait for PostgreSQL")]
+    Runtime(#[source] std::io::Error),
     #[error("expected {expected} in column {column} of the answer")]
     Column {
         column: usize,

@@ -233,7 +233,7 @@ async fn room_is_kept_for_issuance_and_not_spent_on_refusals() {
     issue(&ca).await.unwrap();
     let before = audit(&temporary).records;
     // No disk has so much room that none need be kept.
-    let store = Store::open_with_reserve(&temporary.path().join("ca"), u64::MAX).unwrap();
+    let store = Store::open_with_reserve((&temporary.path().join("ca")).into(), u64::MAX).unwrap();
     let now = SystemTime::now();
     let refusal = Refusal {
         caller: id(ORDERS),
@@ -320,13 +320,13 @@ fn a_missing_or_newer_database_does_not_open() {
     };
     let next = schema::VERSION + 1;
     assert!(migrated(next, schema::VERSION).is_ok());
-    assert!(crate::inspect::overview(&directory, SystemTime::now()).is_ok());
+    assert!(crate::inspect::overview(&directory, &directory, SystemTime::now()).is_ok());
     let refused = migrated(next + 1, next);
     assert!(
         matches!(refused, Err(StoreError::Version { found, oldest }) if (found, oldest) == (next + 1, next)),
         "{refused:?}"
     );
-    assert!(crate::inspect::overview(&directory, SystemTime::now()).is_err());
+    assert!(crate::inspect::overview(&directory, &directory, SystemTime::now()).is_err());
 
     connection
         .execute_batch("DROP TABLE schema_version")
@@ -343,15 +343,15 @@ fn a_missing_or_newer_database_does_not_open() {
 async fn a_change_is_heard_of_by_every_open_store() {
     let (temporary, ca) = new_ca();
     let other = Store::open(&temporary.path().join("ca")).unwrap();
-    let mut heard = [ca.store().changes(), other.changes()];
-    assert_eq!(heard[1].borrow_and_update().of(Topic::Bundle), 0);
+    let mut heard = [ca.store().state(), other.state()];
+    assert_eq!(heard[1].borrow_and_update().versions.of(Topic::Bundle), 0);
     let bundle = TrustBundle::clone(&ca.bundle().borrow());
     ca.store()
         .publish_bundle(bundle, SystemTime::now())
         .await
         .unwrap();
     for heard in &mut heard {
-        let changed = heard.wait_for(|versions| versions.of(Topic::Bundle) == 1);
+        let changed = heard.wait_for(|state| state.versions.of(Topic::Bundle) == 1);
         tokio::time::timeout(Duration::from_secs(30), changed)
             .await
             .expect("it is heard of")

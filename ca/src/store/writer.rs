@@ -1,13 +1,13 @@
 //! The one thread that writes, its group commit, and the sweep in between.
 
-use super::StoreError;
 use super::changes::{self, Nudge, Topic};
 use super::session::{Access, Session, Transaction};
 use super::sql;
 use super::sweep::Sweep;
+use super::{Database, StoreError, schema};
 use crate::ledger::{Event, Head};
-use std::io;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
@@ -28,23 +28,38 @@ pub(super) struct Writer {
 impl Writer {
     /// Refusals are not recorded while the disk has less than `reserve_bytes` free. Who follows changes is nudged when
     /// one was committed.
-    pub(super) fn spawn(session: Session, reserve_bytes: u64, nudge: Nudge) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no thread, or the database does not open or cannot be brought up to date.
+    pub(super) fn spawn(
+        database: Database,
+        reserve_bytes: u64,
+        nudge: Nudge,
+    ) -> Result<Self, StoreError> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
-        let mut committer = Committer {
-            session,
-            reserve_bytes,
-            nudge,
-            sweep: Sweep::default(),
-        };
+        let (ready, opened) = std::sync::mpsc::channel();
         let thread = thread::Builder::new()
             .name("ca-store".to_owned())
             .spawn(move || {
+                let session = match open(&database) {
+                    Ok(session) => session,
+                    Err(error) => return ready.send(Err(error)).unwrap_or_default(),
+                };
+                let mut committer = Committer {
+                    session,
+                    reserve_bytes,
+                    nudge,
+                    sweep: Sweep::default(),
+                };
+                ready.send(Ok(())).unwrap_or_default();
                 let mut group = Vec::new();
                 while queue.blocking_recv_many(&mut group, MAX_BATCH) > 0 {
                     committer.commit_group(&mut group);
                     while committer.sweep_once() && queue.is_empty() && !queue.is_closed() {}
                 }
-            })?;
+            })
+            .map_err(|error| StoreError::Thread(Arc::new(error)))?;
+        opened.recv().map_err(|_| StoreError::Stopped)??;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
@@ -81,6 +96,13 @@ impl Drop for Writer {
             let _ = thread.join();
         }
     }
+}
+
+/// On the writer's own thread, as a connection to PostgreSQL blocks the thread it is on.
+fn open(database: &Database) -> Result<Session, StoreError> {
+    let mut session = Session::connect(database, Access::Write).map_err(StoreError::cannot_read)?;
+    schema::migrate(&mut session)?;
+    Ok(session)
 }
 
 /// What the thread owns.

@@ -1,10 +1,11 @@
 //! `tipstaff ca check`: what a configuration says, without a CA to hold it against.
 
+use super::database::URL;
 use super::keys::{Ambient, PASSPHRASE, PIN};
 use crate::cli::Output;
 use crate::cli::ca::CaCheckArgs;
 use crate::commands::print_json;
-use crate::config::ca::{CaConfig, SecretSource, Store};
+use crate::config::ca::{CaConfig, SecretSource, Store, Transport};
 use std::process::ExitCode;
 
 pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
@@ -18,8 +19,16 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
             "pin": whence(&token.pin, &PIN),
         })
     });
-    let store = match config.store {
-        Store::Sqlite => "sqlite",
+    let store = match &config.store {
+        Store::Sqlite => serde_json::json!("sqlite"),
+        Store::Postgres(server) => serde_json::json!({"postgres": {
+            "url": whence(&server.url, &URL),
+            "transport": match &server.transport {
+                Transport::Authorities(file) => format!("TLS by {}", file.display()),
+                Transport::SameMachine => "this machine".to_owned(),
+                Transport::InsecurePlaintext => "insecure plaintext".to_owned(),
+            },
+        }}),
     };
     let clusters: Vec<&str> = config
         .attest

@@ -1,6 +1,6 @@
 //! `tipstaff ca init`.
 
-use super::keys;
+use super::{database, keys};
 use crate::cli::ca::CaInitArgs;
 use ca::config::InitOptions;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ pub(super) fn run(arguments: &CaInitArgs) -> anyhow::Result<ExitCode> {
     let options = InitOptions {
         root_life: arguments.root_life,
         intermediate_life: arguments.intermediate_life,
+        database: Some(database::of(&config)?),
         existing_key: arguments.existing_key.clone(),
         ..InitOptions::new(arguments.trust_domain.clone(), protection)
     };

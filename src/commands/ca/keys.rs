@@ -1,5 +1,6 @@
 //! What opens the CA's keys: where the operator put passphrase and PIN.
 
+use super::database;
 use crate::config::ca::{CaConfig, SecretSource};
 use anyhow::{Context, bail};
 use ca::config::{KeyProtection, OpenOptions};
@@ -56,6 +57,7 @@ pub(super) fn open_options(config: &CaConfig) -> anyhow::Result<OpenOptions> {
         passphrase: secret(&config.keys.passphrase, &PASSPHRASE)?,
         token: token(config)?,
         ttl_floor: config.ttl_floor,
+        database: Some(database::of(config)?),
     })
 }
 
@@ -83,12 +85,26 @@ pub(super) fn secret(
     source: &SecretSource,
     ambient: &Ambient,
 ) -> anyhow::Result<Option<Passphrase>> {
+    let Some(bytes) = secret_bytes(source, ambient)? else {
+        return Ok(None);
+    };
+    let whence = || match source {
+        SecretSource::File(file) => format!("reading {}", file.display()),
+        SecretSource::Ambient => ambient.variable.to_owned(),
+    };
+    Passphrase::new(bytes).map(Some).with_context(whence)
+}
+
+/// The same, as it was found.
+pub(super) fn secret_bytes(
+    source: &SecretSource,
+    ambient: &Ambient,
+) -> anyhow::Result<Option<Zeroizing<Vec<u8>>>> {
     if let SecretSource::File(file) = source {
         return read(file).map(Some);
     }
     if let Some(text) = std::env::var_os(ambient.variable) {
-        let text = Zeroizing::new(text.into_vec());
-        return Ok(Some(Passphrase::new(text).context(ambient.variable)?));
+        return Ok(Some(Zeroizing::new(text.into_vec())));
     }
     let Some(credentials) = std::env::var_os(CREDENTIALS_VARIABLE) else {
         return Ok(None);
@@ -101,10 +117,8 @@ pub(super) fn secret(
     read(&file).map(Some)
 }
 
-fn read(file: &Path) -> anyhow::Result<Passphrase> {
-    let reading = || format!("reading {}", file.display());
-    let bytes = std::fs::read(file)
+fn read(file: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    std::fs::read(file)
         .map(Zeroizing::new)
-        .with_context(reading)?;
-    Passphrase::new(bytes).with_context(reading)
+        .with_context(|| format!("reading {}", file.display()))
 }

@@ -1,6 +1,6 @@
 //! `tipstaff ca list --frozen` and `thaw`.
 
-use super::{Output, answer, configured, print, print_json};
+use super::{Output, answer, configured, database, print, print_json};
 use crate::cli::ca::CaListArgs;
 use crate::cli::ca::lineage::CaThawArgs;
 use ca::lineage::LineageName;
@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 pub(super) fn list_frozen(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
-    let dir = configured(&arguments.dir)?.dir;
-    let frozen = ca::inspect::frozen_lineages(&dir, arguments.limit)?;
+    let database = database::of(&configured(&arguments.dir)?)?;
+    let frozen = ca::inspect::frozen_lineages(&database, arguments.limit)?;
     match arguments.output.output {
         Output::Json => print_json(&frozen)?,
         Output::Text => {
@@ -23,7 +23,7 @@ pub(super) fn list_frozen(arguments: &CaListArgs) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) async fn thaw(arguments: &CaThawArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(&configured(&arguments.dir)?.dir)?;
+    let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
     let lineage = LineageName::new(&*arguments.lineage);
     let reason = arguments.reason.clone();
     let thawed = store.thaw(lineage, reason, SystemTime::now()).await?;

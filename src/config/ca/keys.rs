@@ -46,7 +46,7 @@ impl Keys {
 }
 
 impl SecretSource {
-    fn of(file: Option<PathBuf>) -> Self {
+    pub(super) fn of(file: Option<PathBuf>) -> Self {
         file.map_or(Self::Ambient, Self::File)
     }
 }

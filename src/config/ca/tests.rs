@@ -31,6 +31,34 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_database_elsewhere_is_reached_over_tls_or_by_name_without() {
+    let store = |text: &str| read(&format!("dir: ca\nstore: {text}\n")).map(|config| config.store);
+    let expected = |transport| {
+        Store::Postgres(Postgres {
+            url: SecretSource::Ambient,
+            transport,
+        })
+    };
+    assert_eq!(
+        store("{postgres: {authorities: db.pem}}").unwrap(),
+        expected(Transport::Authorities("db.pem".into()))
+    );
+    assert_eq!(
+        store("{postgres: {}}").unwrap(),
+        expected(Transport::SameMachine)
+    );
+    assert_eq!(
+        store("{postgres: {insecurePlaintext: true}}").unwrap(),
+        expected(Transport::InsecurePlaintext)
+    );
+    store("{postgres: {authorities: db.pem, insecurePlaintext: true}}").unwrap_err();
+    // A URL has a password in it.
+    let said = store("{postgres: {url: 'postgres://ca:hunter2@db/ca'}}").unwrap_err();
+    assert!(said.contains("store.postgres.url: unknown key"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
 fn every_problem_is_reported_in_one_run_with_its_line() {
     let said = read(
         "listen: here\nadmin: {listen: 0.0.0.0:1}\nkeys: {passphrase: hunter2, pkcs11: {module: hsm.so, pin: hunter2}}\nstore: mysql\n\
@@ -45,7 +73,7 @@ fn every_problem_is_reported_in_one_run_with_its_line() {
         (3, "keys.pkcs11.module: expected an absolute path"),
         (3, "expected the key `token`, which is missing"),
         (3, "keys.pkcs11.pin: unknown key"),
-        (4, "store: expected one of sqlite"),
+        (4, "store: expected a map"),
         (5, "allowShortTtlForTests: expected true or false"),
         (6, "rotate: unknown key"),
     ] {

@@ -4,7 +4,8 @@ use crate::store::tests::new_ca;
 
 fn in_a_transaction<T>(work: impl FnOnce(&mut Transaction<'_>) -> Result<T>) -> T {
     let (temporary, _ca) = new_ca();
-    let mut session = Session::connect(&temporary.path().join("ca"), Access::Write).unwrap();
+    let mut session =
+        Session::connect(&(&temporary.path().join("ca")).into(), Access::Write).unwrap();
     session.transaction(Access::Write, work).unwrap()
 }
 

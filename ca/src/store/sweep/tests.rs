@@ -8,7 +8,7 @@ use tempfile::TempDir;
 fn open(temporary: &TempDir) -> (Session, Connection) {
     let directory = temporary.path().join("ca");
     (
-        Session::connect(&directory, Access::Write).unwrap(),
+        Session::connect(&(&directory).into(), Access::Write).unwrap(),
         Connection::open(directory.join(directory::DATABASE)).unwrap(),
     )
 }
