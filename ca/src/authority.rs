@@ -50,8 +50,7 @@ impl Authority {
     /// # Errors
     /// When a file is missing or damaged, the passphrase is missing or wrong, or the parts do not belong together.
     pub fn open(directory: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
-        let database = options.database_in(directory);
-        let parts = directory::read(directory, &database, options)?;
+        let parts = directory::read(directory, options)?;
         let width = parts.issuer.key().width();
         Ok(Self {
             trust_domain: parts.bundle.trust_domain().clone(),
@@ -62,7 +61,7 @@ impl Authority {
                 ttl_floor: options.ttl_floor,
                 renewal_secret: hmac::Key::new(hmac::HMAC_SHA256, &parts.renewal_secret),
             }),
-            store: Store::open(database)?,
+            store: Store::open(options.database_in(directory))?,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),
             root: parts.root,
             signing: Semaphore::new(width),

@@ -7,7 +7,7 @@ use crate::directory::{
 use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
-use crate::store::{self, Database, NewCa, Store, StoreError};
+use crate::store::{self, NewCa, Store, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::{BundleError, TrustBundle};
 use rcgen::{CertifiedIssuer, Issuer};
@@ -128,12 +128,8 @@ pub(super) struct Parts {
     pub(super) renewal_secret: [u8; 32],
 }
 
-pub(super) fn read(
-    directory: &Path,
-    database: &Database,
-    options: &OpenOptions,
-) -> Result<Parts, OpenError> {
-    let (bundle, renewal_secret) = store::read_settings(database)?;
+pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
+    let (bundle, renewal_secret) = store::read_settings(&options.database_in(directory))?;
     let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
     if !bundle.authorities().contains(&root) {
         return Err(OpenError::RootNotInBundle);
