@@ -23,12 +23,11 @@ use crate::tcp;
 use crate::tls::{Acceptors, Alpn};
 use crate::upgrade::Upgrade;
 use crate::upstream::Deadlines;
-use crate::worker::Shared;
+use crate::worker::{Shared, Tunnel};
 use http::request::Parts;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 /// One inbound listener of one worker.
 #[derive(Debug)]
@@ -161,7 +160,7 @@ impl Caller {
 }
 
 /// The place of an opaque connection, and that it counts as open plain text if it is.
-type Held = (OwnedSemaphorePermit, Option<plaintext::Open>);
+type Held = (Tunnel, Option<plaintext::Open>);
 
 impl Answer for Caller {
     fn origin(&self) -> &Origin {

@@ -3,7 +3,7 @@
 
 mod admission;
 
-pub(crate) use admission::Admission;
+pub(crate) use admission::{Admission, Tunnel};
 
 use crate::access_log::AccessLog;
 use crate::config;

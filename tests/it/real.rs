@@ -1,5 +1,5 @@
 //! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, PostgreSQL and
-//! Redis with their own clients, grpcio and websockets as both.
+//! Redis with their own clients, grpcio, websockets and wsproto as both.
 
 mod clock;
 mod curl;
@@ -15,6 +15,7 @@ mod postgres;
 mod redirect;
 mod redis;
 mod websocket;
+mod wsproto;
 
 use crate::harness::{Ca, Mesh, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
 use std::collections::BTreeSet;

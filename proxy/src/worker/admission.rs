@@ -25,6 +25,19 @@ struct Places {
     /// Connections of which each has another of its own behind it, for as long as it lasts: these come out of the files
     /// that are not for callers.
     tunnels: Arc<Semaphore>,
+    /// How many more take the place of a connection. Callers that share a few connections, as sidecars do, would leave those
+    /// places empty while their WebSockets are refused; the rest stays with whoever connects.
+    lent: Arc<Semaphore>,
+}
+
+/// Of the places for connections, tunnels get three in four when their own are taken and nobody has connected.
+const LENT_OF_4: usize = 3;
+
+/// Held for as long as a tunnel lasts.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    _place: OwnedSemaphorePermit,
+    _connection: Option<OwnedSemaphorePermit>,
 }
 
 impl Places {
@@ -32,8 +45,26 @@ impl Places {
         Self {
             connections: Arc::new(Semaphore::new(connections)),
             tunnels: Arc::new(Semaphore::new(tunnels)),
+            lent: Arc::new(Semaphore::new(connections / 4 * LENT_OF_4)),
         }
     }
+
+    fn take_tunnel(&self) -> Option<Tunnel> {
+        if let Some(place) = taken(&self.tunnels) {
+            return Some(Tunnel {
+                _place: place,
+                _connection: None,
+            });
+        }
+        Some(Tunnel {
+            _place: taken(&self.lent)?,
+            _connection: Some(taken(&self.connections)?),
+        })
+    }
+}
+
+fn taken(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    Arc::clone(places).try_acquire_owned().ok()
 }
 
 impl Admission {
@@ -65,13 +96,9 @@ impl Admission {
     }
 
     /// A place for a connection that shares nothing: a WebSocket to the app, opaque TCP.
-    pub(crate) fn take_tunnel(
-        &self,
-        direction: Direction,
-    ) -> Result<OwnedSemaphorePermit, Failure> {
-        Arc::clone(&self.places(direction).tunnels)
-            .try_acquire_owned()
-            .map_err(|_| Failure::Overloaded)
+    pub(crate) fn take_tunnel(&self, direction: Direction) -> Result<Tunnel, Failure> {
+        let tunnel = self.places(direction).take_tunnel();
+        tunnel.ok_or(Failure::Overloaded)
     }
 
     /// Whether a request may be taken on, asked before its body is read.
@@ -113,5 +140,23 @@ mod tests {
             drop(held);
             assert!(admission.take_tunnel(full).is_ok());
         }
+    }
+
+    /// An eighth of the open files was all that WebSockets got, however few connections they came on.
+    #[test]
+    fn tunnels_take_places_of_connections_that_nobody_uses_and_leave_some() {
+        let places = Places::new(8, 1);
+        let tunnels: Vec<_> = std::iter::from_fn(|| places.take_tunnel()).collect();
+        assert_eq!(tunnels.len(), 1 + 6);
+        assert_eq!(places.connections.available_permits(), 2);
+        drop(tunnels);
+
+        let connected: Vec<_> = std::iter::from_fn(|| taken(&places.connections)).collect();
+        assert_eq!(connected.len(), 8);
+        let own = places.take_tunnel().unwrap();
+        assert!(places.take_tunnel().is_none());
+        drop((connected, own));
+        let tunnels: Vec<_> = std::iter::from_fn(|| places.take_tunnel()).collect();
+        assert_eq!(tunnels.len(), 7, "what was refused has kept nothing");
     }
 }

@@ -3,6 +3,7 @@
     websocket_client.py HOST:PORT            # all of it
     websocket_client.py HOST:PORT PATH       # the status of one attempt, or "open" and then the code of its end
     websocket_client.py HOST:PORT frames     # frames of each length, and those that break the protocol
+    websocket_client.py HOST:PORT sizes      # of each length
     websocket_client.py HOST:PORT PATH talk  # sends what it reads, a message a line, and prints what it hears
 """
 
@@ -152,6 +153,8 @@ elif sys.argv[2:] == ["frames"]:
     sizes()
     interleaved()
     violations()
+elif sys.argv[2:] == ["sizes"]:
+    sizes()
 elif len(sys.argv) > 2:
     attempt(sys.argv[2])
 else:
