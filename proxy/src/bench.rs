@@ -51,7 +51,7 @@ impl Connection {
             bound.admission,
             bound.access_log,
             bound.discovery,
-            drain::Drain::new(),
+            (drain::Drain::new(), Arc::default()),
         ));
         let own = shared.identity.present().expect("an SVID of the sidecar");
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);

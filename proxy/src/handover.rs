@@ -9,16 +9,19 @@
 //!
 //! After the 101 the old process sends a list of addresses (its length in four octets, JSON) and as many descriptors; the new
 //! one says `READY` when it serves, and is answered `DONE`, or at any time `KEPT`. `wire.rs` has the descriptors, `give.rs`
-//! the old process's side, `take.rs` the new one's.
+//! the old process's side, `take.rs` the new one's. The conversation lasts as long as both: `elders.rs` says what for.
 
+mod elders;
 mod give;
 mod take;
 mod wire;
 
+pub(crate) use elders::Elders;
 pub(crate) use give::answer;
 pub use take::{AskError, Inherited, Predecessor, RelieveError};
 
 use crate::listener::Sockets;
+use crate::proof::Held;
 use crate::{Address, admin};
 use std::io;
 use std::net::TcpListener;
@@ -29,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 /// What the new process asks for, by the HTTP field Upgrade. Another conversation gets another number.
-const PROTOCOL: &str = "tipstaff-listeners-1";
+const PROTOCOL: &str = "tipstaff-listeners-2";
 /// From the new process: it serves.
 const READY: u8 = b'r';
 /// From the old process: it does not accept any more.
@@ -72,6 +75,8 @@ fn absolute(path: &Path) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Handover {
     state: Mutex<State>,
+    /// What is proven again wherever the sockets are.
+    held: Arc<Held>,
     owned: CancellationToken,
     given: CancellationToken,
 }
@@ -112,21 +117,23 @@ impl Handover {
     pub(crate) fn of(
         sockets: &Sockets,
         admin: &admin::Bound,
+        held: Arc<Held>,
         is_heir: bool,
     ) -> io::Result<Arc<Self>> {
         let mut all = admin.listening()?;
         if !all.is_empty() {
             all.extend(sockets.listening()?);
         }
-        Ok(Self::new(all, is_heir))
+        Ok(Self::new(all, held, is_heir))
     }
 
-    pub(crate) fn new(sockets: Vec<Listening>, is_heir: bool) -> Arc<Self> {
+    pub(crate) fn new(sockets: Vec<Listening>, held: Arc<Held>, is_heir: bool) -> Arc<Self> {
         let handover = Self {
             state: Mutex::new(State {
                 stage: Stage::Theirs,
                 sockets: sockets.into(),
             }),
+            held,
             owned: CancellationToken::new(),
             given: CancellationToken::new(),
         };

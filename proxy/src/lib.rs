@@ -114,6 +114,7 @@ use identity::{Svid, TrustBundle};
 use metrics::Metrics;
 use overload::Overload;
 use policy::Policy;
+use proof::Held;
 use redirect::OwnPorts;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -204,7 +205,9 @@ impl Proxy {
         }
         let admin = admin::bind(&config.admin, &mut inherited).map_err(BuildError::Admin)?;
         drop(inherited);
-        let handover = Handover::of(&sockets, &admin, is_heir).map_err(BuildError::Admin)?;
+        let held = Arc::<Held>::default();
+        let handover = Handover::of(&sockets, &admin, Arc::clone(&held), is_heir)
+            .map_err(BuildError::Admin)?;
         let (access_log, log_writer) = AccessLog::open(&config.access_log, Arc::clone(&metrics))
             .map_err(BuildError::AccessLog)?;
         let overload = Overload::new(config.sizes.max_memory, Arc::clone(&metrics))
@@ -225,6 +228,7 @@ impl Proxy {
             sockets,
             admin,
             handover,
+            held,
             metrics,
             discovery,
             finder,
@@ -245,6 +249,7 @@ pub struct Bound {
     sockets: listener::Sockets,
     admin: admin::Bound,
     handover: Arc<Handover>,
+    held: Arc<Held>,
     metrics: Arc<Metrics>,
     discovery: Arc<Discovery>,
     finder: Finder,
@@ -298,7 +303,7 @@ impl Bound {
             self.admission,
             self.access_log,
             Arc::clone(&self.discovery),
-            drain.clone(),
+            (drain.clone(), self.held),
         ));
         let own = OwnPorts::new(&self.config.load(), &self.sockets);
         // Apart from the other: that nothing is led here does not keep a new process from taking over.

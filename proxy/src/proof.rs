@@ -5,7 +5,8 @@
 //!
 //! On the wire, under an ALPN of its own: names of 32 octets go up; for each comes down, in order, the moment until which
 //! the connection may go on now, as seconds since 1970 in 8 octets, or 0 if nobody here knows such a connection of this caller.
-//! A name alone is of no use: whoever says it has to hold a key for the same identity.
+//! A name alone is of no use: whoever says it has to hold a key for the same identity. After an upgrade the connection may be one
+//! of a process before this: that is told, by the newer one that it has given its sockets to (`handover/elders.rs`).
 //!
 //! Here are how long a connection lasts and the answering side; `claims` has the asking side.
 
@@ -16,6 +17,7 @@ pub(crate) use claims::{Claim, Claims, Lasting, keep_proven};
 pub(crate) use until::Until;
 
 use crate::authorize::reached;
+use crate::handover::Elders;
 use identity::SpiffeId;
 use std::collections::HashMap;
 use std::io;
@@ -29,8 +31,20 @@ pub(crate) const LABEL: &[u8] = b"EXPORTER-tipstaff-connection";
 /// Names on one connection: few callers have more in use at once, and those make another.
 const MOST_NAMES: usize = 1024;
 
+pub(crate) const NAME_BYTES: usize = 32;
+
 /// What the ends of one connection call it.
-pub(crate) type Name = [u8; 32];
+pub(crate) type Name = [u8; NAME_BYTES];
+
+/// That the two ends of a connection are still who they were. Made where the caller's certificate was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proof {
+    pub(crate) name: Name,
+    pub(crate) peer: SpiffeId,
+    pub(crate) own: SpiffeId,
+    /// In seconds since 1970: when the first of the two certificates ends.
+    pub(crate) until: u64,
+}
 
 /// When a connection has to end: with the first of its two certificates, or later if its peer has proven itself since.
 #[derive(Debug)]
@@ -45,8 +59,9 @@ impl Ends {
         UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn put_off(&self, until: SystemTime) {
-        self.0.fetch_max(seconds(until), Ordering::Relaxed);
+    /// `until` is in seconds since 1970.
+    pub(crate) fn put_off(&self, until: u64) {
+        self.0.fetch_max(until, Ordering::Relaxed);
     }
 
     /// Waits until it has come and was not put off.
@@ -91,6 +106,8 @@ const LEAST_ROOM: usize = 128;
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     connections: Mutex<HashMap<Name, Connection>>,
+    /// Who else may have the connection that a caller names.
+    pub(crate) elders: Arc<Elders>,
 }
 
 #[derive(Debug)]
@@ -121,11 +138,11 @@ impl Held {
         }
     }
 
-    /// Lets the connection go on, if it is between the same two.
-    fn prove(&self, name: &Name, peer: &SpiffeId, own: &SpiffeId, until: SystemTime) -> bool {
-        match self.lock().get(name) {
-            Some(known) if known.peer == *peer && known.own == *own => {
-                known.ends.put_off(until);
+    /// Lets a connection of this process go on, if it is between the same two.
+    pub(crate) fn prove(&self, proof: &Proof) -> bool {
+        match self.lock().get(&proof.name) {
+            Some(known) if known.peer == proof.peer && known.own == proof.own => {
+                known.ends.put_off(proof.until);
                 true
             }
             _ => false,
@@ -140,14 +157,19 @@ impl Held {
         own: &SpiffeId,
         until: SystemTime,
     ) -> io::Result<()> {
-        let mut name = [0; 32];
+        let mut proof = Proof {
+            name: [0; NAME_BYTES],
+            peer: peer.clone(),
+            own: own.clone(),
+            until: seconds(until),
+        };
         for _ in 0..MOST_NAMES {
-            match stream.read_exact(&mut name).await {
+            match stream.read_exact(&mut proof.name).await {
                 Err(end) if end.kind() == io::ErrorKind::UnexpectedEof => break,
                 read => read?,
             };
-            let granted = self.prove(&name, peer, own, until);
-            let answer = if granted { seconds(until) } else { 0 };
+            let granted = self.prove(&proof) || self.elders.prove(&proof).await;
+            let answer = if granted { proof.until } else { 0 };
             stream.write_all(&answer.to_be_bytes()).await?;
             stream.flush().await?;
         }

@@ -62,7 +62,7 @@ impl Shared {
         admission: Admission,
         access_log: AccessLog,
         discovery: Arc<Discovery>,
-        drain: Drain,
+        (drain, held): (Drain, Arc<Held>),
     ) -> Self {
         Self {
             logs_requests: config.load().access_log != config::AccessLog::Off,
@@ -74,7 +74,7 @@ impl Shared {
             access_log,
             drain,
             admission,
-            held: Arc::default(),
+            held,
             discovery,
             start: Instant::now(),
         }

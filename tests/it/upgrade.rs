@@ -1,6 +1,7 @@
 //! A new process takes over while traffic flows, and nobody notices.
 
 mod broken_off; // It does not, and nobody notices either.
+mod outliving; // Streams outlive the processes and the certificates they began with.
 mod signal; // SIGUSR2.
 
 use crate::harness::http::{self, get};

@@ -1,6 +1,6 @@
 //! The process that runs, asked for its sockets.
 
-use super::{DONE, Handover, KEPT, Loan, NotNow, PROTOCOL, READY, wire};
+use super::{DONE, Handover, KEPT, Loan, NotNow, PROTOCOL, READY, elders, wire};
 use crate::drain::Drain;
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
@@ -29,7 +29,8 @@ pub(crate) enum Refused {
     NotNow(#[from] NotNow),
 }
 
-/// Agrees to hand over the sockets, and does so in a task that ends with the new process's answer or its time.
+/// Agrees to hand over the sockets, and does so in a task that ends with its time, or with the new process: as long as that lives it
+/// is heeded.
 pub(crate) fn answer(
     request: &mut Request<Incoming>,
     handover: &Arc<Handover>,
@@ -47,9 +48,15 @@ pub(crate) fn answer(
     }
     let loan = handover.lend()?;
     let (upgrade, drain) = (hyper::upgrade::on(request), drain.clone());
+    let held = Arc::clone(&handover.held);
     tokio::spawn(async move {
         match give(upgrade, loan, &drain).await {
-            Ok(()) => tracing::info!("a new process has taken over; draining"),
+            Ok(mut heir) => {
+                tracing::info!("a new process has taken over; draining");
+                if let Err(error) = elders::heed(&mut heir.stream, &held).await {
+                    tracing::warn!(%error, "the new process is not heeded any more; streams end with their certificates");
+                }
+            }
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "no new process has taken over; this one goes on serving"
@@ -64,7 +71,7 @@ pub(crate) fn answer(
     Ok(response)
 }
 
-async fn give(upgrade: OnUpgrade, loan: Loan, drain: &Drain) -> Result<(), GiveError> {
+async fn give(upgrade: OnUpgrade, loan: Loan, drain: &Drain) -> Result<Heir, GiveError> {
     let upgraded = upgrade.await.map_err(GiveError::Upgrade)?;
     let Ok(Parts { io, read_buf, .. }) = upgraded.downcast::<TokioIo<UnixStream>>() else {
         return Err(GiveError::NoSocket);
@@ -83,12 +90,16 @@ async fn give(upgrade: OnUpgrade, loan: Loan, drain: &Drain) -> Result<(), GiveE
             ready.map_err(|_| GiveError::Late)??;
         }
     }
+    // It asks the processes before this one from now on: of two at once each would hear the other's answers.
+    let mut asked = loan.handover.held.elders.hush().await;
     // Said first: to a process that has ended meanwhile it cannot be said.
     heir.stream.write_all(&[DONE]).await?;
     heir.is_told = true;
+    asked.clear();
+    drop(asked);
     loan.give();
     drain.relieve();
-    Ok(())
+    Ok(heir)
 }
 
 /// The process to come. However this ends, it is told.
@@ -99,7 +110,8 @@ struct Heir {
 
 impl Heir {
     async fn become_ready(&mut self, loan: &Loan) -> Result<(), GiveError> {
-        wire::send(&mut self.stream, &loan.sockets).await?;
+        let elders = loan.handover.held.elders.handles().await?;
+        wire::send(&mut self.stream, &loan.sockets, &elders).await?;
         match self.stream.read_u8().await {
             Ok(READY) => Ok(()),
             Ok(_) => Err(GiveError::Garbage),

@@ -46,6 +46,8 @@ impl Inherited {
 #[derive(Debug)]
 pub struct Predecessor {
     pub(crate) stream: UnixStream,
+    /// Conversations with those before it.
+    pub(crate) elders: Vec<UnixStream>,
 }
 
 impl Predecessor {
@@ -78,21 +80,25 @@ impl Predecessor {
             return Err(AskError::Refused(said(&head, &reason)));
         }
         let mut sockets = Inherited::default();
-        for (address, socket) in wire::receive(&mut timely)? {
+        let (listening, elders) = wire::receive(&mut timely)?;
+        for (address, socket) in listening {
             sockets.0.entry(address).or_default().push(socket);
         }
-        Ok((Self { stream }, sockets))
+        Ok((Self { stream, elders }, sockets))
     }
 
-    /// Says that this process serves, and waits until the other has let go.
+    /// Says that this process serves, and waits until the other has let go. Gives the conversations with all that have.
     ///
     /// # Errors
     /// When it keeps the sockets: then they must not be served on any longer.
-    pub(crate) fn relieve(self) -> Result<(), RelieveError> {
+    pub(crate) fn relieve(self) -> Result<Vec<UnixStream>, RelieveError> {
         self.relieve_within(ANSWER)
     }
 
-    pub(super) fn relieve_within(mut self, limit: Duration) -> Result<(), RelieveError> {
+    pub(super) fn relieve_within(
+        mut self,
+        limit: Duration,
+    ) -> Result<Vec<UnixStream>, RelieveError> {
         // What it said before it closed is read all the same.
         match self.stream.write_all(&[READY]) {
             Err(error) if !is_end(&error) => return Err(RelieveError::Io(error)),
@@ -113,13 +119,16 @@ impl Predecessor {
             }
         }
         match (heard, answer) {
-            (Ok(()), [DONE]) => Ok(()),
+            (Ok(()), [DONE]) => {
+                self.elders.push(self.stream);
+                Ok(self.elders)
+            }
             (Ok(()), [KEPT]) => Err(RelieveError::Kept),
             (Ok(()), _) => Err(RelieveError::Garbage),
             // It does not go without a word unless it dies, and then nobody else has the sockets.
             (Err(error), _) if is_end(&error) => {
                 tracing::warn!("the process before this one has died; going on without it");
-                Ok(())
+                Ok(self.elders)
             }
             (Err(error), _) => Err(RelieveError::Io(error)),
         }
@@ -139,6 +148,7 @@ impl Bound {
         }
         self.sockets.listen().map_err(RunError::Listen)?;
         let (handover, readiness) = (Arc::clone(&self.handover), self.readiness.clone());
+        let elders = Arc::clone(&handover.held.elders);
         let discovery = Arc::clone(&self.discovery);
         let unready = readiness.wait_for("workers");
         let serving = self.serve(drain.clone(), unready);
@@ -157,7 +167,8 @@ impl Bound {
             relieved = relieved => relieved,
         };
         match relieved {
-            Ok(()) => {
+            Ok(conversations) => {
+                elders.add(conversations).await;
                 handover.own();
                 tracing::info!("taken over from the process before this one");
                 serving.await

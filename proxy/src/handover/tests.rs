@@ -6,37 +6,57 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use tokio::net::UnixStream as AsyncUnixStream;
 
+type Received = (Vec<(Address, OwnedFd)>, Vec<UnixStream>);
+
 const SOON: Duration = Duration::from_secs(10);
 
 fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
 
+fn handover(is_heir: bool) -> Arc<Handover> {
+    let sockets = vec![Listening::of_tcp(&listener()).unwrap()];
+    Handover::new(sockets, Arc::default(), is_heir)
+}
+
 fn pair() -> (UnixStream, UnixStream) {
     UnixStream::pair().unwrap()
 }
 
-async fn sent(sockets: &[Listening]) -> io::Result<Vec<(Address, OwnedFd)>> {
+async fn sent(sockets: &[Listening]) -> io::Result<Received> {
+    sent_with(sockets, &[]).await
+}
+
+async fn sent_with(sockets: &[Listening], elders: &[OwnedFd]) -> io::Result<Received> {
     let (ours, theirs) = pair();
     ours.set_nonblocking(true).unwrap();
     let mut ours = AsyncUnixStream::from_std(ours).unwrap();
     let receiving = tokio::task::spawn_blocking(move || received(&theirs));
-    wire::send(&mut ours, sockets).await.unwrap();
+    wire::send(&mut ours, sockets, elders).await.unwrap();
     receiving.await.unwrap()
 }
 
-fn received(stream: &UnixStream) -> io::Result<Vec<(Address, OwnedFd)>> {
+fn received(stream: &UnixStream) -> io::Result<Received> {
     wire::receive(&mut wire::Timely::new(stream, SOON))
+}
+
+fn predecessor(stream: UnixStream) -> Predecessor {
+    Predecessor {
+        stream,
+        elders: Vec::new(),
+    }
 }
 
 /// Each octet used to have the whole time for itself.
 #[test]
 fn nothing_more_is_read_when_the_time_for_all_of_it_is_over() {
     let (mut ours, theirs) = pair();
-    ours.write_all(b"\0\0\0\x02[]").unwrap();
+    let list = br#"{"listening":[],"elders":0}"#;
+    let length = u32::try_from(list.len()).unwrap().to_be_bytes();
+    ours.write_all(&[&length, &list[..]].concat()).unwrap();
     let late = wire::receive(&mut wire::Timely::new(&theirs, Duration::ZERO));
     assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
-    assert_eq!(received(&theirs).unwrap().len(), 0);
+    assert_eq!(received(&theirs).unwrap().0.len(), 0);
 }
 
 /// More than fit into one message, each recognised by what waits in it.
@@ -51,7 +71,7 @@ async fn what_waits_in_a_socket_is_accepted_by_whoever_got_it() {
         .iter()
         .map(|listener| Listening::of_tcp(listener).unwrap())
         .collect();
-    let received = sent(&offered).await.unwrap();
+    let (received, _) = sent(&offered).await.unwrap();
     drop((offered, listeners));
     assert_eq!(received.len(), clients.len());
     for ((address, socket), mut client) in received.into_iter().zip(clients) {
@@ -63,6 +83,21 @@ async fn what_waits_in_a_socket_is_accepted_by_whoever_got_it() {
         client.read_to_string(&mut heard).unwrap();
         assert_eq!(heard, "yours");
     }
+}
+
+#[tokio::test]
+async fn conversations_with_processes_before_come_behind_the_sockets_and_nothing_else_passes_for_one()
+ {
+    let (near, far) = pair();
+    let one = Listening::of_tcp(&listener()).unwrap();
+    let (listening, elders) = sent_with(&[one], &[far.into()]).await.unwrap();
+    assert_eq!((listening.len(), elders.len()), (1, 1));
+    (&elders[0]).write_all(b"proof").unwrap();
+    let mut heard = [0; 5];
+    (&near).read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"proof");
+    let error = sent_with(&[], &[listener().into()]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
 }
 
 #[tokio::test]
@@ -105,13 +140,31 @@ fn a_list_that_is_none_or_lacks_its_descriptors_is_refused() {
         ("nothing", Vec::new()),
         ("half a length", vec![0, 0]),
         ("a length without end", vec![0xFF; 64]),
-        ("half a list", list("[]")[..5].to_vec()),
+        ("half a list", list("{}")[..5].to_vec()),
         ("no JSON", list("listeners")),
-        ("no addresses", list(r#"[{"udp":"127.0.0.1:1"}]"#)),
-        ("no descriptor", list(r#"[{"tcp":"127.0.0.1:1"}]"#)),
+        (
+            "no addresses",
+            list(r#"{"listening":[{"udp":"127.0.0.1:1"}],"elders":0}"#),
+        ),
+        (
+            "no descriptor",
+            list(r#"{"listening":[{"tcp":"127.0.0.1:1"}],"elders":0}"#),
+        ),
+        (
+            "an elder without one",
+            list(r#"{"listening":[],"elders":1}"#),
+        ),
+        (
+            "elders without end",
+            list(r#"{"listening":[],"elders":65}"#),
+        ),
         (
             "an octet without one",
-            [list(r#"[{"tcp":"127.0.0.1:1"}]"#), vec![b'.']].concat(),
+            [
+                list(r#"{"listening":[{"tcp":"127.0.0.1:1"}],"elders":0}"#),
+                vec![b'.'],
+            ]
+            .concat(),
         ),
     ] {
         let (mut ours, theirs) = pair();
@@ -123,7 +176,7 @@ fn a_list_that_is_none_or_lacks_its_descriptors_is_refused() {
 
 #[test]
 fn sockets_are_lent_to_one_at_a_time_and_come_back_unless_they_were_given() {
-    let handover = Handover::new(vec![Listening::of_tcp(&listener()).unwrap()], false);
+    let handover = handover(false);
     let loan = handover.lend().unwrap();
     assert_eq!(handover.lend().unwrap_err(), NotNow::Lent);
     drop(loan);
@@ -137,7 +190,7 @@ fn sockets_are_lent_to_one_at_a_time_and_come_back_unless_they_were_given() {
 
 #[test]
 fn an_heir_lends_nothing_before_it_owns_and_nobody_does_after_closing() {
-    let handover = Handover::new(vec![Listening::of_tcp(&listener()).unwrap()], true);
+    let handover = handover(true);
     assert!(!handover.is_owner());
     assert_eq!(handover.lend().unwrap_err(), NotNow::Theirs);
     handover.own();
@@ -166,7 +219,7 @@ async fn a_process_that_was_replaced_rests_until_it_is_told_to_stop() {
 #[test]
 fn a_process_that_is_no_longer_waited_for_cannot_let_go() {
     let (mut ours, theirs) = pair();
-    let predecessor = Predecessor { stream: theirs };
+    let predecessor = predecessor(theirs);
     let limit = Duration::from_millis(50);
     let relieved = predecessor.relieve_within(limit);
     assert!(matches!(relieved, Err(RelieveError::Late)), "{relieved:?}");
@@ -184,7 +237,7 @@ fn only_a_process_that_died_leaves_without_a_word() {
         let (mut ours, theirs) = pair();
         ours.write_all(said.as_slice()).unwrap();
         drop(ours);
-        let relieved = Predecessor { stream: theirs }.relieve();
+        let relieved = predecessor(theirs).relieve();
         assert_eq!(relieved.is_ok(), is_relieved, "{name}: {relieved:?}");
     }
 }

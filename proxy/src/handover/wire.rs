@@ -1,11 +1,13 @@
 //! Descriptors over a Unix socket (unix(7), SCM_RIGHTS).
 
 use super::Listening;
+use super::elders::MOST;
 use crate::Address;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -22,17 +24,33 @@ const LONGEST_LIST: u32 = 4 * 1024 * 1024;
 /// What carries a batch: a message has to have an octet.
 const CARRIER: u8 = b'.';
 
-/// Sends the addresses, then the descriptors in the same order.
-pub(super) async fn send(stream: &mut UnixStream, sockets: &[Listening]) -> io::Result<()> {
-    let addresses: Vec<&Address> = sockets.iter().map(|one| &one.address).collect();
-    let list = serde_json::to_vec(&addresses)?;
+/// What the descriptors behind it are, in their order.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    listening: Vec<Address>,
+    /// How many conversations with processes before.
+    elders: usize,
+}
+
+/// Sends a list of what follows, then the descriptors in the same order.
+pub(super) async fn send(
+    stream: &mut UnixStream,
+    sockets: &[Listening],
+    elders: &[OwnedFd],
+) -> io::Result<()> {
+    let list = serde_json::to_vec(&List {
+        listening: sockets.iter().map(|one| one.address.clone()).collect(),
+        elders: elders.len(),
+    })?;
     let length = u32::try_from(list.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(&list).await?;
-    for batch in sockets.chunks(BATCH) {
-        let batch: Vec<BorrowedFd<'_>> = batch.iter().map(|one| one.socket.as_fd()).collect();
+    let listening = sockets.iter().map(|one| one.socket.as_fd());
+    let all: Vec<BorrowedFd<'_>> = listening.chain(elders.iter().map(AsFd::as_fd)).collect();
+    for batch in all.chunks(BATCH) {
         stream
-            .async_io(Interest::WRITABLE, || send_batch(stream, &batch))
+            .async_io(Interest::WRITABLE, || send_batch(stream, batch))
             .await?;
     }
     Ok(())
@@ -81,11 +99,14 @@ impl Read for Timely<'_> {
     }
 }
 
+/// Listening sockets, and conversations with processes before.
+type Received = (Vec<(Address, OwnedFd)>, Vec<StdUnixStream>);
+
 /// Receives what [`send`] sends, and makes sure that each descriptor is what the list calls it.
 ///
 /// # Errors
 /// When the other side breaks off, says something else, or takes too long.
-pub(super) fn receive(stream: &mut Timely<'_>) -> io::Result<Vec<(Address, OwnedFd)>> {
+pub(super) fn receive(stream: &mut Timely<'_>) -> io::Result<Received> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = u32::from_be_bytes(length);
@@ -96,23 +117,33 @@ pub(super) fn receive(stream: &mut Timely<'_>) -> io::Result<Vec<(Address, Owned
     }
     let mut list = Vec::new();
     stream.by_ref().take(length.into()).read_to_end(&mut list)?;
-    let addresses: Vec<Address> = serde_json::from_slice(&list)?;
+    let List { listening, elders } = serde_json::from_slice(&list)?;
+    if elders > MOST {
+        return Err(garbage(format!(
+            "expected at most {MOST} processes before, found {elders}"
+        )));
+    }
+    let expected = listening.len() + elders;
     let mut sockets = Vec::new();
-    while sockets.len() < addresses.len() {
+    while sockets.len() < expected {
         let before = sockets.len();
         receive_batch(stream, &mut sockets)?;
-        if sockets.len() == before || sockets.len() > addresses.len() {
+        if sockets.len() == before || sockets.len() > expected {
             return Err(garbage(format!(
-                "expected {} descriptors, found {}",
-                addresses.len(),
+                "expected {expected} descriptors, found {}",
                 sockets.len()
             )));
         }
     }
-    for (address, socket) in addresses.iter().zip(&sockets) {
+    let elders = sockets.split_off(listening.len());
+    for (address, socket) in listening.iter().zip(&sockets) {
         check(address, socket)?;
     }
-    Ok(addresses.into_iter().zip(sockets).collect())
+    let elders = elders.into_iter().map(conversation);
+    Ok((
+        listening.into_iter().zip(sockets).collect(),
+        elders.collect::<io::Result<_>>()?,
+    ))
 }
 
 fn receive_batch(stream: &Timely<'_>, sockets: &mut Vec<OwnedFd>) -> io::Result<()> {
@@ -155,6 +186,16 @@ fn check(address: &Address, socket: &OwnedFd) -> io::Result<()> {
     Err(garbage(format!(
         "expected a socket that listens on {address}, found another"
     )))
+}
+
+fn conversation(socket: OwnedFd) -> io::Result<StdUnixStream> {
+    let line = SockRef::from(&socket);
+    if line.local_addr()?.is_unix() && !line.is_listener()? {
+        return Ok(socket.into());
+    }
+    Err(garbage(
+        "expected a conversation with a process before, found another socket".to_owned(),
+    ))
 }
 
 fn garbage(what: String) -> io::Error {

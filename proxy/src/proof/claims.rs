@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -179,7 +179,7 @@ impl<L: Lasting> Claims<L> {
             let until = stream.read_u64().await.map_err(lost)?;
             // Theirs is the earlier of both sides' certificates; a greater one than ours is not believed.
             let until = until.min(seconds(connected.ends));
-            claim.ends.put_off(UNIX_EPOCH + Duration::from_secs(until));
+            claim.ends.put_off(until);
             claim.ask_later(SystemTime::now());
         }
         Ok(())

@@ -35,7 +35,7 @@ async fn the_same_identity_puts_the_end_of_its_connection_off_and_never_nearer()
     answered.unwrap();
     assert_eq!(heard, 200_u64.to_be_bytes());
     assert_eq!(ends.moment(), at(200));
-    ends.put_off(at(150));
+    ends.put_off(150);
     assert_eq!(ends.moment(), at(200));
 }
 
@@ -87,5 +87,10 @@ fn what_a_flood_of_connections_took_is_given_back_and_the_others_are_kept() {
     assert_eq!(held.lock().len(), 10_001);
     drop(flood);
     assert!(held.lock().capacity() <= 2 * LEAST_ROOM);
-    assert!(held.prove(&NAME, &id("front"), &id("orders"), at(200)));
+    assert!(held.prove(&Proof {
+        name: NAME,
+        peer: id("front"),
+        own: id("orders"),
+        until: 200,
+    }));
 }

@@ -68,7 +68,7 @@ impl Harness {
         let bound = bind(&config.admin, &mut Inherited::default()).unwrap();
         let (discovery, _) = Discovery::new(&config, Metrics::new()).unwrap();
         let address = bound.address();
-        let handover = Handover::new(bound.listening().unwrap(), false);
+        let handover = Handover::new(bound.listening().unwrap(), Arc::default(), false);
         let running = bound
             .spawn(State {
                 config: Arc::new(crate::config::Live::new(config)),

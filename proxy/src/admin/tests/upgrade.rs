@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const ASK: &str = "POST /upgrade HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: tipstaff-listeners-1\r\n\r\n";
+const ASK: &str = "POST /upgrade HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: tipstaff-listeners-2\r\n\r\n";
 const LIVE: &str = "GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// The sockets are free again a moment after whoever asked before has gone.
@@ -99,10 +99,10 @@ fn a_process_told_to_stop_keeps_its_sockets_and_says_so() {
 #[test]
 fn a_request_for_another_conversation_or_from_a_port_is_refused() {
     let admin = Harness::start();
-    let other = ASK.replace("listeners-1", "listeners-2");
+    let other = ASK.replace("listeners-2", "listeners-1");
     let (status, body) = admin.unix(&other);
     assert_eq!(status, 409);
-    assert!(body.contains("tipstaff-listeners-1"), "{body}");
+    assert!(body.contains("tipstaff-listeners-2"), "{body}");
     let from_port = ASK.replace("Host: x", "Host: localhost");
     assert_eq!(admin.tcp(&from_port).0, 403);
     assert!(matches!(
