@@ -136,7 +136,7 @@ pub enum AttestError {
     )]
     Disowned,
     /// Nobody's fault but ours and the cluster's: the caller may come again.
-    #[error("the CA cannot ask the cluster about the token at present; nothing was issued")]
+    #[error("the CA cannot reach whoever vouches for the caller at present; nothing was issued")]
     Unavailable,
 }
 

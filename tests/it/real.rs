@@ -6,6 +6,7 @@ mod curl;
 mod docker;
 mod full_disk;
 mod grpc;
+mod kubernetes;
 mod linters;
 mod long_streams;
 mod openssl;

@@ -146,7 +146,8 @@ impl Server {
             .method(&method)
             .uri(path)
             .header(HOST, host)
-            .header(ACCEPT, "application/json");
+            // A Kubernetes API server calls its keys by the first and knows no other name for them.
+            .header(ACCEPT, "application/jwk-set+json, application/json");
         if method == Method::POST {
             request = request.header(CONTENT_TYPE, "application/json");
         }

@@ -1,8 +1,10 @@
 //! The keys of one issuer, kept up to date: the last good ones stay in use while their source is silent or wrong.
 
+use super::AttestError;
 use super::fetch::{self, FetchError, Server};
 use super::jwks::{self, JwksError, Key, KeySet};
 use super::jwt::{Token, TokenError};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
@@ -26,41 +28,53 @@ pub enum KeySource {
 pub(super) struct Keyring {
     source: KeySource,
     present: RwLock<Arc<KeySet>>,
-    /// When the source was last looked at. Held while it is: others wait for the outcome rather than look as well.
-    looked: Mutex<Option<Instant>>,
+    /// The last look at the source. Held during the next: others wait for its outcome rather than look as well.
+    last: Mutex<Option<Look>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    found: bool,
 }
 
 impl Keyring {
     /// Reads a file at once. A server may be away when the CA starts: it is asked at the first token.
     pub(super) async fn open(source: KeySource) -> Result<Self, KeySourceError> {
-        let (present, looked) = match source {
-            KeySource::File(_) => (load(&source).await?, Some(Instant::now())),
+        let (present, last) = match source {
+            KeySource::File(_) => {
+                let at = Instant::now();
+                (load(&source).await?, Some(Look { at, found: true }))
+            }
             KeySource::Url(_) => (KeySet::default(), None),
         };
         Ok(Self {
             source,
             present: RwLock::new(Arc::new(present)),
-            looked: Mutex::new(looked),
+            last: Mutex::new(last),
         })
     }
 
     /// Holds `token` against the key that it names.
-    pub(super) async fn check_signature(&self, token: &Token<'_>) -> Result<(), TokenError> {
+    pub(super) async fn check_signature(&self, token: &Token<'_>) -> Result<(), AttestError> {
         let mut keys = self.present();
         if keys.get(token.key_id()).is_none() {
-            self.refresh(LOOK_AGAIN).await;
+            let found = self.look(LOOK_AGAIN).await;
             keys = self.present();
-        } else if let Ok(looked) = self.looked.try_lock()
-            && looked.is_none_or(|at| at.elapsed() >= REFRESH)
+            if keys.get(token.key_id()).is_none() && !found {
+                return Err(AttestError::Unavailable);
+            }
+        } else if let Ok(last) = self.last.try_lock()
+            && last.is_none_or(|last| last.at.elapsed() >= REFRESH)
         {
-            drop(looked);
-            self.refresh(REFRESH).await;
+            drop(last);
+            self.look(REFRESH).await;
             keys = self.present();
         }
         let key: &Key = keys.get(token.key_id()).ok_or(TokenError::UnknownKey)?;
         match token.is_signed_by(key) {
             true => Ok(()),
-            false => Err(TokenError::Signature),
+            false => Err(TokenError::Signature.into()),
         }
     }
 
@@ -69,14 +83,16 @@ impl Keyring {
         Arc::clone(&present)
     }
 
-    /// Looks at the source, unless somebody has within `age`.
-    async fn refresh(&self, age: Duration) {
-        let mut looked = self.looked.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < age) {
-            return;
+    /// Looks at the source, unless somebody has within `age`. Gives whether the last look found keys.
+    async fn look(&self, age: Duration) -> bool {
+        let mut last = self.last.lock().await;
+        if let Some(last) = last.filter(|last| last.at.elapsed() < age) {
+            return last.found;
         }
         let loaded = load(&self.source).await;
-        *looked = Some(Instant::now());
+        let found = loaded.is_ok();
+        let at = Instant::now();
+        *last = Some(Look { at, found });
         match loaded {
             Ok(keys) => {
                 let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
@@ -87,6 +103,7 @@ impl Keyring {
                 tracing::warn!(error, source = ?self.source, "the keys of a token issuer cannot be read; the last good ones stay in use");
             }
         }
+        found
     }
 }
 
@@ -128,9 +145,9 @@ impl Issuer {
         &self,
         token: &'t Token<'_>,
         now: SystemTime,
-    ) -> Result<&'t serde_json::Map<String, serde_json::Value>, TokenError> {
+    ) -> Result<&'t Map<String, Value>, AttestError> {
         self.keyring.check_signature(token).await?;
-        token.check(&self.name, &self.audience, now)
+        Ok(token.check(&self.name, &self.audience, now)?)
     }
 }
 
@@ -152,3 +169,6 @@ pub enum KeySourceError {
     #[error(transparent)]
     Keys(#[from] JwksError),
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 use crate::harness::{CART, Ca, LeafKey, Workload, id};
 use crate::issuer::{Published, Signer, attestation, claims, encoded, now, request, with, without};
+use ca::attest::fetch;
+use ca::attest::keyring::KeySource;
 use ca::attest::kubernetes::Identities;
 use ca::attest::{Attestors, Options};
 use ca::metrics::Reason;
@@ -317,4 +319,22 @@ async fn without_attestors_no_token_is_believed() {
         "configured issuer",
     )
     .await;
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_read_are_nobodys_fault_but_ours() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let mut cluster = published.cluster("prod", Identities::ServiceAccount);
+    cluster.token.keys = KeySource::Url(fetch::Server {
+        // Nobody listens on port 1.
+        url: "https://127.0.0.1:1/jwks".parse().unwrap(),
+        ca_file: published.path(),
+        token_file: None,
+    });
+    let kubernetes = vec![cluster];
+    let attestors = Attestors::open(Options { kubernetes }).await.unwrap();
+    let ca = Ca::start_believing(attestors, patient()).await;
+    let status = ask(&ca, CART, &signer.token(&claims())).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
 }
