@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
 
 mod directory;
+mod external;
 mod health;
 
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod tests;
 
 pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
+pub use external::{FinishError, finish, request_intermediate};
 pub use health::Fault;
 
 /// An open CA: the issuing key ready to sign, the root's not even read.

@@ -10,6 +10,8 @@ pub(crate) const ROOT_CERTIFICATE: &str = "root.pem";
 pub(crate) const ROOT_KEY: &str = "root.key";
 pub(crate) const INTERMEDIATE_CERTIFICATE: &str = "intermediate.pem";
 pub(crate) const INTERMEDIATE_KEY: &str = "intermediate.key";
+/// There while the intermediate's certificate is awaited from a root elsewhere.
+pub(crate) const INTERMEDIATE_REQUEST: &str = "intermediate.csr";
 /// What clients start with. A copy: the bundle that counts is in the database.
 pub(crate) const BUNDLE: &str = "ca-bundle.pem";
 pub(crate) const DATABASE: &str = "ca.db";

@@ -18,8 +18,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
+mod requested;
+
 #[cfg(test)]
 mod tests;
+
+pub use requested::IssuedError;
+pub(crate) use requested::{RequestedIssuer, intermediate_request, may_sign_issuers};
 
 /// How far `notBefore` of a leaf lies in the past, for peers whose clock is behind.
 pub const BACKDATE: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(crate) enum CaCommand {
     /// Make a root, an issuing intermediate and an empty store in a new directory.
     #[command(
-        after_help = "Examples:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass\n  tipstaff ca init --config ca.yaml --trust-domain prod.example"
+        after_help = "Examples:\n  tipstaff ca init --dir ca --trust-domain prod.example --passphrase-file ca.pass\n  tipstaff ca init --config ca.yaml --trust-domain prod.example\n  tipstaff ca init --config ca.yaml --trust-domain prod.example --external-root > intermediate.csr\n  tipstaff ca init --config ca.yaml --finish chain.pem"
     )]
     Init(CaInitArgs),
     /// Serve the gRPC API to sidecars.
@@ -75,8 +75,14 @@ pub(crate) struct CaInitArgs {
     #[command(flatten)]
     pub(crate) keys: CaKeyArgs,
     /// The trust domain whose identities this CA issues.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) trust_domain: TrustDomain,
+    #[arg(long, value_name = "NAME", required_unless_present = "finish")]
+    pub(crate) trust_domain: Option<TrustDomain>,
+    /// The root is somewhere else: make the issuing key only, and print the request for its certificate (PKCS#10).
+    #[arg(long, conflicts_with_all = ["root_life", "intermediate_life"])]
+    pub(crate) external_root: bool,
+    /// Complete a CA made with --external-root: a PEM file with the certificate that was asked for, then the root's.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trust_domain", "external_root", "root_life", "intermediate_life", "insecure_plaintext_keys", "existing_key"])]
+    pub(crate) finish: Option<PathBuf>,
     /// Life of the root certificate.
     #[arg(long, default_value = "3650d", value_parser = duration)]
     pub(crate) root_life: Duration,

@@ -4,6 +4,7 @@
 mod clock;
 mod curl;
 mod docker;
+mod external_root;
 mod full_disk;
 mod grpc;
 mod kubernetes;

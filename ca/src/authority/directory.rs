@@ -2,12 +2,13 @@
 
 use crate::config::{InitOptions, KeyProtection, MAX_CA_LIFE, OpenOptions};
 use crate::directory::{
-    self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY,
+    self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_REQUEST,
+    ROOT_CERTIFICATE, ROOT_KEY,
 };
 use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
-use crate::store::{self, NewCa, Store, StoreError};
+use crate::store::{self, Database, NewCa, Store, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::{BundleError, TrustBundle};
 use rcgen::{CertifiedIssuer, Issuer};
@@ -30,12 +31,20 @@ const INTERMEDIATE: &str = "intermediate";
 /// # Errors
 /// When the directory exists, a file cannot be written, or a key cannot be made.
 pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
-    if directory.symlink_metadata().is_ok() {
-        return Err(InitError::Exists(directory.to_owned()));
-    }
     let life = options.root_life.max(options.intermediate_life);
     if life > MAX_CA_LIFE {
         return Err(InitError::Life { found: life });
+    }
+    in_new_directory(directory, |directory| fill(directory, options))
+}
+
+/// Has `fill` make the files of `directory`, which must not exist. All of them or nothing appears.
+pub(super) fn in_new_directory(
+    directory: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), InitError>,
+) -> Result<(), InitError> {
+    if directory.symlink_metadata().is_ok() {
+        return Err(InitError::Exists(directory.to_owned()));
     }
     let name = directory
         .file_name()
@@ -50,7 +59,7 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
         move |source| InitError::Io { path, source }
     };
     directory::create(&temporary).map_err(io(&temporary))?;
-    let result = fill(&temporary, options).and_then(|()| {
+    let result = fill(&temporary).and_then(|()| {
         directory::sync_parent(&temporary.join(BUNDLE)).map_err(io(&temporary))?;
         fs::rename(&temporary, directory).map_err(io(directory))?;
         directory::sync_parent(directory).map_err(io(directory))
@@ -65,18 +74,13 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
 fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
     let now = SystemTime::now();
     let trust_domain = &options.trust_domain;
-    let generate = |label| {
-        keys::generate(label, trust_domain, &options.key_protection).map_err(InitError::Key)
-    };
-    let (root_key, root_key_file) = generate(ROOT)?;
+    let (root_key, root_key_file) =
+        keys::generate(ROOT, trust_domain, &options.key_protection).map_err(InitError::Key)?;
     let root_validity = Validity::of_ca(now, options.root_life);
     let root = profile::root(trust_domain, &root_key, root_validity)
         .and_then(|params| CertifiedIssuer::self_signed(params, root_key))
         .map_err(InitError::Sign)?;
-    let (intermediate_key, intermediate_key_file) = match &options.existing_key {
-        None => generate(INTERMEDIATE)?,
-        Some(name) => adopt(name, &options.key_protection)?,
-    };
+    let (intermediate_key, intermediate_key_file) = new_intermediate_key(options)?;
     let intermediate_validity =
         Validity::of_ca(now, options.intermediate_life).within(root_validity);
     let intermediate =
@@ -93,21 +97,51 @@ fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
         (INTERMEDIATE_KEY, intermediate_key_file),
         (BUNDLE, Zeroizing::new(bundle.to_pem())),
     ];
+    write_files(directory, files)?;
+    let database = options.database.clone();
+    let database = database.unwrap_or_else(|| directory.into());
+    establish(&database, &bundle, intermediate.der())
+}
+
+/// Writes new files of a CA.
+pub(super) fn write_files<const N: usize>(
+    directory: &Path,
+    files: [(&str, Zeroizing<String>); N],
+) -> Result<(), InitError> {
     for (name, text) in files {
         let path = directory.join(name);
         directory::write_new(&path, text.as_bytes())
             .map_err(|source| InitError::Io { path, source })?;
     }
+    Ok(())
+}
+
+/// Makes the database of a new CA.
+pub(super) fn establish(
+    database: &Database,
+    bundle: &TrustBundle,
+    intermediate: &CertificateDer<'static>,
+) -> Result<(), InitError> {
     let mut renewal_secret = [0; 32];
     aws_lc_rs::rand::fill(&mut renewal_secret).expect("AWS-LC's generator aborts rather than fail");
     let new = NewCa {
-        bundle: &bundle,
-        intermediate: intermediate.der(),
+        bundle,
+        intermediate,
         renewal_secret,
-        now,
+        now: SystemTime::now(),
     };
-    let database = options.database.clone();
-    Store::create(&database.unwrap_or_else(|| directory.into()), &new).map_err(InitError::Store)
+    Store::create(database, &new).map_err(InitError::Store)
+}
+
+/// The issuing key of a new CA, and its file.
+pub(super) fn new_intermediate_key(
+    options: &InitOptions,
+) -> Result<(CaKey, Zeroizing<String>), InitError> {
+    match &options.existing_key {
+        Some(name) => adopt(name, &options.key_protection),
+        None => keys::generate(INTERMEDIATE, &options.trust_domain, &options.key_protection)
+            .map_err(InitError::Key),
+    }
 }
 
 /// The key that is called `name` in the token.
@@ -129,6 +163,9 @@ pub(super) struct Parts {
 }
 
 pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
+    if directory.join(INTERMEDIATE_REQUEST).exists() {
+        return Err(OpenError::Unfinished);
+    }
     let (bundle, renewal_secret) = store::read_settings(&options.database_in(directory))?;
     let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
     if !bundle.authorities().contains(&root) {
@@ -167,7 +204,7 @@ pub(super) fn fingerprint(directory: &Path) -> Result<[u8; 32], OpenError> {
     Ok(hash)
 }
 
-fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey, OpenError> {
+pub(super) fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey, OpenError> {
     let path = directory.join(INTERMEDIATE_KEY);
     let io = |source| OpenError::Io {
         path: path.clone(),
@@ -244,6 +281,10 @@ pub enum OpenError {
     Certificate { path: PathBuf },
     #[error("expected the private key of intermediate.pem in intermediate.key, found another key")]
     KeyMismatch,
+    #[error(
+        "this CA waits for the certificate that intermediate.csr asks for: `tipstaff ca init --finish` takes it"
+    )]
+    Unfinished,
     #[error("expected the certificate in root.pem to be in the trust bundle of the database")]
     RootNotInBundle,
 }
