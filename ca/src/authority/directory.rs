@@ -98,8 +98,7 @@ fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
         (BUNDLE, Zeroizing::new(bundle.to_pem())),
     ];
     write_files(directory, files)?;
-    let database = options.database.clone();
-    let database = database.unwrap_or_else(|| directory.into());
+    let database = new_database(options.database.as_ref(), directory);
     establish(&database, &bundle, intermediate.der())
 }
 
@@ -114,6 +113,14 @@ pub(super) fn write_files<const N: usize>(
             .map_err(|source| InitError::Io { path, source })?;
     }
     Ok(())
+}
+
+/// Where the records of a CA that is made in `directory` go: a file is made there, with the others.
+pub(super) fn new_database(given: Option<&Database>, directory: &Path) -> Database {
+    match given {
+        Some(server @ Database::Postgres(_)) => server.clone(),
+        Some(Database::Sqlite { .. }) | None => directory.into(),
+    }
 }
 
 /// Makes the database of a new CA.

@@ -2,7 +2,8 @@
 //! [`finish`] takes the signed chain back and holds it against everything that will be asked of it.
 
 use super::directory::{
-    InitError, OpenError, establish, in_new_directory, new_intermediate_key, read_key, write_files,
+    InitError, OpenError, establish, in_new_directory, new_database, new_intermediate_key,
+    read_key, write_files,
 };
 use super::{IssueError, Request, Requester, check};
 use crate::config::{InitOptions, MAX_TTL, OpenOptions};
@@ -184,11 +185,8 @@ impl Signed {
             (BUNDLE, Zeroizing::new(self.bundle.to_pem())),
         ];
         write_files(directory, files)?;
-        establish(
-            &options.database_in(directory),
-            &self.bundle,
-            &self.intermediate,
-        )
+        let database = new_database(options.database.as_ref(), directory);
+        establish(&database, &self.bundle, &self.intermediate)
     }
 }
 

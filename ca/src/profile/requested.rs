@@ -64,7 +64,7 @@ impl RequestedIssuer {
             }
         });
         Some(Self {
-            trust_domain: names.next()?.trust_domain().clone(),
+            trust_domain: names.next()?.trust_domain(),
             key,
             subject: request.certification_request_info.subject.as_raw().to_vec(),
         })

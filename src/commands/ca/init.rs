@@ -25,7 +25,7 @@ fn make(config: &CaConfig, arguments: &CaInitArgs) -> anyhow::Result<()> {
     let options = InitOptions {
         root_life: arguments.root_life,
         intermediate_life: arguments.intermediate_life,
-        database: Some(database::of(&config)?),
+        database: Some(database::of(config)?),
         existing_key: arguments.existing_key.clone(),
         ..InitOptions::new(trust_domain, protection)
     };
