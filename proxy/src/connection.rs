@@ -114,7 +114,7 @@ pub(crate) async fn serve<A: Answer>(
                 .await;
         }
         // Not HTTP: whoever accepted it carries it.
-        Alpn::Tcp | Alpn::Proof => {}
+        Alpn::Tcp(_) | Alpn::Proof => {}
         Alpn::Http2 => {
             let handshake = Box::pin(h2::server::handshake(replay(start, socket), config));
             match timeout(config.timeouts.request_head, handshake).await {

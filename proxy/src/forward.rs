@@ -12,7 +12,7 @@ use crate::h1::client::Connection;
 use crate::h1::head::Framing;
 use crate::h1::spare;
 use crate::h1::wire::Wire;
-use crate::hops::HOPS;
+use crate::hops::{Gaps, HOPS, Hops, Told};
 use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::{Attempt, Route};
 use crate::peer::Who;
@@ -60,15 +60,17 @@ impl App {
         })
     }
 
-    /// A connection for what is not HTTP.
+    /// A connection for what is not HTTP, which has come through `hops` sidecars before this one.
     pub(crate) async fn open(
         &self,
         _permit: Permit<'_>,
         limit: Duration,
+        (gaps, hops): (&Arc<Gaps>, Hops),
         exchange: &mut Exchange<'_>,
-    ) -> Result<Box<dyn Socket>, Failure> {
+    ) -> Result<(Box<dyn Socket>, Option<Told>), Failure> {
         exchange.forwarded(&self.name);
-        let connected = timeout(limit, upstream::connect(&self.destination)).await;
+        let connecting = gaps.connect(&self.destination, hops.and_this());
+        let connected = timeout(limit, connecting).await;
         Ok(connected.unwrap_or(Err(ConnectError::Timeout(limit)))?)
     }
 

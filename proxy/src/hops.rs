@@ -1,8 +1,14 @@
-//! How many sidecars a request has come through, so that one that goes round ends: two sidecars may lead to each other in
-//! ways that neither configuration shows.
+//! How many sidecars a request, or an opaque connection, has come through, so that one that goes round ends: two sidecars may
+//! lead to each other in ways that neither configuration shows.
 //!
 //! Each inbound side tells its app one more than it was told; what an app passes on, the outbound side does. Whoever lies about
 //! it can end its own requests and no others. An app that passes nothing on begins a request of its own.
+//!
+//! Of opaque TCP the handshake between sidecars says it (ALPN, `tls.rs`), and inside of one the connection itself (`gap.rs`).
+
+mod gap;
+
+pub(crate) use gap::{Gaps, Told, hops_of_unix};
 
 use http::HeaderValue;
 use http::header::HeaderName;
@@ -10,7 +16,7 @@ use http::header::HeaderName;
 pub(crate) const HOPS: HeaderName = HeaderName::from_static("tipstaff-hops");
 
 /// Gateways that pass headers on stand in a row of two or three.
-const MOST: u8 = 16;
+pub(crate) const MOST: u8 = 16;
 
 /// What a request was told. Never more than [`MOST`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,6 +36,28 @@ impl Hops {
         }
         self.0 = self.0.max(told);
         Ok(())
+    }
+
+    /// As many, and never more than tell that it goes round.
+    pub(crate) fn of(count: usize) -> Self {
+        Self(u8::try_from(count).map_or(MOST, |count| count.min(MOST)))
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.0.into()
+    }
+
+    /// This sidecar too.
+    pub(crate) fn and_this(self) -> Self {
+        Self::of(self.count() + 1)
+    }
+
+    /// Whether another sidecar may be told.
+    pub(crate) fn check(self) -> Result<(), GoesRound> {
+        match self.0 < MOST {
+            true => Ok(()),
+            false => Err(GoesRound),
+        }
     }
 
     /// What the app is told.

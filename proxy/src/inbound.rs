@@ -9,6 +9,7 @@ use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::forward::{App, Ended};
+use crate::hops::{Hops, Told};
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
@@ -68,7 +69,10 @@ impl Inbound {
         let (socket, caller) = (admitted.socket, admitted.caller);
         let ends = admitted.held.as_ref().map(|held| Arc::clone(&held.ends));
         let terms = match admitted.alpn {
-            Alpn::Tcp => return caller.carry(socket, ends.as_deref(), &config).await,
+            Alpn::Tcp(hops) => {
+                let opened = (socket, hops);
+                return caller.carry(opened, ends.as_deref(), &config).await;
+            }
             protocol => Terms {
                 protocol,
                 http10: caller.rulebook.rules(caller.who()).takes_http10(),
@@ -110,10 +114,15 @@ impl Caller {
     }
 
     /// The life of an opaque TCP connection.
-    async fn carry(&self, socket: Box<dyn Socket>, ends: Option<&Ends>, config: &Config) {
+    async fn carry(
+        &self,
+        (socket, hops): (Box<dyn Socket>, Hops),
+        ends: Option<&Ends>,
+        config: &Config,
+    ) {
         let head = tcp::head();
         let mut exchange = Exchange::begin(&self.origin, Some(&head));
-        let (app, _held) = match self.open(&head, &mut exchange, config).await {
+        let (app, _held) = match self.open(&head, hops, &mut exchange, config).await {
             Ok(opened) => opened,
             // There is no way to say so but to close.
             Err(failure) => return exchange.failed(&failure),
@@ -139,6 +148,7 @@ impl Caller {
     async fn open(
         &self,
         head: &Parts,
+        hops: Hops,
         exchange: &mut Exchange<'_>,
         config: &Config,
     ) -> Result<(Box<dyn Socket>, Held), Failure> {
@@ -154,13 +164,14 @@ impl Caller {
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel(Direction::Inbound)?;
         let limit = config.timeouts.upstream_connect;
-        let app = self.app.open(permit, limit, exchange).await?;
-        Ok((app, (tunnel, granted)))
+        let gap = (&shared.gaps, hops);
+        let (app, told) = self.app.open(permit, limit, gap, exchange).await?;
+        Ok((app, (tunnel, granted, told)))
     }
 }
 
-/// The place of an opaque connection, and that it counts as open plain text if it is.
-type Held = (Tunnel, Option<plaintext::Open>);
+/// The place of an opaque connection, that it counts as open plain text if it is, and how far it has come.
+type Held = (Tunnel, Option<plaintext::Open>, Option<Told>);
 
 impl Answer for Caller {
     fn origin(&self) -> &Origin {

@@ -10,6 +10,7 @@ pub(crate) use probe::Probe;
 
 use crate::config::{self, Config, Range};
 use crate::forward::App;
+use crate::hops::Hops;
 use crate::listener::{OutboundSocket, Slot, Sockets};
 use crate::outbound;
 use crate::socket::Socket;
@@ -275,7 +276,11 @@ impl Outbound {
         let to =
             |(ranges, _): &&(Vec<Range>, _)| ranges.iter().any(|range| range.contains(destination));
         match self.tcp.iter().find(to) {
-            Some((_, service)) => Arc::clone(service).serve(stream, slot).await,
+            // Never this sidecar's own: it is none of the users.
+            Some((_, service)) => {
+                let service = Arc::clone(service);
+                service.serve(stream, Hops::default(), slot).await;
+            }
             None => {
                 let http = Arc::clone(&self.http);
                 http.serve(stream, Some(destination), slot).await;

@@ -8,15 +8,16 @@ use crate::error::{ConnectError, Failure};
 use crate::exchange::{Exchange, Origin};
 use crate::h1::wire::Wire;
 use crate::h1::{client, server};
+use crate::hops::Hops;
 use crate::listener::Slot;
 use crate::metrics::Direction;
-use crate::normalize::Hosts;
+use crate::normalize::{Hosts, Rejection};
 use crate::proof::{Claim, Claims, keep_proven};
 use crate::relay::{Passage, Relay};
 use crate::socket::Socket;
 use crate::tls::{Alpn, Connected, Connector, Wanted};
 use crate::upstream::reach::reach;
-use crate::upstream::{Deadlines, Upstream, connect_sidecar};
+use crate::upstream::{Deadlines, Upstream, connect_sidecar_with};
 use crate::worker::Shared;
 use bytes::BytesMut;
 use http::header::HOST;
@@ -103,7 +104,8 @@ impl Outbound {
     }
 
     /// A connection of the workload from accept to end. Whether it is the workload's was checked before.
-    pub(crate) async fn serve(self: Arc<Self>, stream: Box<dyn Socket>, slot: Slot) {
+    /// `hops` is how far it has come.
+    pub(crate) async fn serve(self: Arc<Self>, stream: Box<dyn Socket>, hops: Hops, slot: Slot) {
         let _slot = slot;
         let shared = &self.origin.shared;
         let _open = shared.metrics.connection(Direction::Outbound);
@@ -113,7 +115,7 @@ impl Outbound {
             Ok(tunnel) => tunnel,
             Err(failure) => return exchange.failed(&failure),
         };
-        let (connected, claim) = match self.connect(&config, &mut exchange).await {
+        let (connected, claim) = match self.connect(&config, hops, &mut exchange).await {
             Ok(connected) => connected,
             Err(failure) => return exchange.failed(&failure),
         };
@@ -131,18 +133,22 @@ impl Outbound {
     async fn connect(
         &self,
         config: &Config,
+        hops: Hops,
         exchange: &mut Exchange<'_>,
     ) -> Result<(Connected<Box<dyn Socket>>, Arc<Claim>), Failure> {
         self.origin.shared.admission.take_request()?;
+        hops.check().map_err(Rejection::from)?;
         let limit = config.timeouts.upstream_connect;
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
         let metrics = &self.origin.shared.metrics;
         let connecting = reach(&self.endpoints, turn, limit, |destination| {
             exchange.forwarded(&destination.to_string().into());
             async move {
-                let connected = connect_sidecar(&destination, &self.connector, metrics).await?;
+                let credentials = self.connector.credentials()?.after(hops);
+                let own = (&self.connector, credentials);
+                let connected = connect_sidecar_with(&destination, own, metrics).await?;
                 match connected.alpn {
-                    Alpn::Tcp => Ok(connected),
+                    Alpn::Tcp(_) => Ok(connected),
                     _ => Err(ConnectError::Protocol),
                 }
             }

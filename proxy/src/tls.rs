@@ -10,6 +10,7 @@ pub(crate) use stream::Stream;
 use crate::IdentityFeed;
 use crate::config::Protocol;
 use crate::error::ConnectError;
+use crate::hops::{self, Hops};
 use crate::peer::Peer;
 use crate::proof::{self, Name};
 use aws_lc_rs::digest;
@@ -29,8 +30,25 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
-/// Bytes that nobody looks into.
-const TCP: &[u8] = b"tipstaff-tcp";
+/// Bytes that nobody looks into, by how many sidecars they have come through.
+const TCP: [&[u8]; hops::MOST as usize] = [
+    b"tipstaff-tcp",
+    b"tipstaff-tcp-1",
+    b"tipstaff-tcp-2",
+    b"tipstaff-tcp-3",
+    b"tipstaff-tcp-4",
+    b"tipstaff-tcp-5",
+    b"tipstaff-tcp-6",
+    b"tipstaff-tcp-7",
+    b"tipstaff-tcp-8",
+    b"tipstaff-tcp-9",
+    b"tipstaff-tcp-10",
+    b"tipstaff-tcp-11",
+    b"tipstaff-tcp-12",
+    b"tipstaff-tcp-13",
+    b"tipstaff-tcp-14",
+    b"tipstaff-tcp-15",
+];
 /// See `proof.rs`.
 const PROOF: &[u8] = b"tipstaff-proof";
 
@@ -43,7 +61,7 @@ pub(crate) struct Verified(());
 pub(crate) enum Alpn {
     Http1,
     Http2,
-    Tcp,
+    Tcp(Hops),
     Proof,
 }
 
@@ -62,9 +80,11 @@ impl Alpn {
     pub(crate) fn agreed(protocol: Option<&[u8]>) -> Self {
         match protocol {
             Some(HTTP2) => Self::Http2,
-            Some(TCP) => Self::Tcp,
             Some(PROOF) => Self::Proof,
-            _ => Self::Http1,
+            other => {
+                let hops = TCP.iter().position(|tcp| Some(*tcp) == other);
+                hops.map_or(Self::Http1, |hops| Self::Tcp(Hops::of(hops)))
+            }
         }
     }
 }
@@ -75,7 +95,7 @@ impl Wanted {
         match self {
             Self::Http => &[HTTP2, HTTP1],
             Self::Http1 => &[HTTP1],
-            Self::Tcp => &[TCP],
+            Self::Tcp => &[TCP[0]],
             Self::Proof => &[PROOF],
         }
     }
@@ -118,7 +138,7 @@ impl Acceptor {
             identity.clone(),
             identity.clone(),
             ClientAuth::Required,
-            spoken(protocol),
+            &spoken(protocol),
         );
         Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -214,6 +234,18 @@ pub(crate) struct Credentials {
     config: Arc<ClientConfig>,
 }
 
+impl Credentials {
+    /// For opaque TCP that has come through so many sidecars.
+    pub(crate) fn after(mut self, hops: Hops) -> Self {
+        // Only what comes from another sidecar pays for a copy. What nobody may be told is not said, and refused there.
+        if hops != Hops::default() {
+            let told = TCP.get(hops.count()).map(|protocol| protocol.to_vec());
+            Arc::make_mut(&mut self.config).alpn_protocols = told.into_iter().collect();
+        }
+        self
+    }
+}
+
 impl Connector {
     pub(crate) fn new(expected: SpiffeId, wanted: Wanted, live: Arc<LiveIdentity>) -> Self {
         Self {
@@ -283,10 +315,10 @@ pub(crate) struct Connected<S> {
 }
 
 /// What a listener for `protocol` takes.
-fn spoken(protocol: Protocol) -> &'static [&'static [u8]] {
+fn spoken(protocol: Protocol) -> Vec<&'static [u8]> {
     match protocol {
-        Protocol::Http => &[HTTP2, HTTP1, PROOF],
-        Protocol::Tcp => &[TCP, PROOF],
+        Protocol::Http => vec![HTTP2, HTTP1, PROOF],
+        Protocol::Tcp => TCP.into_iter().chain([PROOF]).collect(),
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod http2;
 pub(crate) mod reach;
 pub(crate) mod retry;
 
-mod random;
+pub(crate) mod random;
 
 use crate::body::{Broken, Piece};
 use crate::config::{Config, Destination, Endpoint};
@@ -18,7 +18,7 @@ use crate::h1::head::Framing;
 use crate::metrics::{Direction, Metrics};
 use crate::redirect::OwnPorts;
 use crate::socket::Socket;
-use crate::tls::{Connected, Connector, tls_reason};
+use crate::tls::{Connected, Connector, Credentials, tls_reason};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, response};
@@ -224,6 +224,15 @@ pub(crate) async fn connect_sidecar(
     metrics: &Metrics,
 ) -> Result<Connected<Box<dyn Socket>>, ConnectError> {
     let credentials = connector.credentials()?;
+    connect_sidecar_with(destination, (connector, credentials), metrics).await
+}
+
+/// The same with credentials of that connector's.
+pub(crate) async fn connect_sidecar_with(
+    destination: &Destination,
+    (connector, credentials): (&Connector, Credentials),
+    metrics: &Metrics,
+) -> Result<Connected<Box<dyn Socket>>, ConnectError> {
     let stream = connect(destination).await?;
     let connected = connector.connect(credentials, stream).await;
     let connected = connected.inspect_err(|error| {

@@ -10,6 +10,7 @@ use crate::config;
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
 use crate::external::{Came, External};
+use crate::hops::{Gaps, Hops, hops_of_unix};
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     /// Connections of callers whose end a proof may put off.
     pub(crate) held: Arc<Held>,
     pub(crate) discovery: Arc<Discovery>,
+    pub(crate) gaps: Arc<Gaps>,
     start: Instant,
 }
 
@@ -76,6 +78,7 @@ impl Shared {
             admission,
             held,
             discovery,
+            gaps: Arc::default(),
             start: Instant::now(),
         }
     }
@@ -178,7 +181,7 @@ async fn serve(
         } else {
             for socket in sockets.outbound {
                 let outbound = Arc::clone(&outbound);
-                lend(shared, socket, workload.clone(), move |stream, slot| {
+                lend(shared, socket, workload.clone(), move |stream, _, slot| {
                     tokio::spawn(Arc::clone(&outbound).serve(stream, None, slot));
                 })?;
             }
@@ -189,16 +192,21 @@ async fn serve(
             let service = tcp::Outbound::new(shared, service);
             for socket in sockets {
                 let service = Arc::clone(&service);
-                lend(shared, socket, workload.clone(), move |stream, slot| {
-                    tokio::spawn(Arc::clone(&service).serve(stream, slot));
-                })?;
+                lend(
+                    shared,
+                    socket,
+                    workload.clone(),
+                    move |stream, hops, slot| {
+                        tokio::spawn(Arc::clone(&service).serve(stream, hops, slot));
+                    },
+                )?;
             }
         }
         let external = Arc::new(External::new(shared, own.clone()));
         for (place, sockets) in opaque.enumerate() {
             for socket in sockets {
                 let external = Arc::clone(&external);
-                lend(shared, socket, workload.clone(), move |stream, slot| {
+                lend(shared, socket, workload.clone(), move |stream, _, slot| {
                     let came = Came::Listener(place);
                     tokio::spawn(Arc::clone(&external).serve(came, stream, slot));
                 })?;
@@ -213,23 +221,29 @@ async fn serve(
     Ok(())
 }
 
-/// Lends this sidecar's identity to whoever is the workload. Ends with the drain.
+/// Lends this sidecar's identity to whoever is the workload, and says how far a connection has come. Ends with the drain.
 fn lend(
     shared: &Arc<Shared>,
     socket: OutboundSocket,
     workload: Workload,
-    serve: impl Fn(Box<dyn Socket>, Slot) + Send + Sync + 'static,
+    serve: impl Fn(Box<dyn Socket>, Hops, Slot) + Send + Sync + 'static,
 ) -> io::Result<()> {
     let shared = Arc::clone(shared);
-    let serve = move |stream, (), slot| serve(stream, slot);
     match socket {
         OutboundSocket::Tcp(listener) => {
-            let admit = move |stream: &TcpStream| admit_tcp(&workload, stream);
+            let gaps = Arc::clone(&shared.gaps);
+            let admit = move |stream: &TcpStream| {
+                admit_tcp(&workload, stream)?;
+                Ok(gaps.hops_of(stream))
+            };
             let listener = TcpListener::from_std(listener)?;
             tokio::spawn(lend_to(shared, listener, admit, serve));
         }
         OutboundSocket::Unix(listener) => {
-            let admit = move |stream: &UnixStream| workload.admit_unix(stream);
+            let admit = move |stream: &UnixStream| {
+                workload.admit_unix(stream)?;
+                Ok(hops_of_unix(stream))
+            };
             let listener = UnixListener::from_std(listener)?;
             tokio::spawn(lend_to(shared, listener, admit, serve));
         }

@@ -6,6 +6,7 @@ use crate::config::{Config, Mtls, Protocol};
 use crate::detect;
 use crate::exchange::Origin;
 use crate::forward::App;
+use crate::hops::Hops;
 use crate::metrics::Direction;
 use crate::normalize::Hosts;
 use crate::peer::Who;
@@ -157,7 +158,7 @@ impl Inbound {
             }
         };
         // Only who has asked for bytes that nobody looks into gets them, and never where HTTP is expected.
-        let is_tcp = accepted.alpn == Alpn::Tcp;
+        let is_tcp = matches!(accepted.alpn, Alpn::Tcp(_));
         if accepted.alpn != Alpn::Proof && is_tcp != (way.protocol == Protocol::Tcp) {
             self.handshake_failed("no_common_protocol");
             return None;
@@ -192,7 +193,7 @@ impl Inbound {
         };
         let mut socket: Box<dyn Socket> = Box::new(stream);
         let (alpn, start) = match way.protocol {
-            Protocol::Tcp => (Alpn::Tcp, BytesMut::new()),
+            Protocol::Tcp => (Alpn::Tcp(Hops::default()), BytesMut::new()),
             Protocol::Http => {
                 let limit = config.timeouts.request_head;
                 let detected = tokio::select! {

@@ -10,7 +10,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -119,37 +120,26 @@ async fn apps_that_pass_headers_on_make_no_loop() {
     }
 }
 
-/// Nothing in opaque bytes can say how far they have come. What ends it is the number of connections.
-#[tokio::test]
-async fn opaque_bytes_that_go_round_end_when_there_is_no_more_room() {
-    let grant = document(
-        "Grant",
-        "round",
-        &format!(
-            "from: [\"{FRONTEND}\"], validity: {{notAfter: never, because: test}}, allow: [{{tcp: true}}]"
-        ),
+fn may_connect() -> String {
+    let text = format!(
+        "from: [\"{FRONTEND}\", \"{ORDERS}\"], validity: {{notAfter: never, because: test}}, allow: [{{tcp: true}}]"
     );
-    let looped = Loop::new(
-        &grant,
-        |config| {
-            config.inbound[0].protocol = Protocol::Tcp;
-            config.sizes.max_connections = 20;
-        },
-        |config, path, orders| {
-            config.timeouts.upstream_connect = Duration::from_millis(500);
-            config.outbound = outbound(vec![]);
-            let services = &mut config.outbound.as_mut().unwrap().tcp;
-            services.push(TcpService {
-                listen: Some(unix(path)),
-                destinations: Vec::new(),
-                endpoints: crate::harness::endpoints([orders]),
-                identity: ORDERS.parse().unwrap(),
-            });
-        },
-    );
-    let svid = looped.authority.svid(FRONTEND, Life::Hour);
-    let to = looped.orders.inbound;
-    let mut caller = tls(to, &looped.authority, Some(&svid), b"tipstaff-tcp")
+    document("Grant", "round", &text)
+}
+
+fn opaque(listen: OutboundListen, to: SocketAddr) -> TcpService {
+    TcpService {
+        listen: Some(listen),
+        destinations: Vec::new(),
+        endpoints: crate::harness::endpoints([to]),
+        identity: ORDERS.parse().unwrap(),
+    }
+}
+
+/// Connects to an opaque port of the orders, and hears what comes before the end.
+async fn connects_and_hears(to: SocketAddr, authority: &Authority) -> Vec<u8> {
+    let svid = authority.svid(FRONTEND, Life::Hour);
+    let mut caller = tls(to, authority, Some(&svid), b"tipstaff-tcp")
         .await
         .unwrap();
     let mut bytes = Vec::new();
@@ -157,6 +147,89 @@ async fn opaque_bytes_that_go_round_end_when_there_is_no_more_room() {
     let _: std::io::Result<usize> = timeout(SOON, caller.read_to_end(&mut bytes))
         .await
         .expect("an end");
-    assert!(bytes.is_empty());
-    drop(looped.frontend);
+    bytes
+}
+
+/// It went round until connections ran out.
+#[tokio::test]
+async fn opaque_bytes_that_go_round_through_a_unix_socket_end_at_once() {
+    let looped = Loop::new(
+        &may_connect(),
+        |config| config.inbound[0].protocol = Protocol::Tcp,
+        |config, path, orders| {
+            config.outbound = outbound(vec![]);
+            let services = &mut config.outbound.as_mut().unwrap().tcp;
+            services.push(opaque(unix(path), orders));
+        },
+    );
+    let heard = connects_and_hears(looped.orders.inbound, &looped.authority).await;
+    assert!(heard.is_empty());
+    let metrics = looped.frontend.metrics().await;
+    assert!(metrics.contains("reason=\"loop\""), "{metrics}");
+    assert_eq!(handshakes(&looped.orders).await, 16);
+}
+
+/// How many callers have shaken hands.
+async fn handshakes(sidecar: &Sidecar) -> u32 {
+    let metrics = sidecar.metrics().await;
+    let series = "tipstaff_tls_handshakes_total{direction=\"inbound\"} ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(series));
+    count
+        .unwrap_or_else(|| panic!("{metrics}"))
+        .parse()
+        .unwrap()
+}
+
+fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// A sidecar in whose opaque app's place its own way to `to` stands.
+fn gateway(authority: &Authority, at: SocketAddr, to: SocketAddr) -> Sidecar {
+    let way_out = free();
+    let svid = authority.svid(ORDERS, Life::Hour);
+    sidecar(authority, svid, way_out, &may_connect(), |config| {
+        config.inbound[0].listen = at;
+        config.inbound[0].protocol = Protocol::Tcp;
+        config.outbound = outbound(vec![]);
+        let services = &mut config.outbound.as_mut().unwrap().tcp;
+        services.push(opaque(OutboundListen::Tcp(way_out), to));
+    })
+}
+
+#[tokio::test]
+async fn two_sidecars_that_lead_opaque_bytes_to_each_other_end_them_at_once() {
+    let authority = Authority::new();
+    let (first, second) = (free(), free());
+    let one = gateway(&authority, first, second);
+    let other = gateway(&authority, second, first);
+    let heard = connects_and_hears(first, &authority).await;
+    assert!(heard.is_empty());
+    // What came through sixteen is refused on its way out of the last of them.
+    assert_eq!(handshakes(&one).await + handshakes(&other).await, 16);
+    let metrics = other.metrics().await;
+    assert!(metrics.contains("reason=\"loop\""), "{metrics}");
+}
+
+#[tokio::test]
+async fn opaque_bytes_pass_through_a_row_of_sidecars() {
+    let authority = Authority::new();
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = app.local_addr().unwrap();
+    let speaking = tokio::spawn(async move {
+        let (mut stream, _) = app.accept().await.unwrap();
+        stream.write_all(b"220 at your service").await.unwrap();
+    });
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let last = sidecar(&authority, svid, at, &may_connect(), |config| {
+        config.inbound[0].protocol = Protocol::Tcp;
+    });
+    let second = free();
+    let (first, ends) = (free(), last.inbound);
+    let _second = gateway(&authority, second, ends);
+    let _first = gateway(&authority, first, second);
+    let heard = connects_and_hears(first, &authority).await;
+    assert_eq!(heard, b"220 at your service");
+    speaking.await.unwrap();
 }
