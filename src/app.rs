@@ -1,20 +1,17 @@
 //! The wiring: the only place that sees ca, policy and proxy together.
 
 use crate::cli::ProxyArgs;
-use crate::config::{Config, Identity, Proof};
+use crate::config::Config;
 use crate::reload::{self, Files, Reload};
-use crate::{policy_dir, signal, upgrade};
+use crate::{enrolment, policy_dir, signal, upgrade, workload_api};
 use anyhow::Context;
-use ca::client::{self, ClientConfig, ClientState};
-use identity::TrustBundle;
+use ca::client::{self, ClientState, Keys};
 use proxy::drain::{Drain, Readiness};
 use proxy::files::{Looks, Stamp};
 use proxy::{Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 /// Runs a sidecar until SIGTERM or SIGINT, or until another takes its place; then drains it.
 pub(crate) fn run(arguments: &ProxyArgs) -> anyhow::Result<()> {
@@ -45,7 +42,7 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     } else {
         (None, None)
     };
-    let handles = client::start(enrolment(&config.identity)?)?;
+    let handles = client::start(enrolment::of(&config.identity, Keys::Kept)?)?;
     let (status_sender, status) = watch::channel(reload::status_of(&policy));
     let (policy_sender, policy) = watch::channel(Arc::new(policy));
     let policies = PolicyFeed { policy, status };
@@ -58,12 +55,21 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     )?;
     tracing::info!(addresses = ?bound.addresses(), "listening");
     let drain = Drain::new();
+    let workload_api = match &config.workload_api {
+        Some(served) => Some(workload_api::of_sidecar(
+            served.clone(),
+            &config.identity,
+            takes_over,
+        )?),
+        None => None,
+    };
     let reload = Reload {
         files: Files {
             config: config_file.to_owned(),
             identity: config.identity,
             policy: config.policy,
             policy_options,
+            workload_api: config.workload_api,
         },
         looks: Looks::since(read),
         hangup,
@@ -77,6 +83,11 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     // Both end with the runtime.
     tokio::spawn(reload.run());
     tokio::spawn(upgrade::on_signal(upgrades));
+    if let Some(workload_api) = workload_api {
+        let draining = drain.clone();
+        // To its end: streams are told to go elsewhere, and whoever takes over has the socket by then.
+        tokio::spawn(workload_api.run(async move { draining.started().await }));
+    }
     let serving = async {
         match predecessor {
             Some(predecessor) => bound.run_after(predecessor, drain.clone()).await,
@@ -94,59 +105,6 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     };
     drop(handles);
     ended
-}
-
-/// Reads what the CA client needs from the files that the configuration names.
-fn enrolment(identity: &Identity) -> anyhow::Result<ClientConfig> {
-    let bundle = std::fs::read(&identity.ca_bundle).with_context(|| {
-        format!(
-            "reading identity.ca.bundle {}",
-            identity.ca_bundle.display()
-        )
-    })?;
-    let bundle =
-        TrustBundle::from_pem(identity.id.trust_domain(), &bundle, 0).with_context(|| {
-            format!(
-                "reading identity.ca.bundle {}",
-                identity.ca_bundle.display()
-            )
-        })?;
-    Ok(ClientConfig {
-        endpoint: identity.ca_endpoint.clone(),
-        bundle,
-        spiffe_id: identity.id.clone(),
-        proof: proof(&identity.proof)?,
-        ttl: identity.ttl,
-    })
-}
-
-fn proof(proof: &Proof) -> anyhow::Result<client::Proof> {
-    let (key, join_token_file) = match proof {
-        Proof::Enrolment {
-            key,
-            join_token_file,
-        } => (key, join_token_file),
-        Proof::ServiceAccountToken(file) => {
-            return Ok(client::Proof::ServiceAccountToken(file.clone()));
-        }
-    };
-    let join_token = match join_token_file {
-        // A used token is removed by careful operators; the enrolment key then speaks for the workload.
-        Some(file) => match std::fs::read_to_string(file).map(Zeroizing::new) {
-            Ok(text) => Some(Zeroizing::new(text.trim().to_owned())),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => {
-                return Err(error).with_context(|| {
-                    format!("reading identity.attest.joinTokenFile {}", file.display())
-                });
-            }
-        },
-        None => None,
-    };
-    Ok(client::Proof::Enrolment {
-        key_path: key.clone(),
-        join_token,
-    })
 }
 
 /// The CA client's channels as the proxy, which does not know the CA, wants them.

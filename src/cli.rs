@@ -1,5 +1,6 @@
 //! The command line (see `tipstaff --help`); no behaviour here.
 
+pub(crate) mod agent;
 pub(crate) mod ca;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -32,6 +33,9 @@ pub(crate) enum Command {
     /// Run a sidecar.
     #[command(after_help = "Example:\n  tipstaff proxy --config deploy/sidecar.yaml")]
     Proxy(ProxyArgs),
+    /// Give the processes of this node identities to speak TLS with themselves (SPIFFE Workload API, Envoy SDS).
+    #[command(after_help = "Example:\n  tipstaff agent --config deploy/agent.yaml")]
+    Agent(agent::AgentArgs),
     /// Check, explain and test policy documents.
     #[command(subcommand)]
     Policy(PolicyCommand),

@@ -1,5 +1,6 @@
-//! The subcommands that run and end: what they print, and with which exit code.
+//! The subcommands beside the sidecar: what they print, and with which exit code.
 
+pub(crate) mod agent;
 pub(crate) mod ca;
 pub(crate) mod check;
 pub(crate) mod policy;

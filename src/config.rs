@@ -3,7 +3,9 @@
 //! Every problem of the file is reported in one run, with file, line and key. Relative paths are taken from the
 //! working directory.
 
+pub(crate) mod agent;
 pub(crate) mod ca;
+mod workload_api;
 
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Problem, Problems};
@@ -17,16 +19,15 @@ pub(crate) struct Config {
     pub(crate) identity: Identity,
     pub(crate) policy: PolicyFiles,
     pub(crate) proxy: proxy::Config,
+    /// Where the workload gets an identity to speak TLS with itself.
+    pub(crate) workload_api: Option<workload::Config>,
 }
 
 /// Who this sidecar is and where it proves that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) id: SpiffeId,
-    /// `https://host:port` of the CA.
-    pub(crate) ca_endpoint: String,
-    /// PEM file with the roots to begin with.
-    pub(crate) ca_bundle: PathBuf,
+    pub(crate) ca: Ca,
     pub(crate) proof: Proof,
     /// The life to ask for; the CA's default when absent.
     pub(crate) ttl: Option<Duration>,
@@ -43,6 +44,15 @@ pub(crate) enum Proof {
     },
     /// Written by the kubelet.
     ServiceAccountToken(PathBuf),
+}
+
+/// Where the CA is, and how it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ca {
+    /// `https://host:port`.
+    pub(crate) endpoint: String,
+    /// PEM file with the roots to begin with.
+    pub(crate) bundle: PathBuf,
 }
 
 /// Where the policy documents are.
@@ -74,11 +84,13 @@ impl Config {
         load(path, |map| {
             let identity = map.required("identity", Identity::read);
             let policy = map.required("policy", PolicyFiles::read);
+            let workload_api = map.optional("workloadApi", workload_api::of_sidecar);
             let proxy = proxy::Config::read(map);
             Some(Self {
                 identity: identity?,
                 policy: policy?,
                 proxy: proxy?,
+                workload_api,
             })
         })
     }
@@ -99,31 +111,39 @@ fn load<T>(path: &Path, read: impl FnOnce(&mut Map<'_>) -> Option<T>) -> Result<
 impl Identity {
     fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
         yaml::map(node, problems, |map| {
-            let id = map.required(
-                "id",
-                yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
-            );
-            let ca = map.required("ca", read_ca);
-            let proof = read_proof(map);
-            let ttl = map.optional("ttl", yaml::duration);
-            let (ca_endpoint, ca_bundle) = ca?;
-            Some(Self {
-                id: id?,
-                ca_endpoint,
-                ca_bundle,
-                proof: proof?,
-                ttl,
-            })
+            let ca = map.required("ca", Ca::read);
+            Self::read_rest(map, ca)
+        })
+    }
+
+    /// All but where the CA is, which identities of one process share.
+    fn read_rest(map: &mut Map<'_>, ca: Option<Ca>) -> Option<Self> {
+        let id = map.required(
+            "id",
+            yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/shop/sa/orders"),
+        );
+        let proof = read_proof(map);
+        let ttl = map.optional("ttl", yaml::duration);
+        Some(Self {
+            id: id?,
+            ca: ca?,
+            proof: proof?,
+            ttl,
         })
     }
 }
 
-fn read_ca(node: &yaml::Node, problems: &Problems) -> Option<(String, PathBuf)> {
-    yaml::map(node, problems, |map| {
-        let endpoint = map.required("endpoint", yaml::text);
-        let bundle = map.required("bundle", path);
-        Some((endpoint?, bundle?))
-    })
+impl Ca {
+    fn read(node: &yaml::Node, problems: &Problems) -> Option<Self> {
+        yaml::map(node, problems, |map| {
+            let endpoint = map.required("endpoint", yaml::text);
+            let bundle = map.required("bundle", path);
+            Some(Self {
+                endpoint: endpoint?,
+                bundle: bundle?,
+            })
+        })
+    }
 }
 
 /// `attest` and `enrolmentKey`: a workload that brings a service-account token has no key that rests.

@@ -16,7 +16,11 @@ mod config;
 
 mod policy_dir;
 
+mod enrolment;
+
 mod app;
+
+mod workload_api;
 
 mod reload;
 
@@ -57,6 +61,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Ca(command) => commands::ca::run(command),
         Command::Proxy(arguments) => app::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Agent(arguments) => commands::agent::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Policy(command) => commands::policy::run(command),
         Command::Check(arguments) => commands::check::run(arguments),
         Command::Redirect(command) => commands::redirect::run(command),

@@ -44,6 +44,7 @@ pub(crate) struct Files {
     pub(crate) identity: Identity,
     pub(crate) policy: PolicyFiles,
     pub(crate) policy_options: policy::Options,
+    pub(crate) workload_api: Option<workload::Config>,
 }
 
 impl Files {
@@ -59,6 +60,7 @@ impl Files {
         for (key, is_same) in [
             ("identity", config.identity == self.identity),
             ("policy", config.policy == self.policy),
+            ("workloadApi", config.workload_api == self.workload_api),
         ] {
             anyhow::ensure!(
                 is_same,

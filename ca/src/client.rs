@@ -18,7 +18,7 @@ use crate::token::ParseTokenError;
 use agent::Agent;
 use bundles::Bundles;
 use connect::{Connector, Endpoint};
-use identity::{SpiffeId, Svid, TrustBundle};
+use identity::{PortableSvid, SpiffeId, Svid, TrustBundle};
 use prover::Prover;
 use standing::Standing;
 use std::path::PathBuf;
@@ -42,6 +42,17 @@ pub struct ClientConfig {
     pub proof: Proof,
     /// The life to ask for; `None` takes the CA's default.
     pub ttl: Option<Duration>,
+    /// What becomes of the private keys.
+    pub keys: Keys,
+}
+
+/// What becomes of the private keys that certificates are issued for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// They are used here and cannot be read.
+    Kept,
+    /// They are for a workload that speaks TLS itself: [`Handles::portable`] has them.
+    HandedOut,
 }
 
 /// How a workload proves who it is when it has no certificate.
@@ -62,6 +73,8 @@ pub enum Proof {
 pub struct Handles {
     /// The present identity: `None` until the first certificate. An expired one stays, as its users check expiry.
     pub svid: watch::Receiver<Option<Arc<Svid>>>,
+    /// The same with its private key; always `None` with [`Keys::Kept`].
+    pub portable: watch::Receiver<Option<Arc<PortableSvid>>>,
     /// Never goes back in sequence, never empty.
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     pub state: watch::Receiver<ClientState>,
@@ -107,6 +120,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();
     let bundle = bundles.subscribe();
+    let (hand_out, portable) = watch::channel(None);
     let agent = Agent {
         connector: connector.clone(),
         bundles: Arc::clone(&bundles),
@@ -116,6 +130,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         ttl: config.ttl,
         svid_refused: false,
         unanswered: None,
+        hand_out: (config.keys == Keys::HandedOut).then_some(hand_out),
     };
 
     let mut tasks = JoinSet::new();
@@ -123,6 +138,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     tasks.spawn(bundles::follow(connector, bundles, svid.clone()));
     Ok(Handles {
         svid,
+        portable,
         bundle,
         state,
         renew,
@@ -150,6 +166,7 @@ impl std::fmt::Debug for ClientConfig {
             .field("spiffe_id", &self.spiffe_id)
             .field("proof", &self.proof)
             .field("ttl", &self.ttl)
+            .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
 }

@@ -27,6 +27,8 @@ pub mod cert;
 
 pub mod svid;
 
+pub mod portable;
+
 pub mod bundle;
 
 pub mod pem;
@@ -45,6 +47,7 @@ mod vectors;
 pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};
 pub use id::{ParseIdError, SpiffeId, TrustDomain};
+pub use portable::PortableSvid;
 pub use svid::{Svid, SvidError};
 pub use verified::VerifiedChains;
 pub use verify::{Usage, VerifyError};

@@ -21,8 +21,8 @@ pub use live::Live;
 pub use outbound::{
     Dns, Endpoint, Endpoints, OUTBOUND_DOOR, Outbound, OutboundListen, Service, Source, TcpService,
 };
-pub use read::ParseEndpointError;
 pub(crate) use read::listed;
+pub use read::{ParseEndpointError, octal_mode};
 pub use resilience::{Breaker, HashKey, Resilience};
 use text::{as_duration, as_text};
 

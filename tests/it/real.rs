@@ -1,5 +1,6 @@
 //! The other side is software we did not write: curl and openssl as clients, nginx and Python as apps, PostgreSQL and
-//! Redis with their own clients, grpcio, websockets and wsproto as both.
+//! Redis with their own clients, grpcio, websockets and wsproto as both; programs that take their identity from the
+//! Workload API.
 
 mod clock;
 mod curl;
@@ -16,7 +17,9 @@ mod pkcs11;
 mod postgres;
 mod redirect;
 mod redis;
+mod sds;
 mod websocket;
+mod workload_api;
 mod wsproto;
 
 use crate::harness::{Ca, Mesh, PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};

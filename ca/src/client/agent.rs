@@ -8,14 +8,15 @@ use super::standing::Standing;
 use crate::api::refused::REASON_METADATA;
 use crate::causes::in_full;
 use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
-use identity::{BundleError, SpiffeId, Svid, SvidError, Usage, VerifyError};
+use identity::{BundleError, PortableSvid, SpiffeId, Svid, SvidError, Usage, VerifyError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
+use zeroize::Zeroizing;
 
 type Asker = oneshot::Sender<Result<(), String>>;
 
@@ -37,6 +38,8 @@ pub(super) struct Agent {
     /// The leaf key that was last asked with in vain. A call whose reply was lost is repeated with it: to the CA a renewal
     /// with a second key is a thief's.
     pub(super) unanswered: Option<Arc<KeyPair>>,
+    /// Where certificates go with their keys, if they are for a workload.
+    pub(super) hand_out: Option<watch::Sender<Option<Arc<PortableSvid>>>>,
 }
 
 impl Agent {
@@ -117,7 +120,12 @@ impl Agent {
             certificate.not_after_unix_ms,
             received,
         );
-        let svid = self.check(certificate.chain, &key)?;
+        let chain = self.check(certificate.chain)?;
+        let key = Zeroizing::new(key.serialize_der());
+        let svid = Svid::new(chain.clone(), PrivateKeyDer::Pkcs8(key.to_vec().into()))?;
+        if let Some(hand_out) = &self.hand_out {
+            hand_out.send_replace(Some(Arc::new(PortableSvid::new(chain, key)?)));
+        }
         self.unanswered = None;
         self.standing.publish(svid);
         Ok(schedule)
@@ -164,8 +172,8 @@ impl Agent {
         Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
     }
 
-    /// The new SVID, once it is what was asked for and validates to the present bundle.
-    fn check(&self, chain: Vec<Vec<u8>>, key: &KeyPair) -> Result<Svid, AttemptError> {
+    /// The new chain, once it is what was asked for and validates to the present bundle.
+    fn check(&self, chain: Vec<Vec<u8>>) -> Result<Vec<CertificateDer<'static>>, AttemptError> {
         let chain: Vec<_> = chain.into_iter().map(CertificateDer::from).collect();
         let verify = |usage| {
             self.bundles
@@ -177,10 +185,7 @@ impl Agent {
         if leaf.id != self.id {
             return Err(AttemptError::OtherId(leaf.id));
         }
-        Ok(Svid::new(
-            chain,
-            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        )?)
+        Ok(chain)
     }
 
     /// Zero is the CA's default. Sub-second lives are asked for as the shortest there is.

@@ -5,7 +5,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use ca::Authority;
 use ca::attest::Attestors;
-use ca::client::{self, ClientConfig, Handles, Proof};
+use ca::client::{self, ClientConfig, Handles, Keys, Proof};
 use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
 use ca::ledger::Report;
 use ca::metrics::Metrics;
@@ -182,6 +182,7 @@ impl Ca {
                 join_token: token.map(Zeroizing::new),
             },
             ttl: None,
+            keys: Keys::Kept,
         }
     }
 

@@ -21,6 +21,7 @@ use super::{
     Sizes, Timeouts, WORKERS,
 };
 pub(crate) use endpoints::listed;
+pub use outbound::octal_mode;
 use outbound::outbound;
 
 /// A longer wait is a slip of the pen, and timers stay far from overflow.

@@ -3,7 +3,7 @@
 mod cluster;
 
 use crate::harness::{PATIENCE, Process, free_address, path, tipstaff_ok, wait_for};
-use ca::client::{self, ClientConfig, ClientState, Proof};
+use ca::client::{self, ClientConfig, ClientState, Keys, Proof};
 use cluster::{Cluster, ISSUER};
 use identity::{SpiffeId, TrustBundle};
 use std::net::TcpStream;
@@ -55,6 +55,7 @@ impl Believer {
             spiffe_id: id,
             proof: Proof::ServiceAccountToken(file),
             ttl: None,
+            keys: Keys::Kept,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

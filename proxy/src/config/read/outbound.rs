@@ -168,8 +168,8 @@ pub(super) fn range(node: &Node, problems: &Problems) -> Option<Range> {
     yaml::parsed("an address and port or a block such as 10.0.0.0/8")(node, problems)
 }
 
-/// Quoted octal digits, as chmod takes them.
-fn octal_mode(node: &Node, problems: &Problems) -> Option<u32> {
+/// The permissions of a Unix socket: quoted octal digits, as chmod takes them.
+pub fn octal_mode(node: &Node, problems: &Problems) -> Option<u32> {
     let text = yaml::text(node, problems)?;
     match u32::from_str_radix(&text, 8) {
         Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => Some(mode),

@@ -1,0 +1,170 @@
+//! What every call begins with: who asks, and what that caller may have.
+
+use crate::caller::{Caller, Peer};
+use crate::holdings::{Holdings, View};
+use crate::server::Service;
+use futures_util::stream::{self, Stream};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// The calls of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Calls(Arc<Connection>);
+
+#[derive(Debug)]
+struct Connection {
+    service: Service,
+    peer: Peer,
+    is_admitted: bool,
+    /// Cancelled when the connection is told to go away: streams end then.
+    leaving: CancellationToken,
+}
+
+impl Calls {
+    pub(crate) fn new(
+        service: Service,
+        peer: Peer,
+        is_admitted: bool,
+        leaving: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Connection {
+            service,
+            peer,
+            is_admitted,
+            leaving,
+        }))
+    }
+
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for a process that the socket does not admit.
+    pub(crate) async fn authenticate(&self) -> Result<Entitlement, Status> {
+        if !self.0.is_admitted {
+            return Err(Status::permission_denied(
+                "this user may not use this socket",
+            ));
+        }
+        let service = &self.0.service;
+        let asks = service.holdings.borrow().asks_for_process();
+        let caller = if asks {
+            let (peer, digests) = (self.0.peer.clone(), Arc::clone(&service.digests));
+            tokio::task::spawn_blocking(move || peer.attest(&digests))
+                .await
+                .map_err(|_| Status::internal("cannot tell who asks"))?
+        } else {
+            self.0.peer.user()
+        };
+        Ok(Entitlement {
+            caller,
+            holdings: service.holdings.clone(),
+            leaving: self.0.leaving.clone(),
+        })
+    }
+}
+
+/// A caller that is known, and what it may have from now on.
+#[derive(Debug)]
+pub(crate) struct Entitlement {
+    caller: Caller,
+    holdings: watch::Receiver<Arc<Holdings>>,
+    leaving: CancellationToken,
+}
+
+impl Entitlement {
+    /// What the caller may have now.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when it is entitled to nothing (SPIFFE Workload API section 5).
+    pub(crate) fn view(&mut self) -> Result<View, Status> {
+        let holdings = Arc::clone(&self.holdings.borrow_and_update());
+        holdings
+            .view(&self.caller, SystemTime::now())
+            .ok_or_else(|| self.refusal())
+    }
+
+    /// The same, with at least one certificate.
+    ///
+    /// # Errors
+    /// As above, and `Unavailable` before the first certificate has arrived, or when all have expired.
+    pub(crate) fn view_with_svid(&mut self) -> Result<View, Status> {
+        let view = self.view()?;
+        if view.svids.is_empty() {
+            return Err(Status::unavailable("no valid certificate yet; ask again"));
+        }
+        Ok(view)
+    }
+
+    /// Ready when there may be something else; false when the stream has to end.
+    pub(crate) async fn changed(&mut self) -> bool {
+        tokio::select! {
+            () = self.leaving.cancelled() => false,
+            changed = self.holdings.changed() => changed.is_ok(),
+        }
+    }
+
+    fn refusal(&self) -> Status {
+        tracing::warn!(
+            caller.uid = self.caller.uid,
+            caller.gid = self.caller.gid,
+            caller.process = ?self.caller.process,
+            "a process that is entitled to no identity asked for one"
+        );
+        Status::permission_denied("no identity is issued to this process")
+    }
+
+    /// `first`, and then whatever of the caller's view `is_same` tells apart from what was sent before. Ends with the refusal
+    /// when the caller is entitled to nothing any more.
+    pub(crate) fn follow<T: 'static>(
+        self,
+        first: View,
+        is_same: fn(&View, &View) -> bool,
+        make: fn(&View) -> T,
+    ) -> impl Stream<Item = Result<T, Status>> + use<T> {
+        let start = Following {
+            entitlement: self,
+            sent: None,
+            next: Some(first),
+        };
+        stream::unfold(Some(start), move |following| async move {
+            let mut following = following?;
+            match following.next(is_same).await? {
+                Ok(view) => {
+                    let message = make(&view);
+                    following.sent = Some(view);
+                    Some((Ok(message), Some(following)))
+                }
+                Err(refusal) => Some((Err(refusal), None)),
+            }
+        })
+    }
+}
+
+struct Following {
+    entitlement: Entitlement,
+    sent: Option<View>,
+    next: Option<View>,
+}
+
+impl Following {
+    /// `None` when the stream ends.
+    async fn next(&mut self, is_same: fn(&View, &View) -> bool) -> Option<Result<View, Status>> {
+        if let Some(first) = self.next.take() {
+            return Some(Ok(first));
+        }
+        loop {
+            if !self.entitlement.changed().await {
+                return None;
+            }
+            match self.entitlement.view() {
+                // Without a certificate there is nothing to say: the workload knows when the one it has ends.
+                Ok(view) if view.svids.is_empty() => {}
+                Ok(view) if self.sent.as_ref().is_some_and(|sent| is_same(sent, &view)) => {}
+                other => return Some(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Who is at the other end of a connection: what the kernel says of the process that made it.
+//!
+//! User and group are those at the time of the connection (SO_PEERCRED). The program is looked at with each call, through a
+//! handle on the very process that connected (SO_PEERPIDFD, a pidfd): while that process lives its number is nobody else's,
+//! and once it is gone nothing is said of its successor. Not defended: root, whoever may trace the process, and a process
+//! that hands its socket to another.
+
+mod process;
+
+pub(crate) use process::{Digests, Process};
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+
+/// What is known of a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// What it runs; `None` when nobody asked, or when it could not be told for certain.
+    pub(crate) process: Option<Process>,
+}
+
+/// The other end of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) pid: Option<i32>,
+    handle: Option<Arc<OwnedFd>>,
+}
+
+impl Peer {
+    /// Asks the kernel about the other end of `stream`.
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let pid = credentials.pid();
+        Ok(Self {
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            pid,
+            handle: handle(stream, pid).map(Arc::new),
+        })
+    }
+
+    /// User and group alone.
+    pub(crate) fn user(&self) -> Caller {
+        Caller {
+            uid: self.uid,
+            gid: self.gid,
+            process: None,
+        }
+    }
+
+    /// The same and what it runs. Reads files, so not on a thread that serves others.
+    pub(crate) fn attest(&self, digests: &Digests) -> Caller {
+        let process = match (self.pid, &self.handle) {
+            (Some(pid), Some(handle)) => process::read(pid, handle, digests),
+            _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        };
+        let process = process
+            .inspect_err(|error| {
+                tracing::debug!(%error, pid = self.pid, "what a caller runs is not known");
+            })
+            .ok();
+        Caller {
+            process,
+            ..self.user()
+        }
+    }
+}
+
+/// A handle on the process that connected.
+fn handle(stream: &UnixStream, pid: Option<i32>) -> Option<OwnedFd> {
+    if let Ok(handle) = getsockopt(stream, sockopt::PeerPidfd) {
+        return Some(handle);
+    }
+    // Before Linux 6.5 there is only the number. A process that ended between its connecting and our asking could have been
+    // followed by another with the same number; `process::read` cannot see that, so it is asked at once, at the accept.
+    pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! What there is to hand out: identities with their keys, and the bundles to verify others with.
+//!
+//! Whoever talks to the CA publishes it whole, through a watch channel; the calls read it, and look again when it changes.
+
+use crate::caller::Caller;
+use crate::selector::Selector;
+use identity::{PortableSvid, SpiffeId, TrustBundle, TrustDomain};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Everything that callers may be given, at one moment.
+#[derive(Debug, Clone)]
+pub struct Holdings {
+    /// In the order in which callers see them: the first is a caller's default.
+    pub identities: Vec<Identity>,
+    /// The trust domain of the identities.
+    pub own: Arc<TrustBundle>,
+    /// Bundles of other trust domains, never merged with each other or with our own.
+    pub federated: Vec<Arc<TrustBundle>>,
+}
+
+/// One identity, and who is entitled to it.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// `None` until the first certificate.
+    pub svid: Option<Arc<PortableSvid>>,
+    /// What the operator calls it, for a workload that has several; empty when nothing.
+    pub hint: String,
+    /// What must be true of a caller.
+    pub entitled: Entitled,
+    /// The foreign trust domains whose bundles come with it.
+    pub federates_with: FederatesWith,
+}
+
+/// Who may have an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entitled {
+    /// Whoever the socket admits: that of a sidecar, which serves one workload.
+    Admitted,
+    /// A caller of which all of these are true; an empty list entitles nobody.
+    Selected(Vec<Selector>),
+}
+
+/// Which bundles of other trust domains come with an identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FederatesWith {
+    /// All that the CA federates with.
+    All,
+    /// Those of them that are named.
+    Named(Vec<TrustDomain>),
+}
+
+impl Entitled {
+    fn includes(&self, caller: &Caller) -> bool {
+        match self {
+            Self::Admitted => true,
+            Self::Selected(selectors) => {
+                !selectors.is_empty() && selectors.iter().all(|one| one.selects(caller))
+            }
+        }
+    }
+}
+
+impl FederatesWith {
+    fn includes(&self, trust_domain: &TrustDomain) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => names.contains(trust_domain),
+        }
+    }
+}
+
+/// The part of the holdings that one caller may have. Never without an identity.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// Those with a valid certificate.
+    pub(crate) svids: Vec<Svid>,
+    pub(crate) own: Arc<TrustBundle>,
+    pub(crate) federated: Vec<Arc<TrustBundle>>,
+}
+
+/// A certificate in a caller's view.
+#[derive(Debug, Clone)]
+pub(crate) struct Svid {
+    pub(crate) portable: Arc<PortableSvid>,
+    pub(crate) hint: String,
+}
+
+impl Holdings {
+    /// What `caller` may have; `None` if it is entitled to no identity.
+    pub(crate) fn view(&self, caller: &Caller, now: SystemTime) -> Option<View> {
+        let entitled = |identity: &&Identity| identity.entitled.includes(caller);
+        let identities: Vec<_> = self.identities.iter().filter(entitled).collect();
+        if identities.is_empty() {
+            return None;
+        }
+        let svids = identities.iter().filter_map(|identity| {
+            let portable = identity.svid.clone()?;
+            (portable.leaf().not_after > now).then(|| Svid {
+                portable,
+                hint: identity.hint.clone(),
+            })
+        });
+        let federated = self.federated.iter().filter(|bundle| {
+            let comes_with =
+                |identity: &&Identity| identity.federates_with.includes(bundle.trust_domain());
+            identities.iter().any(comes_with)
+        });
+        Some(View {
+            svids: svids.collect(),
+            own: Arc::clone(&self.own),
+            federated: federated.cloned().collect(),
+        })
+    }
+
+    /// Whether entitlement depends on more of a caller than its user and group.
+    pub(crate) fn asks_for_process(&self) -> bool {
+        self.identities.iter().any(|identity| {
+            matches!(&identity.entitled, Entitled::Selected(selectors)
+                if selectors.iter().any(Selector::asks_for_process))
+        })
+    }
+}
+
+impl View {
+    /// Whether both hold the very same certificates and bundles.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same_svid =
+            |(a, b): (&Svid, &Svid)| Arc::ptr_eq(&a.portable, &b.portable) && a.hint == b.hint;
+        self.svids.len() == other.svids.len()
+            && self.svids.iter().zip(&other.svids).all(same_svid)
+            && self.has_same_bundles(other)
+    }
+
+    pub(crate) fn has_same_bundles(&self, other: &Self) -> bool {
+        self.own == other.own && self.federated == other.federated
+    }
+}

@@ -1,0 +1,153 @@
+//! State of the world: each response holds all that the client has asked for.
+
+use super::{check_names, check_type, log_refusal, secrets};
+use crate::call::Entitlement;
+use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use futures_util::stream::{self, Stream};
+use tonic::{Status, Streaming};
+
+/// Answers the requests of one stream, and sends again whatever changes.
+pub(super) fn answers(
+    entitlement: Entitlement,
+    requests: Streaming<DiscoveryRequest>,
+) -> impl Stream<Item = Result<DiscoveryResponse, Status>> {
+    let start = Conversation {
+        entitlement,
+        requests,
+        wants: Wants::default(),
+    };
+    stream::unfold(Some(start), |conversation| async {
+        let mut conversation = conversation?;
+        match conversation.next().await {
+            Ok(None) => None,
+            Ok(Some(response)) => Some((Ok(response), Some(conversation))),
+            Err(status) => Some((Err(status), None)),
+        }
+    })
+}
+
+struct Conversation {
+    entitlement: Entitlement,
+    requests: Streaming<DiscoveryRequest>,
+    wants: Wants,
+}
+
+impl Conversation {
+    /// The next response; `None` when the stream ends.
+    async fn next(&mut self) -> Result<Option<DiscoveryResponse>, Status> {
+        loop {
+            tokio::select! {
+                request = self.requests.message() => match request? {
+                    Some(request) => self.wants.take(request)?,
+                    None => return Ok(None),
+                },
+                changed = self.entitlement.changed() => if !changed {
+                    return Ok(None);
+                },
+            }
+            let view = self.entitlement.view()?;
+            if let Some(names) = &self.wants.names {
+                let found = secrets::of(&view, names);
+                // Envoy waits for what is not there yet; an empty answer would take away what it has.
+                if !found.is_empty()
+                    && let Some(nonce) = self.wants.next(secrets::version_of_all(&found))
+                {
+                    return Ok(Some(secrets::response(&found, nonce)));
+                }
+            }
+        }
+    }
+}
+
+/// What the client wants and has.
+#[derive(Debug, Default)]
+struct Wants {
+    /// `None` before the first request.
+    names: Option<Vec<String>>,
+    /// The version last sent, whether it was taken or refused: neither is sent again.
+    sent: Option<String>,
+    nonce: u64,
+}
+
+impl Wants {
+    fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
+        check_type(&request.type_url)?;
+        check_names(request.resource_names.len())?;
+        // An answer to an earlier response says nothing: one to the last is on its way.
+        if !request.response_nonce.is_empty() && request.response_nonce != self.nonce.to_string() {
+            return Ok(());
+        }
+        if let Some(error) = &request.error_detail {
+            log_refusal(&request.version_info, &error.message);
+        }
+        if self.names.as_ref() != Some(&request.resource_names) {
+            self.names = Some(request.resource_names);
+            self.sent = None;
+        }
+        Ok(())
+    }
+
+    /// The nonce to send `version` with, unless it was the last to be sent.
+    fn next(&mut self, version: String) -> Option<String> {
+        if self.sent.as_ref() == Some(&version) {
+            return None;
+        }
+        self.sent = Some(version);
+        self.nonce += 1;
+        Some(self.nonce.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::google::rpc;
+
+    fn request(names: &[&str], nonce: &str) -> DiscoveryRequest {
+        DiscoveryRequest {
+            resource_names: names.iter().map(ToString::to_string).collect(),
+            response_nonce: nonce.to_owned(),
+            ..DiscoveryRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_version_is_sent_once_whether_it_is_taken_or_refused() {
+        let mut wants = Wants::default();
+        wants.take(request(&["default"], "")).unwrap();
+        assert_eq!(wants.next("a".to_owned()).unwrap(), "1");
+        wants.take(request(&["default"], "1")).unwrap();
+        assert_eq!(wants.next("a".to_owned()), None, "it was taken");
+        assert_eq!(wants.next("b".to_owned()).unwrap(), "2");
+        let mut refusal = request(&["default"], "2");
+        refusal.error_detail = Some(rpc::Status::default());
+        wants.take(refusal).unwrap();
+        assert_eq!(wants.next("b".to_owned()), None, "it was refused");
+        assert_eq!(wants.next("c".to_owned()).unwrap(), "3");
+    }
+
+    #[test]
+    fn other_names_are_answered_and_late_answers_to_earlier_responses_are_not() {
+        let mut wants = Wants::default();
+        wants.take(request(&["default"], "")).unwrap();
+        assert!(wants.next("a".to_owned()).is_some());
+        assert!(wants.next("b".to_owned()).is_some());
+        wants.take(request(&["ROOTCA"], "1")).unwrap();
+        assert_eq!(wants.names.as_deref().unwrap(), ["default"]);
+        wants.take(request(&["ROOTCA"], "2")).unwrap();
+        assert_eq!(wants.names.as_deref().unwrap(), ["ROOTCA"]);
+        assert!(wants.next("b".to_owned()).is_some());
+    }
+
+    #[test]
+    fn other_types_and_too_many_names_are_refused() {
+        let mut wants = Wants::default();
+        let mut other = request(&["default"], "");
+        other.type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
+        assert!(wants.take(other).is_err());
+        let many: Vec<_> = (0..65).map(|n| n.to_string()).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(wants.take(request(&many, "")).is_err());
+        assert!(wants.names.is_none());
+    }
+}

@@ -1,0 +1,8 @@
+//! The socket as its callers see it, with the generated clients.
+
+#![expect(clippy::unwrap_used, reason = "a failed test, wherever in its harness")]
+
+mod harness;
+
+mod sds;
+mod x509;
