@@ -1,28 +1,44 @@
-//! Certificates per second, each recorded durably before it counts: `cargo bench -p ca --bench issuance`.
+//! Certificates per second, each recorded durably before it counts, and what each costs in time and memory:
+//! `cargo bench -p ca --bench issuance`. On PostgreSQL with its URL in `BENCH_DATABASE_URL`, a database without a CA.
 //!
-//! 64 callers ask at once for five seconds, on a temporary directory, so the disk under it is part of the number.
+//! First 64 callers ask as fast as they are answered, then calls arrive evenly at half that rate, then certificates pile
+//! up to 100 000 live ones. The disk under the temporary directory, or under PostgreSQL, is part of the numbers.
 
 use ca::config::{InitOptions, KeyProtection, OpenOptions};
 use ca::csr::PublicKey;
+use ca::store::{Database, Postgres, ServerTrust};
 use ca::{Authority, Request, Requester};
 use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 const CALLERS: usize = 64;
-const RUN: Duration = Duration::from_secs(5);
+const RUN: Duration = Duration::from_secs(10);
+const LIVE: u64 = 100_000;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Failure> {
     let temporary = tempfile::tempdir()?;
     let directory = temporary.path().join("ca");
+    let database = match std::env::var("BENCH_DATABASE_URL") {
+        Ok(url) => Database::Postgres(Postgres::new(&url, &ServerTrust::SameMachine)?),
+        Err(_) => Database::from(&directory),
+    };
     let domain = TrustDomain::parse("bench.test")?;
-    ca::init(
-        &directory,
-        &InitOptions::new(domain, KeyProtection::InsecurePlaintext),
-    )?;
-    let authority = Arc::new(Authority::open(&directory, &OpenOptions::default())?);
+    let init = InitOptions {
+        database: Some(database.clone()),
+        ..InitOptions::new(domain, KeyProtection::InsecurePlaintext)
+    };
+    ca::init(&directory, &init)?;
+    let open = OpenOptions {
+        database: Some(database.clone()),
+        ..OpenOptions::default()
+    };
+    let authority = Arc::new(Authority::open(&directory, &open)?);
     let request = Request {
         id: SpiffeId::parse("spiffe://bench.test/ns/shop/sa/orders")?,
         public_key: PublicKey::from_spki(&KeyPair::generate()?.subject_public_key_info())?,
@@ -30,25 +46,76 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         requester: Requester::Operator,
     };
 
+    let until = Instant::now() + RUN;
+    let issued = at_full_speed(&authority, &request, |_| Instant::now() < until).await?;
+    let rate = issued as f64 / RUN.as_secs_f64();
+    println!("{issued} certificates by {CALLERS} callers, {rate:.0} per second");
+    half_load(&authority, &request, rate / 2.0).await?;
+    let more = LIVE.saturating_sub(issued + (rate / 2.0 * RUN.as_secs_f64()) as u64);
+    at_full_speed(&authority, &request, |done| done < more).await?;
+    println!("{}", ca::ledger::verify(&database)?);
+    println!("{} MiB resident", resident_mib()?);
+    Ok(())
+}
+
+/// Asks while `go_on` says so, given how many were issued.
+async fn at_full_speed(
+    authority: &Arc<Authority>,
+    request: &Request,
+    go_on: impl Fn(u64) -> bool,
+) -> Result<u64, Failure> {
+    let (mut calls, mut issued) = (JoinSet::new(), 0);
+    loop {
+        while calls.len() < CALLERS && go_on(issued + calls.len() as u64) {
+            let (authority, request) = (Arc::clone(authority), request.clone());
+            calls.spawn(async move { authority.issue(request).await.map(drop) });
+        }
+        match calls.join_next().await {
+            Some(done) => done??,
+            None => return Ok(issued),
+        }
+        issued += 1;
+    }
+}
+
+/// The time of each call counts from when it was due, so that a pause is felt by everyone who would have come in it.
+async fn half_load(
+    authority: &Arc<Authority>,
+    request: &Request,
+    rate: f64,
+) -> Result<(), Failure> {
     let start = Instant::now();
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..CALLERS {
-        let (authority, request) = (Arc::clone(&authority), request.clone());
-        callers.spawn(async move {
-            let mut issued = 0_u32;
-            while start.elapsed() < RUN {
-                authority.issue(request.clone()).await?;
-                issued += 1;
-            }
-            Ok::<_, ca::authority::IssueError>(issued)
+    let mut calls = JoinSet::new();
+    for number in 0..(rate * RUN.as_secs_f64()) as u32 {
+        let due = start + Duration::from_secs_f64(f64::from(number) / rate);
+        tokio::time::sleep_until(due.into()).await;
+        let (authority, request) = (Arc::clone(authority), request.clone());
+        calls.spawn(async move {
+            authority.issue(request).await?;
+            Ok::<_, ca::authority::IssueError>(due.elapsed())
         });
     }
-    let mut total = 0;
-    while let Some(issued) = callers.join_next().await {
-        total += issued??;
+    let mut times = Vec::new();
+    while let Some(took) = calls.join_next().await {
+        times.push(took??);
     }
-    let rate = f64::from(total) / start.elapsed().as_secs_f64();
-    println!("issuance: {total} certificates by {CALLERS} callers, {rate:.0} per second");
-    println!("{}", ca::ledger::verify(&directory)?);
+    times.sort();
+    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+    println!(
+        "at {rate:.0} per second: p50 {:.1?}, p99 {:.1?}, p99.9 {:.1?}",
+        at(0.5),
+        at(0.99),
+        at(0.999)
+    );
     Ok(())
+}
+
+fn resident_mib() -> Result<u64, Failure> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .ok_or("no VmRSS")?
+        .parse()?;
+    Ok(kib / 1024)
 }

@@ -5,7 +5,7 @@ use crate::csr::{KeyHash, PublicKey};
 use crate::lineage::LineageError;
 use crate::profile::{self, Validity};
 use crate::signer::CaKey;
-use crate::store::{CertificateRecord, Store, StoreError};
+use crate::store::{CertificateRecord, Store, StoreError, Topic};
 use aws_lc_rs::hmac;
 use identity::{Leaf, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
@@ -26,6 +26,9 @@ pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
 pub use external::{FinishError, finish, request_intermediate};
 pub use health::Fault;
+
+/// After a newer trust bundle could not be read.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -111,20 +114,47 @@ impl Authority {
             .publish_bundle(unnumbered, SystemTime::now())
             .await
             .map_err(PublishError::Record)?;
-        let bundle = Arc::new(bundle(authorities, sequence)?);
-        // Two publishers may pass each other here: the higher sequence stays.
-        self.bundle.send_if_modified(|present| {
-            let newer = present.sequence() < sequence;
-            if newer {
-                *present = bundle;
-            }
-            newer
-        });
+        self.take_over(bundle(authorities, sequence)?);
         crate::directory::replace(
             &self.directory.join(crate::directory::BUNDLE),
             pem.as_bytes(),
         )
         .map_err(PublishError::Copy)
+    }
+
+    /// Publishes what other processes and replicas have published. Never returns.
+    pub(crate) async fn follow(&self) {
+        let (mut state, mut seen) = (self.store.state(), 0);
+        while state.changed().await.is_ok() {
+            let version = state.borrow_and_update().versions.of(Topic::Bundle);
+            if version == seen {
+                continue;
+            }
+            match self.store.bundle().await {
+                Ok(bundle) => {
+                    self.take_over(bundle);
+                    seen = version;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a newer trust bundle could not be read");
+                    tokio::time::sleep(FOLLOW_AGAIN).await;
+                    state.mark_changed();
+                }
+            }
+        }
+        // The thread that finds changes has died, which was reported. What is published here itself still is.
+        std::future::pending().await
+    }
+
+    /// Two publishers may pass each other here: the higher sequence stays.
+    fn take_over(&self, bundle: TrustBundle) {
+        self.bundle.send_if_modified(|present| {
+            let newer = present.sequence() < bundle.sequence();
+            if newer {
+                *present = Arc::new(bundle);
+            }
+            newer
+        });
     }
 
     /// Issues a certificate for a workload.

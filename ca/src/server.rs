@@ -84,6 +84,7 @@ pub struct Server {
     address: SocketAddr,
     service: Service,
     identity: tls::ServerCertificate,
+    authority: Arc<Authority>,
 }
 
 /// What every connection shares.
@@ -123,7 +124,7 @@ impl Server {
             service: Service {
                 tls: identity.subscribe(),
                 api: Api::new(
-                    authority,
+                    Arc::clone(&authority),
                     Arc::clone(&metrics),
                     options.certificates_per_minute,
                 ),
@@ -134,6 +135,7 @@ impl Server {
                 tasks: Tasks::default(),
             },
             identity,
+            authority,
         })
     }
 
@@ -165,6 +167,7 @@ impl Server {
             () = shutdown => {}
             () = accept(&self.listener, &self.service) => {}
             () = self.identity.renew() => {}
+            () = self.authority.follow() => {}
         }
         drop(self.listener);
         tasks.drain.cancel();

@@ -184,6 +184,12 @@ impl Store {
             .await
     }
 
+    /// The bundle as it is now, whoever published it.
+    pub(crate) async fn bundle(&self) -> Result<TrustBundle, StoreError> {
+        let stored = self.writer.write(|batch| StoredBundle::read(batch)).await?;
+        stored.parse()
+    }
+
     /// Replaces the authorities of the bundle and gives its new sequence.
     pub(crate) async fn publish_bundle(
         &self,
@@ -281,18 +287,37 @@ impl CertificateRecord {
 
 /// The bundle and the renewal secret, read when a CA is opened.
 pub(crate) fn read_settings(database: &Database) -> Result<(TrustBundle, [u8; 32]), StoreError> {
-    let (name, sequence, pem, secret) = read(database, |transaction| {
-        let bundle = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
+    let (bundle, secret) = read(database, |transaction| {
         let secret = transaction
             .only("SELECT secret FROM renewal", &[])?
             .get(0)?;
-        let (name, pem): (String, String) = (bundle.get(0)?, bundle.get(2)?);
-        Ok((name, bundle.get(1)?, pem, secret))
+        Ok((StoredBundle::read(transaction)?, secret))
     })?;
-    let trust_domain = TrustDomain::parse(&name).map_err(|_| StoreError::TrustDomain(name))?;
-    let bundle = TrustBundle::from_pem(trust_domain, pem.as_bytes(), sequence)
-        .map_err(|error| StoreError::Bundle(Arc::new(error)))?;
-    Ok((bundle, secret))
+    Ok((bundle.parse()?, secret))
+}
+
+struct StoredBundle {
+    trust_domain: String,
+    sequence: u64,
+    pem: String,
+}
+
+impl StoredBundle {
+    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+        let row = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
+        Ok(Self {
+            trust_domain: row.get(0)?,
+            sequence: row.get(1)?,
+            pem: row.get(2)?,
+        })
+    }
+
+    fn parse(self) -> Result<TrustBundle, StoreError> {
+        let trust_domain = TrustDomain::parse(&self.trust_domain)
+            .map_err(|_| StoreError::TrustDomain(self.trust_domain))?;
+        TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)
+            .map_err(|error| StoreError::Bundle(Arc::new(error)))
+    }
 }
 
 /// Reads one moment of what is committed, beside a running server.

@@ -54,6 +54,8 @@ spec:
     )
 }
 
+/// Of the keys of every CA here.
+pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 /// How long anything may take that should be quick; generous, since the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,7 +63,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) fn tipstaff(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_tipstaff"))
         .args(arguments)
-        .env("TIPSTAFF_CA_PASSPHRASE", "correct horse battery staple")
+        .env("TIPSTAFF_CA_PASSPHRASE", PASSPHRASE)
         .stdin(Stdio::null())
         .output()
         .expect("the binary runs")
@@ -118,7 +120,7 @@ impl Process {
             .open(&log)
             .expect("a log file");
         let child = command
-            .env("TIPSTAFF_CA_PASSPHRASE", "correct horse battery staple")
+            .env("TIPSTAFF_CA_PASSPHRASE", PASSPHRASE)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a second handle"))
             .stderr(output)

@@ -15,6 +15,7 @@ mod openssl;
 mod outside;
 mod pkcs11;
 mod postgres;
+mod postgres_ca;
 mod redirect;
 mod redis;
 mod sds;

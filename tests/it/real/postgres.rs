@@ -43,25 +43,50 @@ impl Postgres {
         let output = output.expect("initdb runs");
         assert!(output.status.success(), "{output:?}");
         let address = free_address();
-        let mut command = server_program("postgres");
-        command.args(["-D", path(&data), "-p", &address.port().to_string()]);
-        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
-        command.args(["-c", "log_connections=on", "-k", path(folder.path())]);
-        let process = Process::start(command, folder.path().join("postgres.log"));
         let server = Self {
-            process,
+            process: Self::launch(folder.path(), address),
             folder,
             address,
         };
-        wait_for("PostgreSQL", || {
-            let answer = psql("127.0.0.1", address.port(), &["-c", "select 1"]);
-            answer.status.success().then_some(())
-        });
+        server.wait();
         server
     }
 
+    fn launch(folder: &Path, address: SocketAddr) -> Process {
+        let mut command = server_program("postgres");
+        let port = address.port().to_string();
+        command.args(["-D", path(&folder.join("data")), "-p", &port]);
+        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
+        command.args(["-c", "log_connections=on", "-k", path(folder)]);
+        Process::start(command, folder.join("postgres.log"))
+    }
+
+    fn wait(&self) {
+        wait_for("PostgreSQL", || {
+            let answer = psql("127.0.0.1", self.address.port(), &["-c", "select 1"]);
+            answer.status.success().then_some(())
+        });
+    }
+
+    /// Ends the server, in the middle of whatever its clients do, for so long.
+    pub(super) fn restart(&mut self, away: Duration) {
+        self.stop();
+        std::thread::sleep(away);
+        self.start_again();
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.process.signal(Signal::QUIT);
+        self.process.child.wait().expect("it ends");
+    }
+
+    pub(super) fn start_again(&mut self) {
+        self.process = Self::launch(self.folder.path(), self.address);
+        self.wait();
+    }
+
     /// What the server's own socket answers.
-    fn ask(&self, query: &str) -> String {
+    pub(super) fn ask(&self, query: &str) -> String {
         let (folder, port) = (path(self.folder.path()), self.address.port());
         answer(psql(folder, port, &["-c", query]))
     }
