@@ -44,6 +44,25 @@ const AT_ONCE: usize = 32;
 /// Where the system says how it resolves names.
 const SYSTEM: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
+/// What name servers are asked for.
+#[derive(Debug, Clone)]
+pub(super) enum Question {
+    Addresses(Endpoint),
+    /// Of SRV records, and their addresses.
+    Targets(String),
+}
+
+impl Question {
+    /// None where nobody has to be asked.
+    pub(super) fn of(source: &Source) -> Option<Self> {
+        match source {
+            Source::Address(_) => None,
+            Source::Name(endpoint) => Some(Self::Addresses(endpoint.clone())),
+            Source::Srv(name) => Some(Self::Targets(name.clone())),
+        }
+    }
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone)]
 pub(super) struct Answer {
@@ -117,24 +136,18 @@ impl Dns {
         }
     }
 
-    /// What `source` stands for. `known` is what the last answer had.
+    /// The answer to `question`. `known` is what the last one had.
     pub(super) async fn ask(
         self: Arc<Self>,
-        source: &Source,
+        question: &Question,
         known: &Addresses,
     ) -> Result<Answer, AskError> {
         let read = tokio::task::spawn_blocking(move || self.system()).await;
         let Ok(system) = read else {
             return Err(AskError::Silent); // The process ends.
         };
-        match source {
-            Source::Address(address) => Ok(Answer {
-                members: vec![Member::at(*address)],
-                valid_for: MAX_TTL,
-                known: Addresses::new(),
-                failure: None,
-            }),
-            Source::Name(Endpoint { host, port }) => {
+        match question {
+            Question::Addresses(Endpoint { host, port }) => {
                 let found = in_time(DEADLINE, system.addresses(host, known)).await?;
                 let at = |address: &IpAddr| Member::at(SocketAddr::new(*address, *port));
                 Ok(Answer {
@@ -144,7 +157,7 @@ impl Dns {
                     failure: found.failure.map(|failure| failure.to_string()),
                 })
             }
-            Source::Srv(name) => system.targets(name, known).await,
+            Question::Targets(name) => system.targets(name, known).await,
         }
     }
 

@@ -1,6 +1,6 @@
 //! One list of endpoints: what each entry stands for, asked for again when that may have changed.
 
-use super::dns::{Addresses, Answer, AskError, Dns};
+use super::dns::{Addresses, Answer, AskError, Dns, Question};
 use super::list::{EndpointsError, List};
 use super::{Finding, Known, Member};
 use crate::Failing;
@@ -52,6 +52,8 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     source: Source,
+    /// None if it says itself what it stands for.
+    question: Option<Question>,
     /// What it stood for last.
     members: Vec<Member>,
     /// And the names that have to do with it.
@@ -65,8 +67,6 @@ struct Entry {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// It says itself what it stands for.
-    Never,
     At(Instant),
     /// Somebody was asked.
     Asked,
@@ -74,18 +74,19 @@ enum Next {
 
 impl Entry {
     fn new(source: Source) -> Self {
-        let (members, next) = match &source {
-            Source::Address(address) => (vec![Member::at(*address)], Next::Never),
-            Source::Name(_) | Source::Srv(_) => (Vec::new(), Next::At(Instant::now())),
+        let members = match &source {
+            Source::Address(address) => vec![Member::at(*address)],
+            Source::Name(_) | Source::Srv(_) => Vec::new(),
         };
         Self {
+            question: Question::of(&source),
             source,
             members,
             known: Addresses::new(),
             found_at: None,
             failing: None,
             failures: 0,
-            next,
+            next: Next::At(Instant::now()),
         }
     }
 
@@ -329,18 +330,21 @@ impl Task {
         let now = Instant::now();
         let mut next = None;
         for entry in &mut followed.lock().entries {
+            let Some(question) = &entry.question else {
+                continue;
+            };
             match entry.next {
                 Next::At(at) if at <= now => {
                     entry.next = Next::Asked;
                     let (dns, source) = (Arc::clone(&self.dns), entry.source.clone());
-                    let known = entry.known.clone();
+                    let (question, known) = (question.clone(), entry.known.clone());
                     waited.spawn(async move {
-                        let answer = dns.ask(&source, &known).await;
+                        let answer = dns.ask(&question, &known).await;
                         Event::Answer(source, answer)
                     });
                 }
                 Next::At(at) => next = next.into_iter().chain([at]).min(),
-                Next::Never | Next::Asked => {}
+                Next::Asked => {}
             }
         }
         next
@@ -385,27 +389,4 @@ async fn follow(list: List) -> Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::time::timeout;
-
-    /// A file says nothing new for as long as nobody writes it: that alone would never end.
-    #[tokio::test]
-    async fn a_file_that_nobody_follows_any_more_is_not_looked_at() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "- 127.0.0.1:1").unwrap();
-        let followed = Arc::new(Followed::new(
-            Endpoints::File(file.path().into()),
-            Whose::OfServices,
-        ));
-        let task = Task::new(&followed, Arc::new(Dns::new(Vec::new())), Metrics::new());
-        let mut known = followed.subscribe();
-        let running = tokio::spawn(task.run());
-        let limit = Duration::from_secs(10);
-        let read = timeout(limit, known.changed()).await;
-        read.expect("the file is read").unwrap();
-        drop(followed);
-        let ended = timeout(limit, running).await;
-        ended.expect("it ends soon").unwrap();
-    }
-}
+mod tests;
