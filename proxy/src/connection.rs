@@ -1,7 +1,8 @@
 //! A caller's connection, in either protocol: when it winds down, and when it ends. The deadlines of single exchanges are in
 //! `relay.rs`.
 
-use crate::authorize::LOOK_AGAIN;
+mod watch;
+
 use crate::config::Config;
 use crate::downstream::Downstream;
 use crate::drain::Drain;
@@ -9,7 +10,6 @@ use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::h1::server::Next;
 use crate::h1::wire::Wire;
-use crate::progress::{Polled, poll_regardless};
 use crate::proof::Ends;
 use crate::respond::{self, Manner};
 use crate::socket::Socket;
@@ -20,13 +20,12 @@ use bytes::BytesMut;
 use http::request;
 use std::future::poll_fn;
 use std::io::Cursor;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
 use tokio::io::AsyncReadExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+use watch::Watch;
 
 /// Requests that a connection begins before other connections have their turn: a millisecond or two of work.
 const BEGUN_AT_ONCE: u32 = 32;
@@ -216,126 +215,6 @@ async fn serve_http2(
             }
         }
     }
-}
-
-/// Decides when a connection has to wind down or end. Revocation, quarantine and a bundle that no longer verifies the peer
-/// will end it here, too. One timer per connection, none per request.
-struct Watch<'c> {
-    activity: &'c Activity,
-    idle: Duration,
-    ends: Option<Arc<Ends>>,
-    drain: Drain,
-}
-
-impl Watch<'_> {
-    /// Boxed by the caller: an idle connection is as large as what it may become, and there are many.
-    async fn drive(self, mut connection: Pin<Box<impl Future<Output = ()>>>) {
-        let mut winding_down = false;
-        let mut leaving = false;
-        let mut seen = self.activity.begun.load(Ordering::Relaxed);
-        let leave_at = self.ends.as_deref().map(|ends| leave_at(ends.moment()));
-        let mut idle_at = Instant::now() + self.idle;
-        let mut timer = pin!(tokio::time::sleep_until(
-            self.next(leave_at, idle_at, false)
-        ));
-        let mut draining = pin!(self.drain.started());
-        let mut is_draining = false;
-        let mut polled = Polled::default();
-        loop {
-            let event = poll_fn(|cx| {
-                // Before the connection, which under an ended certificate begins nothing.
-                let has_order = !leaving && self.has_order(is_draining);
-                if !polled.by(cx) || timer.is_elapsed() || has_order {
-                    polled.set(cx);
-                    if !leaving && poll_regardless(draining.as_mut(), cx).is_ready() {
-                        return Poll::Ready(Event::Draining);
-                    }
-                    if poll_regardless(timer.as_mut(), cx).is_ready() {
-                        return Poll::Ready(Event::Due);
-                    }
-                }
-                connection.as_mut().poll(cx).map(|()| Event::Ended)
-            });
-            match event.await {
-                Event::Ended => return,
-                // First the requests to come, then the connections that bring none.
-                Event::Draining => {
-                    winding_down = true;
-                    leaving = is_draining;
-                    if !is_draining {
-                        is_draining = true;
-                        draining.set(self.drain.closing_idle());
-                    }
-                }
-                Event::Due => {
-                    let now = SystemTime::now();
-                    // Hard: nothing passes under a certificate that has ended.
-                    if self
-                        .ends
-                        .as_deref()
-                        .is_some_and(|ends| now >= ends.moment())
-                    {
-                        tracing::info!("connection closed at the end of its certificate");
-                        return;
-                    }
-                    leaving |= leave_at.is_some_and(|leave_at| now >= leave_at);
-                    if Instant::now() >= idle_at {
-                        let is_unused = self.activity.is_unused_since(seen);
-                        if is_unused && winding_down {
-                            return;
-                        }
-                        leaving |= is_unused;
-                        seen = self.activity.begun.load(Ordering::Relaxed);
-                        idle_at = Instant::now() + self.idle;
-                    }
-                    winding_down |= leaving;
-                    timer
-                        .as_mut()
-                        .reset(self.next(leave_at, idle_at, winding_down));
-                }
-            }
-            polled.clear();
-            // The next turn of the loop polls the connection, which looks at this.
-            let activity = self.activity;
-            activity.closing.store(winding_down, Ordering::Relaxed);
-            activity.leaving.store(leaving, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the drain has come to its next step.
-    fn has_order(&self, is_draining: bool) -> bool {
-        if is_draining {
-            self.drain.is_closing_idle()
-        } else {
-            self.drain.is_started()
-        }
-    }
-
-    /// When to look again: after the idle time, or when a certificate asks for it by a clock that may be set.
-    fn next(&self, leave_at: Option<SystemTime>, idle_at: Instant, winding_down: bool) -> Instant {
-        let ends = || self.ends.as_deref().map(Ends::moment);
-        let due = if winding_down { ends() } else { leave_at };
-        due.map_or(idle_at, |due| {
-            let left = due.duration_since(SystemTime::now()).unwrap_or_default();
-            // At least a moment, so that a clock behind the timer does not make this spin.
-            let wait = left.clamp(Duration::from_millis(10), LOOK_AGAIN);
-            idle_at.min(Instant::now() + wait)
-        })
-    }
-}
-
-/// What a connection waits for besides its requests.
-enum Event {
-    Ended,
-    Draining,
-    Due,
-}
-
-/// When a connection stops taking requests before its certificate ends: after the calling sidecar has moved on by
-/// itself, and with time for requests in flight.
-fn leave_at(ends: SystemTime) -> SystemTime {
-    let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
-    ends - (left / 8).min(Duration::from_secs(10))
 }
 
 /// What happens on a connection, as far as its end depends on it. Frames that carry no request do not count: a caller may

@@ -6,7 +6,7 @@ mod admission;
 pub(crate) use admission::{Admission, Tunnel};
 
 use crate::access_log::AccessLog;
-use crate::config;
+use crate::config::{self, Config};
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
 use crate::external::{Came, External};
@@ -145,9 +145,34 @@ async fn serve(
     unready: Arc<Unready>,
 ) -> io::Result<()> {
     let config = shared.config.load_full();
+    let apps = serve_callers(shared, &config, sockets.inbound, own)?;
+    let calls = match &config.outbound {
+        Some(config) => Some(serve_workload(
+            shared,
+            config,
+            (sockets.outbound, sockets.tcp),
+            own,
+        )?),
+        None => None,
+    };
+    drop(unready);
+    tokio::select! {
+        () = sweep(shared, &apps, calls.as_deref()) => {}
+        () = shared.drain.cut_off() => {}
+    }
+    Ok(())
+}
+
+/// Accepts callers until the drain starts. Answers with what is behind each listener.
+fn serve_callers(
+    shared: &Arc<Shared>,
+    config: &Config,
+    sockets: Vec<Vec<std::net::TcpListener>>,
+    own: &OwnPorts,
+) -> io::Result<Vec<Arc<Apps>>> {
     let acceptors = Acceptors::new(&shared.identity);
     let mut all_apps = Vec::new();
-    for (listeners, inbound) in sockets.inbound.into_iter().zip(&config.inbound) {
+    for (listeners, inbound) in sockets.into_iter().zip(&config.inbound) {
         let apps = Arc::new(Apps::new(inbound, own));
         all_apps.push(Arc::clone(&apps));
         let inbound = Inbound::new(shared, &acceptors, inbound, apps);
@@ -168,57 +193,59 @@ async fn serve(
             });
         }
     }
-    let mut calls = None;
-    if let Some(config) = &config.outbound {
-        let workload = Workload::new(config.uids.clone());
-        let outbound = Outbound::new(shared, own);
-        calls = Some(Arc::clone(&outbound));
-        if config.redirected {
-            let outbound = redirect::Outbound::new(shared, config, own.clone(), outbound);
-            for socket in sockets.outbound {
-                lend_redirected(shared, socket, &outbound)?;
-            }
-        } else {
-            for socket in sockets.outbound {
-                let outbound = Arc::clone(&outbound);
-                lend(shared, socket, workload.clone(), move |stream, _, slot| {
-                    tokio::spawn(Arc::clone(&outbound).serve(stream, None, slot));
-                })?;
-            }
+    Ok(all_apps)
+}
+
+/// Accepts the workload's connections until the drain starts: for all services, and for each that is opaque.
+fn serve_workload(
+    shared: &Arc<Shared>,
+    config: &config::Outbound,
+    (http, opaque): (Vec<OutboundSocket>, Vec<Vec<OutboundSocket>>),
+    own: &OwnPorts,
+) -> io::Result<Arc<Outbound>> {
+    let workload = Workload::new(config.uids.clone());
+    let outbound = Outbound::new(shared, own);
+    let calls = Arc::clone(&outbound);
+    if config.redirected {
+        let outbound = redirect::Outbound::new(shared, config, own.clone(), outbound);
+        for socket in http {
+            lend_redirected(shared, socket, &outbound)?;
         }
-        let listening = config.tcp.iter().filter(|service| service.listen.is_some());
-        let mut opaque = sockets.tcp.into_iter();
-        for (service, sockets) in listening.zip(opaque.by_ref()) {
-            let service = tcp::Outbound::new(shared, service);
-            for socket in sockets {
-                let service = Arc::clone(&service);
-                lend(
-                    shared,
-                    socket,
-                    workload.clone(),
-                    move |stream, hops, slot| {
-                        tokio::spawn(Arc::clone(&service).serve(stream, hops, slot));
-                    },
-                )?;
-            }
-        }
-        let external = Arc::new(External::new(shared, own.clone()));
-        for (place, sockets) in opaque.enumerate() {
-            for socket in sockets {
-                let external = Arc::clone(&external);
-                lend(shared, socket, workload.clone(), move |stream, _, slot| {
-                    let came = Came::Listener(place);
-                    tokio::spawn(Arc::clone(&external).serve(came, stream, slot));
-                })?;
-            }
+    } else {
+        for socket in http {
+            let outbound = Arc::clone(&outbound);
+            lend(shared, socket, workload.clone(), move |stream, _, slot| {
+                tokio::spawn(Arc::clone(&outbound).serve(stream, None, slot));
+            })?;
         }
     }
-    drop(unready);
-    tokio::select! {
-        () = sweep(shared, &all_apps, calls.as_deref()) => {}
-        () = shared.drain.cut_off() => {}
+    let listening = config.tcp.iter().filter(|service| service.listen.is_some());
+    let mut opaque = opaque.into_iter();
+    for (service, sockets) in listening.zip(opaque.by_ref()) {
+        let service = tcp::Outbound::new(shared, service);
+        for socket in sockets {
+            let service = Arc::clone(&service);
+            lend(
+                shared,
+                socket,
+                workload.clone(),
+                move |stream, hops, slot| {
+                    tokio::spawn(Arc::clone(&service).serve(stream, hops, slot));
+                },
+            )?;
+        }
     }
-    Ok(())
+    let external = Arc::new(External::new(shared, own.clone()));
+    for (place, sockets) in opaque.enumerate() {
+        for socket in sockets {
+            let external = Arc::clone(&external);
+            lend(shared, socket, workload.clone(), move |stream, _, slot| {
+                let came = Came::Listener(place);
+                tokio::spawn(Arc::clone(&external).serve(came, stream, slot));
+            })?;
+        }
+    }
+    Ok(calls)
 }
 
 /// Lends this sidecar's identity to whoever is the workload, and says how far a connection has come. Ends with the drain.
