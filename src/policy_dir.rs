@@ -52,8 +52,8 @@ pub(crate) fn stamp(dir: &Path, stamp: &mut Stamp) {
     }
 }
 
-/// In the order of their names.
-fn documents(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// The YAML files of a directory, in the order of their names.
+pub(crate) fn documents(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

@@ -3,6 +3,7 @@
 //! Refusals before the caller is known are only counted (by the listener, see [`crate::server`]); refusals of a caller
 //! that has proven who it is go into the audit log as well.
 
+mod administration;
 mod attested;
 pub(crate) mod refused;
 
@@ -12,6 +13,7 @@ use crate::authority::{
     Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
 };
 use crate::csr::PublicKey;
+use crate::entries::Entry;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
@@ -25,6 +27,7 @@ use crate::token::JoinToken;
 use futures_util::stream::{self, Stream};
 use identity::{Leaf, SpiffeId};
 use refused::Refused;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,6 +52,9 @@ pub(crate) struct Api {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     attestors: Arc<Attestors>,
+    /// Entries of files, besides those of the store.
+    entries: Arc<[Entry]>,
+    administrators: Arc<BTreeSet<SpiffeId>>,
     /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
     pace: Arc<Admission>,
 }
@@ -63,6 +69,8 @@ impl Api {
             authority,
             metrics,
             attestors: Arc::default(),
+            entries: Arc::default(),
+            administrators: Arc::default(),
             pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
         }
     }
@@ -70,6 +78,20 @@ impl Api {
     pub(crate) fn believing(self, attestors: Attestors) -> Self {
         Self {
             attestors: Arc::new(attestors),
+            ..self
+        }
+    }
+
+    pub(crate) fn with_entries(self, entries: Vec<Entry>) -> Self {
+        Self {
+            entries: entries.into(),
+            ..self
+        }
+    }
+
+    pub(crate) fn administered_by(self, administrators: BTreeSet<SpiffeId>) -> Self {
+        Self {
+            administrators: Arc::new(administrators),
             ..self
         }
     }
@@ -132,8 +154,7 @@ impl Api {
 
     /// Issues the successor of a valid SVID.
     async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
-        self.attest_again(svid, request.attestation.as_ref())
-            .await?;
+        self.attest_again(svid, request).await?;
         let order = IssueOrder {
             id: svid.id.clone(),
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,

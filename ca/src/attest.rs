@@ -1,7 +1,8 @@
 //! Who may have which identity: what a caller proves of itself, and what that is worth.
 //!
 //! A caller of Issue proves one of these: an enrolment key that a join token has registered ([`statement`]), or
-//! something that others vouch for (tokens of a Kubernetes cluster). Of the latter comes [`Evidence`]; which identity it
+//! something that others vouch for (tokens of a Kubernetes cluster or an OIDC provider, certificates of another CA). Of the
+//! latter comes [`Evidence`]; which identity it
 //! is good for is said by the attestor, or by registration entries.
 
 // In the order in which evidence meets them.
@@ -19,7 +20,11 @@ pub mod keyring;
 
 pub mod kubernetes;
 
-mod selector;
+pub mod oidc;
+
+pub mod x509pop;
+
+pub mod selector;
 
 pub use proof::{ProofError, check_proof, statement};
 pub use selector::{ParseSelectorError, Selector};
@@ -28,8 +33,11 @@ use identity::{SpiffeId, TrustDomain};
 use jwt::{Token, TokenError};
 use keyring::KeySourceError;
 use kubernetes::Cluster;
+use oidc::Provider;
+use rustls_pki_types::CertificateDer;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
+use x509pop::Outside;
 
 /// Clusters, and other issuers, of one CA.
 pub const MAX_ATTESTORS: usize = 64;
@@ -38,6 +46,8 @@ pub const MAX_ATTESTORS: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
     pub kubernetes: Vec<kubernetes::Options>,
+    pub oidc: Vec<oidc::Options>,
+    pub x509pop: Vec<x509pop::Options>,
 }
 
 /// What a renewal takes, of an identity that was attested.
@@ -52,7 +62,7 @@ pub enum Renewals {
 /// What a caller has proven of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// Who vouches: `kubernetes/` and the name of the cluster.
+    /// Who vouches: `kubernetes/`, `oidc/` or `x509pop/` and the attestor's name.
     pub attestor: String,
     /// Whom for, in one line for records.
     pub subject: String,
@@ -69,6 +79,8 @@ pub struct Evidence {
 #[derive(Debug, Default)]
 pub struct Attestors {
     clusters: Vec<Cluster>,
+    providers: Vec<Provider>,
+    outside: Vec<Outside>,
 }
 
 impl Attestors {
@@ -77,13 +89,27 @@ impl Attestors {
     /// # Errors
     /// When a file of keys cannot be used. A server that is away is asked again when it is needed.
     pub async fn open(options: Options) -> Result<Self, OpenAttestorError> {
-        let mut clusters = Vec::new();
+        let named = |name: &str| {
+            let name = name.to_owned();
+            |source| OpenAttestorError { name, source }
+        };
+        let mut attestors = Self::default();
         for cluster in options.kubernetes {
-            let name = cluster.name.clone();
+            let failed = named(&cluster.name);
             let open = Cluster::open(cluster).await;
-            clusters.push(open.map_err(|source| OpenAttestorError { name, source })?);
+            attestors.clusters.push(open.map_err(failed)?);
         }
-        Ok(Self { clusters })
+        for provider in options.oidc {
+            let failed = named(&provider.name);
+            let open = Provider::open(provider).await;
+            attestors.providers.push(open.map_err(failed)?);
+        }
+        for outside in options.x509pop {
+            let failed = named(&outside.name);
+            let open = Outside::open(outside).await.map_err(KeySourceError::Fetch);
+            attestors.outside.push(open.map_err(failed)?);
+        }
+        Ok(attestors)
     }
 
     /// What the pod that holds this token is.
@@ -94,27 +120,72 @@ impl Attestors {
         now: SystemTime,
     ) -> Result<Evidence, AttestError> {
         let token = Token::parse(text)?;
-        let mut refused = AttestError::Token(TokenError::Issuer);
-        // Clusters may have an issuer of the same name, and then differ in their keys.
+        let mut refused = TokenError::Issuer.into();
         for cluster in &self.clusters {
-            if !cluster.has_made(&token) {
-                continue;
-            }
-            match cluster.attest(&token, text, trust_domain, now).await {
-                Err(error @ AttestError::Token(TokenError::UnknownKey | TokenError::Signature)) => {
-                    refused = error;
+            if cluster.has_made(&token) {
+                match cluster.attest(&token, text, trust_domain, now).await {
+                    Err(error) if error.may_be_anothers() => refused = error,
+                    outcome => return outcome,
                 }
-                outcome => return outcome,
             }
         }
         Err(refused)
     }
 
+    /// What an OIDC provider says in this token.
+    pub(crate) async fn oidc(&self, text: &str, now: SystemTime) -> Result<Evidence, AttestError> {
+        let token = Token::parse(text)?;
+        let mut refused = TokenError::Issuer.into();
+        for provider in &self.providers {
+            if provider.has_made(&token) {
+                match provider.attest(&token, now).await {
+                    Err(error) if error.may_be_anothers() => refused = error,
+                    outcome => return outcome,
+                }
+            }
+        }
+        Err(refused)
+    }
+
+    /// What an outside CA says of whoever has signed `statement`.
+    pub(crate) fn x509(
+        &self,
+        chain: &[CertificateDer<'_>],
+        statement: &[u8],
+        signature: &[u8],
+        now: SystemTime,
+    ) -> Result<Evidence, AttestError> {
+        self.outside
+            .iter()
+            .find_map(|outside| outside.attest(chain, statement, signature, now))
+            .unwrap_or(Err(AttestError::Certificate))
+    }
+
     /// What renewals take of identities that `attestor` has vouched for. One that is not there any more vouches for
     /// nobody.
     pub(crate) fn renewals(&self, attestor: &str) -> Renewals {
-        let cluster = self.clusters.iter().find(|cluster| cluster.is(attestor));
-        cluster.map_or(Renewals::Attest, Cluster::renewals)
+        let found = match attestor.split_once('/') {
+            Some(("kubernetes", name)) => {
+                let mut clusters = self.clusters.iter();
+                clusters
+                    .find(|cluster| cluster.name == name)
+                    .map(|cluster| cluster.renewals)
+            }
+            Some(("oidc", name)) => {
+                let mut providers = self.providers.iter();
+                providers
+                    .find(|provider| provider.name == name)
+                    .map(|provider| provider.renewals)
+            }
+            Some(("x509pop", name)) => {
+                let mut outside = self.outside.iter();
+                outside
+                    .find(|outside| outside.name == name)
+                    .map(|outside| outside.renewals)
+            }
+            _ => None,
+        };
+        found.unwrap_or(Renewals::Attest)
     }
 }
 
@@ -129,6 +200,16 @@ pub enum AttestError {
     Again { attestor: String },
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error("expected a token with a subject")]
+    NoSubject,
+    #[error(
+        "expected a certificate for client authentication that is valid now and leads to a configured CA"
+    )]
+    Certificate,
+    #[error(
+        "expected the statement signed with the key of the certificate, by ECDSA, Ed25519 or RSA-PSS"
+    )]
+    Possession,
     #[error("expected a service-account token that is bound to a pod")]
     NotBound,
     #[error(
@@ -138,6 +219,16 @@ pub enum AttestError {
     /// Nobody's fault but ours and the cluster's: the caller may come again.
     #[error("the CA cannot reach whoever vouches for the caller at present; nothing was issued")]
     Unavailable,
+}
+
+impl AttestError {
+    /// Issuers may have one name, and then differ in their keys.
+    fn may_be_anothers(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(TokenError::UnknownKey | TokenError::Signature)
+        )
+    }
 }
 
 /// Why an attestor cannot be used.

@@ -73,6 +73,18 @@ pub(crate) enum Event {
         /// SHA-256 of each authority.
         authorities: Vec<String>,
     },
+    EntryCreated {
+        entry: String,
+        spiffe_id: String,
+        selectors: Vec<String>,
+        /// The administrator's identity, or `operator` for one with access to the database.
+        by: String,
+    },
+    EntryDeleted {
+        entry: String,
+        spiffe_id: String,
+        by: String,
+    },
     /// A certificate was renewed a second time, with another key.
     LineageFrozen {
         lineage: String,

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod config;
 pub mod csr;
 pub mod directory;
+pub mod entries;
 pub mod inspect;
 pub mod keys;
 pub mod ledger;

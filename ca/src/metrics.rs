@@ -156,6 +156,8 @@ labels! {
         NotEnrolled = "not_enrolled",
         InvalidAttestation = "invalid_attestation",
         NotEntitled = "not_entitled",
+        NotAnAdministrator = "not_an_administrator",
+        InvalidEntry = "invalid_entry",
         ClientCertificate = "client_certificate",
         OtherId = "other_id",
         ForeignTrustDomain = "foreign_trust_domain",

@@ -11,8 +11,11 @@ use crate::admission::{Admission, Source};
 use crate::api::Api;
 use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
+use crate::entries::Entry;
 use crate::metrics::{Metrics, Reason};
+use identity::SpiffeId;
 use shares::Shares;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -143,6 +146,20 @@ impl Server {
     #[must_use]
     pub fn believing(mut self, attestors: Attestors) -> Self {
         self.service.api = self.service.api.believing(attestors);
+        self
+    }
+
+    /// Takes these entries, besides those of the store.
+    #[must_use]
+    pub fn with_entries(mut self, entries: Vec<Entry>) -> Self {
+        self.service.api = self.service.api.with_entries(entries);
+        self
+    }
+
+    /// Lets these change the entries of the store over the network; without them nobody.
+    #[must_use]
+    pub fn administered_by(mut self, administrators: BTreeSet<SpiffeId>) -> Self {
+        self.service.api = self.service.api.administered_by(administrators);
         self
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod sql;
 mod attested;
 mod changes;
 mod enrolment;
+mod entries;
 mod lineage;
 mod postgres;
 mod schema;
@@ -40,6 +41,7 @@ mod tests;
 pub use changes::{State, Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
+pub use entries::{Author, CreateEntryError};
 pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub use sql::DatabaseError;
 

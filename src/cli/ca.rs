@@ -1,5 +1,6 @@
 //! `tipstaff ca ...`.
 
+pub(crate) mod entry;
 pub(crate) mod lineage;
 
 use super::{OutputArgs, duration};
@@ -28,6 +29,9 @@ pub(crate) enum CaCommand {
     /// Join tokens: one-time secrets with which a workload enrols.
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Registration entries: which identity is for whom, of those that others vouch for.
+    #[command(subcommand)]
+    Entry(entry::EntryCommand),
     /// Issue one certificate from a CSR, without a running server.
     #[command(
         after_help = "Example:\n  tipstaff ca issue --dir ca --passphrase-file ca.pass --id spiffe://prod.example/ns/ops/sa/bob --csr bob.csr > bob.pem"

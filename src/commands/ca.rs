@@ -3,6 +3,7 @@
 mod admin;
 mod check;
 mod database;
+mod entry;
 mod init;
 mod keys;
 mod lineage;
@@ -13,6 +14,7 @@ use crate::cli::ca::{
     AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaDirArgs, CaInspectArgs, CaIssueArgs,
     CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
 };
+use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource};
 use crate::signal;
 use anyhow::{Context, bail};
@@ -35,6 +37,7 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::Serve(arguments) => block_on(serve(arguments)),
         CaCommand::Check(arguments) => check::run(arguments),
         CaCommand::Token(TokenCommand::Create(arguments)) => block_on(create_token(arguments)),
+        CaCommand::Entry(command) => block_on(entry::run(command)),
         CaCommand::Issue(arguments) => block_on(issue(arguments)),
         CaCommand::List(arguments) if arguments.frozen => lineage::list_frozen(arguments),
         CaCommand::List(arguments) => list(arguments),
@@ -51,13 +54,23 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
     let authority = Arc::new(open(&config)?);
     let attestors = Attestors::open(config.attest).await?;
+    let entries = match &config.entries {
+        Some(dir) => load_dir(dir)?,
+        None => Vec::new(),
+    };
+    for entry in &entries {
+        ca::authority::check_workload_id(entry.id(), authority.trust_domain())
+            .context("reading entries.dir")?;
+    }
     let server = ca::server::Server::bind(
         Arc::clone(&authority),
         config.listen,
         ca::server::Options::default(),
     )
     .await?
-    .believing(attestors);
+    .believing(attestors)
+    .with_entries(entries)
+    .administered_by(config.administrators);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     let monitor = Monitor::start(authority).await;
     if let Some(listen) = config.admin_listen {

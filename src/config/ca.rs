@@ -4,6 +4,7 @@
 //! from the working directory. The values go to the `ca` crate, which reads no YAML.
 
 mod attest;
+pub(crate) mod entries;
 mod keys;
 mod store;
 
@@ -12,12 +13,17 @@ pub(crate) use store::{Postgres, Store, Transport};
 
 use super::{LoadError, load, path};
 use ca::config::TtlFloor;
+use identity::SpiffeId;
 use policy::yaml::{self, Map, Node, Problems};
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// Where the CA serves unless told otherwise: this machine alone, until somebody says who else may come.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
+
+/// Administrators are people and programs with a name, not a fleet.
+const MAX_ADMINISTRATORS: usize = 256;
 
 /// A whole configuration of a CA, checked. The files it names have not been read.
 #[derive(Debug)]
@@ -31,6 +37,10 @@ pub(crate) struct CaConfig {
     pub(crate) store: Store,
     /// Who is believed about who a caller is, besides enrolment keys.
     pub(crate) attest: ca::attest::Options,
+    /// Where files of entries are, besides those of the store.
+    pub(crate) entries: Option<PathBuf>,
+    /// Who may change the entries of the store over the network. Empty: nobody.
+    pub(crate) administrators: BTreeSet<SpiffeId>,
 }
 
 impl CaConfig {
@@ -44,6 +54,8 @@ impl CaConfig {
             keys: Keys::default(),
             store: Store::default(),
             attest: ca::attest::Options::default(),
+            entries: None,
+            administrators: BTreeSet::new(),
         }
     }
 
@@ -63,6 +75,8 @@ impl CaConfig {
         let keys = map.optional("keys", Keys::read);
         let store = map.optional("store", Store::read);
         let attest = map.optional("attest", attest::read);
+        let entries = map.optional("entries", entries::read_section);
+        let administrators = map.optional("administrators", read_administrators);
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
@@ -74,6 +88,8 @@ impl CaConfig {
             keys: keys.unwrap_or_default(),
             store: store.unwrap_or_default(),
             attest: attest.unwrap_or_default(),
+            entries,
+            administrators: administrators.unwrap_or_default(),
         })
     }
 }
@@ -90,6 +106,19 @@ fn read_admin(node: &Node, problems: &Problems) -> Option<SocketAddr> {
             None
         })
     })
+}
+
+fn read_administrators(node: &Node, problems: &Problems) -> Option<BTreeSet<SpiffeId>> {
+    let id = yaml::parsed("a SPIFFE ID such as spiffe://prod.example/ns/ops/sa/alice");
+    let listed: Vec<SpiffeId> = yaml::list(id)(node, problems)?;
+    if listed.len() > MAX_ADMINISTRATORS {
+        problems.push(node.problem(format!(
+            "expected at most {MAX_ADMINISTRATORS} administrators, found {}",
+            listed.len()
+        )));
+        return None;
+    }
+    Some(listed.into_iter().collect())
 }
 
 #[cfg(test)]

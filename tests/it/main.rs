@@ -12,6 +12,8 @@ mod harness;
 mod cli;
 // Configuration files: the reference file, and every problem of a bad one.
 mod config;
+// Registration entries on the command line and in files.
+mod entries;
 // Enrolment and issuance over restarts and kills.
 mod issuance;
 // What passes, what is refused, and changes while traffic flows.

@@ -1,14 +1,15 @@
 //! Issue and Renew for callers that others vouch for.
 
 use super::{Api, Refused, requested_ttl};
-use crate::attest::{AttestError, Evidence, Renewals};
+use crate::attest::{self, AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::metrics::Call;
 use crate::proto::attestation::Evidence as Presented;
-use crate::proto::{Attestation, IssueRequest};
+use crate::proto::{Attestation, IssueRequest, RenewRequest};
 use identity::{Leaf, SpiffeId};
-use std::time::SystemTime;
+use rustls_pki_types::CertificateDer;
+use std::time::{Duration, SystemTime};
 use tonic::Status;
 
 impl Api {
@@ -27,7 +28,7 @@ impl Api {
         if keys.iter().any(|part| !part.is_empty()) {
             return Err(Refused::TwoProofs.into());
         }
-        let evidence = self.evidence(attestation).await?;
+        let evidence = self.evidence(attestation, &asked, &request.csr).await?;
         let natural_id = evidence.natural_id.clone();
         match (self.issue_for(evidence, asked, request).await, natural_id) {
             (Ok(issued), _) => Ok(issued),
@@ -45,11 +46,11 @@ impl Api {
         request: &IssueRequest,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
-        self.check_entitled(&evidence, &asked)?;
+        let ttl = self.entitlement(&evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: requested_ttl(request.ttl_seconds),
+            ttl: requested_ttl(request.ttl_seconds).or(ttl),
             requester: Requester::Attested(Attested {
                 attestor: evidence.attestor,
                 subject: evidence.subject,
@@ -64,9 +65,9 @@ impl Api {
     pub(super) async fn attest_again(
         &self,
         svid: &Leaf,
-        attestation: Option<&Attestation>,
+        request: &RenewRequest,
     ) -> Result<(), Refused> {
-        let Some(attestation) = attestation else {
+        let Some(attestation) = &request.attestation else {
             let attestor = self.authority.store().attestor_of(&svid.serial).await;
             return match attestor.map_err(Refused::Store)? {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
@@ -75,25 +76,54 @@ impl Api {
                 _ => Ok(()),
             };
         };
-        let evidence = self.evidence(attestation).await?;
-        self.check_entitled(&evidence, &svid.id)
+        let evidence = self.evidence(attestation, &svid.id, &request.csr);
+        self.entitlement(&evidence.await?, &svid.id).await?;
+        Ok(())
     }
 
-    async fn evidence(&self, attestation: &Attestation) -> Result<Evidence, Refused> {
+    async fn evidence(
+        &self,
+        attestation: &Attestation,
+        id: &SpiffeId,
+        csr: &[u8],
+    ) -> Result<Evidence, Refused> {
         let (now, trust_domain) = (SystemTime::now(), self.authority.trust_domain());
         let evidence = match &attestation.evidence {
             Some(Presented::KubernetesToken(token)) => {
                 self.attestors.kubernetes(token, trust_domain, now).await
+            }
+            Some(Presented::OidcToken(token)) => self.attestors.oidc(token, now).await,
+            Some(Presented::X509pop(presented)) => {
+                let chain = presented
+                    .chain
+                    .iter()
+                    .map(|der| CertificateDer::from(&**der));
+                let chain: Vec<_> = chain.collect();
+                let statement = attest::statement(id, csr);
+                let signature = &presented.signature;
+                self.attestors.x509(&chain, &statement, signature, now)
             }
             None => Err(AttestError::Nothing),
         };
         evidence.map_err(Refused::Attestation)
     }
 
-    fn check_entitled(&self, evidence: &Evidence, asked: &SpiffeId) -> Result<(), Refused> {
-        match evidence.natural_id.as_ref() == Some(asked) {
-            true => Ok(()),
-            false => Err(Refused::NotEntitled {
+    /// Whether `evidence` is good for `asked`, and the life that an entry gives then.
+    async fn entitlement(
+        &self,
+        evidence: &Evidence,
+        asked: &SpiffeId,
+    ) -> Result<Option<Duration>, Refused> {
+        let stored = self.authority.store().entries_for(asked).await;
+        let stored = stored.map_err(Refused::Store)?;
+        let listed = self.entries.iter().filter(|entry| entry.id() == asked);
+        let mut met = listed
+            .chain(&stored)
+            .filter(|entry| entry.is_met_by(evidence));
+        match met.next() {
+            Some(entry) => Ok(entry.ttl()),
+            None if evidence.natural_id.as_ref() == Some(asked) => Ok(None),
+            None => Err(Refused::NotEntitled {
                 asked: asked.clone(),
             }),
         }

@@ -6,7 +6,7 @@ use crate::csr::CsrError;
 use crate::lineage::LineageError;
 use crate::metrics::Reason;
 use crate::server::MAX_MESSAGE_BYTES;
-use crate::store::{RedeemError, StoreError};
+use crate::store::{CreateEntryError, RedeemError, StoreError};
 use crate::token::ParseTokenError;
 use identity::{ParseIdError, SpiffeId};
 use std::time::Duration;
@@ -37,6 +37,10 @@ pub(crate) enum Refused {
     TwoProofs,
     #[error("expected the ID of what was attested, or one that an entry gives it, found {asked}")]
     NotEntitled { asked: SpiffeId },
+    #[error("expected an administrator of this CA")]
+    NotAnAdministrator,
+    #[error("{0}")]
+    Entry(CreateEntryError),
     #[error("expected an enrolment key that is registered, or a join_token that registers it")]
     NotEnrolled,
     #[error(
@@ -78,6 +82,7 @@ impl Refused {
             | Self::Proof(_)
             | Self::MalformedToken(_)
             | Self::TwoProofs
+            | Self::Entry(CreateEntryError::Entry(_))
             | Self::Malformed => Code::InvalidArgument,
             Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
             Self::NotEnrolled
@@ -91,7 +96,10 @@ impl Refused {
                 | RedeemError::KeyOfAnotherId,
             )
             | Self::OtherId { .. }
+            | Self::NotAnAdministrator
             | Self::NotEntitled { .. } => Code::PermissionDenied,
+            Self::Entry(CreateEntryError::Differs { .. }) => Code::AlreadyExists,
+            Self::Entry(CreateEntryError::Full) => Code::ResourceExhausted,
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. }
                 | IssueError::Reserved(_)
@@ -123,6 +131,8 @@ impl Refused {
             Self::Attestation(AttestError::Unavailable) => Reason::Unavailable,
             Self::Attestation(_) => Reason::InvalidAttestation,
             Self::NotEntitled { .. } => Reason::NotEntitled,
+            Self::NotAnAdministrator => Reason::NotAnAdministrator,
+            Self::Entry(_) => Reason::InvalidEntry,
             Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
             | Self::OtherId { .. } => Reason::OtherId,
             Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,

@@ -8,11 +8,11 @@ pub mod review;
 
 use super::jwt::Token;
 use super::keyring::{Issuer, IssuerOptions, KeySourceError};
+use super::selector::Kind;
 use super::{AttestError, Evidence, Renewals, Selector};
 use identity::{SpiffeId, TrustDomain};
 use review::{ReviewOptions, Reviewer};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 /// One cluster.
@@ -39,10 +39,10 @@ pub enum Identities {
 /// A cluster whose tokens are believed.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    name: String,
+    pub(super) name: String,
+    pub(super) renewals: Renewals,
     issuer: Issuer,
     identities: Identities,
-    renewals: Renewals,
     reviewer: Option<Reviewer>,
 }
 
@@ -59,14 +59,6 @@ impl Cluster {
 
     pub(super) fn has_made(&self, token: &Token<'_>) -> bool {
         self.issuer.has_made(token)
-    }
-
-    pub(super) fn is(&self, attestor: &str) -> bool {
-        attestor.strip_prefix("kubernetes/") == Some(&self.name)
-    }
-
-    pub(super) fn renewals(&self) -> Renewals {
-        self.renewals
     }
 
     /// What the pod that holds `token` is. `text` is the token itself.
@@ -102,11 +94,14 @@ impl Cluster {
                 "namespace {namespace}, service account {service_account}, pod {pod_name} {pod_uid}"
             ),
             holder: Some(format!("pod {pod_uid}")),
-            selectors: BTreeSet::from([
-                Selector::KubernetesCluster(self.name.clone()),
-                Selector::KubernetesNamespace(namespace.to_owned()),
-                Selector::KubernetesServiceAccount(service_account.to_owned()),
-            ]),
+            selectors: [
+                Selector::new(Kind::KubernetesCluster, &*self.name),
+                Selector::new(Kind::KubernetesNamespace, namespace),
+                Selector::new(Kind::KubernetesServiceAccount, service_account),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             natural_id,
             renewals: self.renewals,
         })

@@ -6,6 +6,7 @@ use crate::admission::Source;
 use crate::api::refused::{REASON_METADATA, Refused};
 use crate::api::{Api, Peer};
 use crate::metrics::Reason;
+use crate::proto::administration_server::{self, AdministrationServer};
 use crate::proto::certificate_authority_server::CertificateAuthorityServer;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
@@ -173,9 +174,19 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
 /// The answer of the gRPC service. What its layers refuse before our code sees it is refused in our words, and audited
 /// as any other refusal of a known caller.
 async fn answer(api: &Api, source: &Source, request: Request<Incoming>) -> Response<Body> {
-    let mut grpc =
-        CertificateAuthorityServer::new(api.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let response = match grpc.call(request).await {
+    let service = request.uri().path().split('/').nth(1);
+    let response = if service == Some(administration_server::SERVICE_NAME) {
+        AdministrationServer::new(api.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .call(request)
+            .await
+    } else {
+        CertificateAuthorityServer::new(api.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .call(request)
+            .await
+    };
+    let response = match response {
         Ok(response) => response,
         Err(never) => match never {},
     };

@@ -2,7 +2,7 @@ use crate::harness::{CART, Ca, LeafKey, Workload, id};
 use crate::issuer::{Published, Signer, attestation, claims, encoded, now, request, with, without};
 use ca::attest::fetch;
 use ca::attest::keyring::KeySource;
-use ca::attest::kubernetes::Identities;
+use ca::attest::kubernetes::{self, Identities};
 use ca::attest::{Attestors, Options};
 use ca::metrics::Reason;
 use ca::proto::IssueRequest;
@@ -16,6 +16,14 @@ pub(crate) fn patient() -> server::Options {
         refusals_per_minute: 1000,
         ..server::Options::default()
     }
+}
+
+pub(crate) async fn clusters(kubernetes: Vec<kubernetes::Options>) -> Attestors {
+    let options = Options {
+        kubernetes,
+        ..Options::default()
+    };
+    Attestors::open(options).await.unwrap()
 }
 
 pub(crate) async fn believing(published: &Published) -> Ca {
@@ -282,7 +290,7 @@ async fn clusters_with_issuers_of_one_name_and_keys_of_one_name_are_told_apart()
         there.cluster("there", Identities::Entries),
         here.cluster("here", Identities::ServiceAccount),
     ];
-    let attestors = Attestors::open(Options { kubernetes }).await.unwrap();
+    let attestors = clusters(kubernetes).await;
     let ca = Ca::start_believing(attestors, patient()).await;
     ask(&ca, CART, &ours.token(&claims())).await.unwrap();
     let status = ask(&ca, CART, &theirs.token(&claims())).await.unwrap_err();
@@ -333,7 +341,7 @@ async fn keys_that_cannot_be_read_are_nobodys_fault_but_ours() {
         token_file: None,
     });
     let kubernetes = vec![cluster];
-    let attestors = Attestors::open(Options { kubernetes }).await.unwrap();
+    let attestors = clusters(kubernetes).await;
     let ca = Ca::start_believing(attestors, patient()).await;
     let status = ask(&ca, CART, &signer.token(&claims())).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");

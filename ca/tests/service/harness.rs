@@ -9,6 +9,7 @@ use ca::client::{self, ClientConfig, Handles, Keys, Proof};
 use ca::config::{InitOptions, KeyProtection, OpenOptions, TtlFloor};
 use ca::ledger::Report;
 use ca::metrics::Metrics;
+use ca::proto::administration_client::AdministrationClient;
 use ca::proto::certificate_authority_client::CertificateAuthorityClient;
 use ca::proto::{IssueRequest, IssueResponse};
 use ca::server::{Options, Server};
@@ -58,22 +59,27 @@ impl Ca {
     }
 
     pub(crate) async fn start_with(options: Options) -> Self {
-        Self::start_believing(Attestors::default(), options).await
+        Self::start_as(options, |server| server).await
     }
 
     pub(crate) async fn start_believing(attestors: Attestors, options: Options) -> Self {
+        Self::start_as(options, |server| server.believing(attestors)).await
+    }
+
+    /// A server that `set_up` has told more than its limits.
+    pub(crate) async fn start_as(options: Options, set_up: impl FnOnce(Server) -> Server) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let trust_domain = TrustDomain::parse("demo.test").unwrap();
         let init = InitOptions::new(trust_domain, KeyProtection::InsecurePlaintext);
         ca::init(&dir.path().join("ca"), &init).unwrap();
-        Self::serve(dir, "127.0.0.1:0".parse().unwrap(), options, attestors).await
+        Self::serve(dir, "127.0.0.1:0".parse().unwrap(), options, set_up).await
     }
 
     async fn serve(
         dir: TempDir,
         listen: SocketAddr,
         options: Options,
-        attestors: Attestors,
+        set_up: impl FnOnce(Server) -> Server,
     ) -> Self {
         let open = OpenOptions {
             ttl_floor: TtlFloor::AllowShortTtlForTests,
@@ -81,7 +87,7 @@ impl Ca {
         };
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), &open).unwrap());
         let server = Server::bind(Arc::clone(&authority), listen, options);
-        let server = server.await.unwrap().believing(attestors);
+        let server = set_up(server.await.unwrap());
         let stop = CancellationToken::new();
         Self {
             authority,
@@ -150,6 +156,20 @@ impl Ca {
         Ok(CertificateAuthorityClient::with_origin(transport, origin()))
     }
 
+    /// The calls of an administrator, or of somebody who would be one.
+    pub(crate) async fn administer(&self, svid: Option<&Svid>) -> AdministrationClient<Transport> {
+        let transport = self.transport(svid).await.unwrap();
+        AdministrationClient::with_origin(transport, origin())
+    }
+
+    /// An identity that a join token has brought.
+    pub(crate) async fn identity(&self, id: &str) -> Svid {
+        let workload = Workload::new();
+        let request = workload.request(id, &self.token(id).await);
+        let reply = self.connect(None).await.issue(request).await.unwrap();
+        workload.svid(reply.into_inner())
+    }
+
     /// A connection for calls that the generated client does not offer.
     pub(crate) async fn transport(&self, svid: Option<&Svid>) -> std::io::Result<Transport> {
         let bundle = self.bundle();
@@ -203,13 +223,7 @@ pub(crate) struct StoppedCa {
 
 impl StoppedCa {
     pub(crate) async fn start_again(self) -> Ca {
-        Ca::serve(
-            self.dir,
-            self.address,
-            Options::default(),
-            Attestors::default(),
-        )
-        .await
+        Ca::serve(self.dir, self.address, Options::default(), |server| server).await
     }
 }
 

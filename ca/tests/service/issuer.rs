@@ -186,7 +186,10 @@ impl Published {
     /// The one cluster there is.
     pub(crate) async fn attestors(&self) -> Attestors {
         let kubernetes = vec![self.cluster("prod", Identities::ServiceAccount)];
-        let options = Options { kubernetes };
+        let options = Options {
+            kubernetes,
+            ..Options::default()
+        };
         Attestors::open(options).await.unwrap()
     }
 }

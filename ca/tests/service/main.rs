@@ -12,12 +12,16 @@ mod relay;
 mod attest;
 /// The client's life: enrolment, renewal, a CA that goes away, one that is an impostor.
 mod client;
+/// Registration entries: what they give, and who may change them.
+mod entries;
 /// What strangers can and cannot do to the listener.
 mod hostile;
 /// What Issue answers to good and bad requests.
 mod issue;
 /// Lost replies and stolen keys.
 mod lineage;
+/// OIDC tokens and certificates of other CAs, which are worth what entries say.
+mod outside;
 /// The same at renewals, and a sidecar that lives by it.
 mod reattest;
 /// Renew and WatchBundle, the calls of those who have an identity.

@@ -1,10 +1,10 @@
 //! Identities that are vouched for again at each renewal.
 
-use crate::attest::{believing, patient};
+use crate::attest::{believing, clusters, patient};
 use crate::harness::{CART, Ca, LeafKey, id, svid};
 use crate::issuer::{Published, Signer, attestation, claims, now, request, with};
+use ca::attest::Renewals;
 use ca::attest::kubernetes::Identities;
-use ca::attest::{Attestors, Options, Renewals};
 use ca::client::{self, Proof};
 use ca::proto::RenewRequest;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ async fn renewals_of_a_cluster_that_says_so_take_the_certificate_alone() {
     let mut cluster = published.cluster("prod", Identities::ServiceAccount);
     cluster.renewals = Renewals::Certificate;
     let kubernetes = vec![cluster];
-    let attestors = Attestors::open(Options { kubernetes }).await.unwrap();
+    let attestors = clusters(kubernetes).await;
     let ca = Ca::start_believing(attestors, patient()).await;
     let leaf = LeafKey::new();
     let asked = request(CART, &leaf, &signer.token(&claims()));

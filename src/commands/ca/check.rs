@@ -5,6 +5,7 @@ use super::keys::{Ambient, PASSPHRASE, PIN};
 use crate::cli::Output;
 use crate::cli::ca::CaCheckArgs;
 use crate::commands::print_json;
+use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource, Store, Transport};
 use std::process::ExitCode;
 
@@ -30,12 +31,15 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
             },
         }}),
     };
-    let clusters: Vec<&str> = config
-        .attest
-        .kubernetes
-        .iter()
-        .map(|cluster| cluster.name.as_str())
-        .collect();
+    let attest = &config.attest;
+    let clusters: Vec<&str> = attest.kubernetes.iter().map(|one| &*one.name).collect();
+    let providers: Vec<&str> = attest.oidc.iter().map(|one| &*one.name).collect();
+    let outside: Vec<&str> = attest.x509pop.iter().map(|one| &*one.name).collect();
+    let entries = match &config.entries {
+        Some(dir) => load_dir(dir)?.len(),
+        None => 0,
+    };
+    let administrators: Vec<&str> = config.administrators.iter().map(|id| id.as_str()).collect();
     let report = serde_json::json!({
         "dir": config.dir,
         "listen": config.listen.to_string(),
@@ -43,7 +47,9 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "passphrase": whence(&keys.passphrase, &PASSPHRASE),
         "pkcs11": token,
         "store": store,
-        "attest": {"kubernetes": clusters},
+        "attest": {"kubernetes": clusters, "oidc": providers, "x509pop": outside},
+        "entries": entries,
+        "administrators": administrators,
     });
     match arguments.output.output {
         Output::Json => print_json(&report)?,

@@ -5,15 +5,53 @@ use ca::attest::fetch::{HttpsUrl, Server};
 use ca::attest::keyring::{IssuerOptions, KeySource};
 use ca::attest::kubernetes::review::ReviewOptions;
 use ca::attest::kubernetes::{self, Identities, is_label};
-use ca::attest::{MAX_ATTESTORS, Options, Renewals};
+use ca::attest::{MAX_ATTESTORS, Options, Renewals, oidc, x509pop};
 use policy::yaml::{self, Map, Node, Problems};
 use std::collections::HashSet;
 
 pub(super) fn read(node: &Node, problems: &Problems) -> Option<Options> {
     yaml::map(node, problems, |map| {
         let kubernetes = map.optional("kubernetes", read_clusters);
+        let oidc = map.optional("oidc", |node, problems| {
+            let providers = yaml::list(read_provider)(node, problems)?;
+            check_names(node, problems, providers.iter().map(|one| &*one.name))?;
+            Some(providers)
+        });
+        let x509pop = map.optional("x509pop", |node, problems| {
+            let outside = yaml::list(read_outside)(node, problems)?;
+            check_names(node, problems, outside.iter().map(|one| &*one.name))?;
+            Some(outside)
+        });
         Some(Options {
             kubernetes: kubernetes.unwrap_or_default(),
+            oidc: oidc.unwrap_or_default(),
+            x509pop: x509pop.unwrap_or_default(),
+        })
+    })
+}
+
+fn read_provider(node: &Node, problems: &Problems) -> Option<oidc::Options> {
+    yaml::map(node, problems, |map| {
+        let name = map.required("name", read_name);
+        let token = read_issuer(map);
+        let renewals = map.optional("renewals", read_renewals);
+        Some(oidc::Options {
+            name: name?,
+            token: token?,
+            renewals: renewals.unwrap_or(Renewals::Attest),
+        })
+    })
+}
+
+fn read_outside(node: &Node, problems: &Problems) -> Option<x509pop::Options> {
+    yaml::map(node, problems, |map| {
+        let name = map.required("name", read_name);
+        let ca_file = map.required("caFile", path);
+        let renewals = map.optional("renewals", read_renewals);
+        Some(x509pop::Options {
+            name: name?,
+            ca_file: ca_file?,
+            renewals: renewals.unwrap_or(Renewals::Attest),
         })
     })
 }

@@ -1,0 +1,200 @@
+//! Registration entries: who has proven all of an entry's selectors may have its identity.
+
+use crate::attest::selector::{Family, Kind};
+use crate::attest::{Evidence, ParseSelectorError, Selector};
+use crate::config::MAX_TTL;
+use crate::ledger::fingerprint;
+use identity::{ParseIdError, SpiffeId, TrustDomain};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Selectors of one entry, and trust domains that it federates with.
+pub const MAX_PARTS: usize = 16;
+/// Entries for one identity; all of one store are [`MAX_ENTRIES`].
+pub const MAX_ENTRIES_PER_ID: u32 = 64;
+/// As many service accounts as a large company has.
+pub const MAX_ENTRIES: u32 = 100_000;
+const MAX_HINT_BYTES: usize = 64;
+
+/// A checked entry: its selectors can be true of one caller, and name who establishes them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    id: SpiffeId,
+    selectors: BTreeSet<Selector>,
+    ttl: Option<Duration>,
+    hint: Option<String>,
+    federates_with: BTreeSet<TrustDomain>,
+}
+
+/// An entry as files, databases and calls write it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Written {
+    /// The SPIFFE ID.
+    pub id: String,
+    pub selectors: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+    /// Tells a workload with several identities which is for what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federates_with: Vec<String>,
+}
+
+impl Entry {
+    /// 64 bits of a hash of identity and selectors: the same entry has the same name wherever it is made.
+    pub fn name(&self) -> String {
+        let mut text = self.id.to_string();
+        for selector in &self.selectors {
+            text.push('\0');
+            text.push_str(&selector.to_string());
+        }
+        let mut name = fingerprint(text.as_bytes());
+        name.truncate(16);
+        name
+    }
+
+    /// The identity that it gives.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// What has to be proven, all of it. Never empty.
+    pub fn selectors(&self) -> &BTreeSet<Selector> {
+        &self.selectors
+    }
+
+    /// The life to give when the caller asks for none.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// What the workload is told about this identity.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Whose bundles the workload is to have besides its own.
+    pub fn federates_with(&self) -> &BTreeSet<TrustDomain> {
+        &self.federates_with
+    }
+
+    /// Whether whoever has proven `evidence` may have the identity.
+    pub fn is_met_by(&self, evidence: &Evidence) -> bool {
+        self.selectors.is_subset(&evidence.selectors)
+    }
+
+    pub fn to_written(&self) -> Written {
+        Written {
+            id: self.id.to_string(),
+            selectors: texts(&self.selectors),
+            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
+            hint: self.hint.clone(),
+            federates_with: texts(&self.federates_with),
+        }
+    }
+}
+
+fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<String> {
+    values.iter().map(ToString::to_string).collect()
+}
+
+impl TryFrom<Written> for Entry {
+    type Error = EntryError;
+
+    fn try_from(written: Written) -> Result<Self, EntryError> {
+        for found in [written.selectors.len(), written.federates_with.len()] {
+            if found > MAX_PARTS {
+                return Err(EntryError::TooMany { found });
+            }
+        }
+        let id = SpiffeId::parse(&written.id).map_err(EntryError::Id)?;
+        if id.is_reserved() || id.path().is_empty() {
+            return Err(EntryError::Reserved(id));
+        }
+        let selectors: Result<BTreeSet<Selector>, _> =
+            written.selectors.iter().map(|text| text.parse()).collect();
+        let selectors = selectors?;
+        check_together(&selectors)?;
+        let ttl = written.ttl_seconds.map(Duration::from_secs);
+        if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > MAX_TTL) {
+            return Err(EntryError::Ttl);
+        }
+        let printable = |hint: &String| {
+            (1..=MAX_HINT_BYTES).contains(&hint.len()) && !hint.chars().any(char::is_control)
+        };
+        if !written.hint.iter().all(printable) {
+            return Err(EntryError::Hint);
+        }
+        let federated = written.federates_with.iter();
+        let federates_with: Result<BTreeSet<_>, _> =
+            federated.map(|name| TrustDomain::parse(name)).collect();
+        Ok(Self {
+            id,
+            selectors,
+            ttl,
+            hint: written.hint,
+            federates_with: federates_with.map_err(EntryError::Federated)?,
+        })
+    }
+}
+
+/// All selectors have to be of one family, and say whose word they are: a namespace of another cluster, or a name in a
+/// certificate of another CA, is somebody else's.
+fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
+    let mut kinds = selectors.iter().map(Selector::kind);
+    let family = kinds.next().ok_or(EntryError::NoSelectors)?.family();
+    if kinds.any(|kind| kind.family() != family) {
+        return Err(EntryError::Mixed);
+    }
+    let (whose, example) = match family {
+        Family::Kubernetes => (Kind::KubernetesCluster, "k8s:cluster:<name>"),
+        Family::Oidc => (Kind::OidcIssuer, "oidc:issuer:<name>"),
+        Family::X509 => (Kind::X509Authority, "x509pop:ca:<name>"),
+        Family::Unix => return Ok(()),
+    };
+    let named = selectors.iter().any(|selector| selector.kind() == whose);
+    if !named || selectors.len() < 2 {
+        return Err(EntryError::Whose { example });
+    }
+    Ok(())
+}
+
+/// Why there is no such entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    #[error("expected a SPIFFE ID: {0}")]
+    Id(ParseIdError),
+    #[error("expected the ID of a workload, found {0}")]
+    Reserved(SpiffeId),
+    #[error("expected an ID of trust domain {expected}, found {found}")]
+    Foreign {
+        expected: TrustDomain,
+        found: SpiffeId,
+    },
+    #[error("expected at most {MAX_PARTS} selectors, and trust domains, found {found}")]
+    TooMany { found: usize },
+    #[error("expected a selector: an entry without one would be for everybody")]
+    NoSelectors,
+    #[error(transparent)]
+    Selector(#[from] ParseSelectorError),
+    #[error(
+        "expected selectors of one kind of attestor: those of several are never true of one caller"
+    )]
+    Mixed,
+    #[error(
+        "expected {example}, which says whose word the other selectors are, and at least one other"
+    )]
+    Whose { example: &'static str },
+    #[error("expected a life of at least a second and at most {MAX_TTL:?}")]
+    Ttl,
+    #[error("expected a hint of 1 to {MAX_HINT_BYTES} bytes without control characters")]
+    Hint,
+    #[error("expected the names of trust domains to federate with: {0}")]
+    Federated(ParseIdError),
+}
+
+#[cfg(test)]
+mod tests;
