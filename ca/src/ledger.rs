@@ -12,14 +12,16 @@ use identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod archive;
 mod records;
 mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use archive::{ArchiveError, Segment, archive};
 pub use records::{Record, records};
-pub use verify::{Problem, Report, verify};
+pub use verify::{Problem, Report, verify, verify_with_archive};
 
 /// Longer reasons are cut: a record's size must not be in a caller's hands.
 const MAX_REASON_CHARS: usize = 256;
@@ -102,6 +104,11 @@ pub(crate) enum Event {
     /// The rows of certificates that were issued before this and ended by then may be gone.
     Swept {
         expired_by: i64,
+    },
+    /// The records up to this one, with this hash, are in files.
+    Archived {
+        through: i64,
+        hash: String,
     },
 }
 

@@ -330,16 +330,32 @@ pub(crate) fn read<T: Send>(
     database: &Database,
     work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
 ) -> Result<T, StoreError> {
-    let found = database.on_own_thread(|| {
-        let mut session = Session::connect(database, Access::Read)?;
-        session.transaction(Access::Read, |transaction| {
-            match schema::check(transaction)? {
-                Ok(()) => work(transaction).map(Ok),
-                Err(refused) => Ok(Err(refused)),
-            }
+    in_transaction(database, Access::Read, work)?.map_err(StoreError::cannot_read)?
+}
+
+/// Writes beside a running server, for administration that has no open store.
+///
+/// # Errors
+/// When it is not recorded, or the database is of another version.
+pub(crate) fn write<T: Send>(
+    database: &Database,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
+) -> Result<T, StoreError> {
+    in_transaction(database, Access::Write, work)?.map_err(StoreError::cannot_record)?
+}
+
+fn in_transaction<T: Send>(
+    database: &Database,
+    access: Access,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
+) -> Result<sql::Result<Result<T, StoreError>>, StoreError> {
+    database.on_own_thread(|| {
+        let mut session = Session::connect(database, access)?;
+        session.transaction(access, |transaction| match schema::check(transaction)? {
+            Ok(()) => work(transaction).map(Ok),
+            Err(refused) => Ok(Err(refused)),
         })
-    });
-    found?.map_err(StoreError::cannot_read)?
+    })
 }
 
 fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Result<(), StoreError>> {

@@ -1,5 +1,6 @@
 //! `tipstaff ca ...`.
 
+pub(crate) mod audit;
 pub(crate) mod entry;
 pub(crate) mod lineage;
 
@@ -49,7 +50,7 @@ pub(crate) enum CaCommand {
     Inspect(CaInspectArgs),
     /// The hash-chained record of what was issued and refused.
     #[command(subcommand)]
-    Audit(AuditCommand),
+    Audit(audit::AuditCommand),
 }
 
 /// Which CA: one of the two is given.
@@ -186,36 +187,6 @@ pub(crate) struct CaInspectArgs {
     /// The certificate to show, with its PEM; expired ones too.
     #[arg(long, value_name = "HEX")]
     pub(crate) serial: Option<String>,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditVerifyArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    #[command(flatten)]
-    pub(crate) output: OutputArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// Walk the chain of records: exit 0 if it is whole and accounts for every certificate, 1 if not.
-    Verify(AuditVerifyArgs),
-    /// Show the records, oldest first: what was issued, refused and administered, to whom and when.
-    List(AuditListArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AuditListArgs {
-    #[command(flatten)]
-    pub(crate) dir: CaDirArgs,
-    /// The number of the first record to show.
-    #[arg(long, default_value_t = 1, value_name = "SEQ")]
-    pub(crate) from: i64,
-    /// The most records to show.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -1,6 +1,7 @@
 //! `tipstaff ca ...`: arguments to calls of the ca crate, results to text or JSON.
 
 mod admin;
+mod audit;
 mod check;
 mod database;
 mod entry;
@@ -11,8 +12,8 @@ mod lineage;
 use super::{answer, print, print_json};
 use crate::cli::Output;
 use crate::cli::ca::{
-    AuditCommand, AuditListArgs, AuditVerifyArgs, CaCommand, CaDirArgs, CaInspectArgs, CaIssueArgs,
-    CaKeyArgs, CaListArgs, CaServeArgs, TokenCommand, TokenCreateArgs,
+    CaCommand, CaDirArgs, CaInspectArgs, CaIssueArgs, CaKeyArgs, CaListArgs, CaServeArgs,
+    TokenCommand, TokenCreateArgs,
 };
 use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource};
@@ -43,8 +44,7 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::List(arguments) => list(arguments),
         CaCommand::Thaw(arguments) => block_on(lineage::thaw(arguments)),
         CaCommand::Inspect(arguments) => inspect(arguments),
-        CaCommand::Audit(AuditCommand::Verify(arguments)) => verify_audit(arguments),
-        CaCommand::Audit(AuditCommand::List(arguments)) => list_audit(arguments),
+        CaCommand::Audit(command) => audit::run(command),
     }
 }
 
@@ -209,29 +209,6 @@ fn print_fields(value: &serde_json::Value, indent: &str) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn verify_audit(arguments: &AuditVerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = ca::ledger::verify(&database::of(&configured(&arguments.dir)?)?)?;
-    match arguments.output.output {
-        Output::Json => print_json(&report)?,
-        Output::Text => print(format_args!("{report}\n"))?,
-    }
-    Ok(answer(report.is_intact()))
-}
-
-fn list_audit(arguments: &AuditListArgs) -> anyhow::Result<ExitCode> {
-    let database = database::of(&configured(&arguments.dir)?)?;
-    let records = ca::ledger::records(&database, arguments.from, arguments.limit)?;
-    match arguments.output.output {
-        Output::Json => print_json(&records)?,
-        Output::Text => {
-            for record in &records {
-                print(format_args!("{record}\n"))?;
-            }
-        }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The configuration that is named, or that of a CA in the directory that is.

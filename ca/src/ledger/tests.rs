@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 /// A CA with four records: init and three certificates.
-async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
+pub(super) async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("ca");
     let domain = TrustDomain::parse("demo.test").unwrap();
@@ -33,7 +33,7 @@ async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
     (temporary, path)
 }
 
-fn append(directory: &Path, event: &Event) {
+pub(super) fn append(directory: &Path, event: &Event) {
     let mut session = Session::connect(&directory.into(), Access::Write).unwrap();
     let appended = session.transaction(Access::Write, |transaction| {
         Head::read(transaction)?.append(transaction, SystemTime::now(), event)

@@ -1,11 +1,13 @@
 //! Walks the audit chain and holds the certificates against it.
 
+use super::archive::{self, ArchiveError};
 use super::{Event, Head, fingerprint, record_hash};
 use crate::csr::KeyHash;
 use crate::store::session::Transaction;
 use crate::store::sql::{self, Row, values};
 use crate::store::{self, Database, StoreError};
 use serde::Serialize;
+use std::path::Path;
 
 /// More are counted, not listed: one broken link makes few, a replaced file makes one per record.
 const MAX_PROBLEMS: usize = 20;
@@ -13,9 +15,11 @@ const MAX_PROBLEMS: usize = 20;
 const PAGE: u32 = 1000;
 
 /// What an audit found.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Report {
     pub records: u64,
+    /// Records in files of the archive, which were verified as well.
+    pub archived: u64,
     pub certificates: u64,
     /// Certificates that are recorded and were swept away after they had expired.
     pub swept: u64,
@@ -59,7 +63,7 @@ impl Report {
         self.problems.is_empty()
     }
 
-    fn add(&mut self, problem: Problem) {
+    pub(super) fn add(&mut self, problem: Problem) {
         if self.problems.len() < MAX_PROBLEMS {
             self.problems.push(problem);
         } else {
@@ -79,45 +83,69 @@ impl std::fmt::Display for Report {
         let verdict = if self.is_intact() { "intact" } else { "broken" };
         let Self {
             records,
+            archived,
             certificates,
             swept,
             head,
             ..
         } = self;
+        write!(f, "audit chain {verdict}: {records} records, ")?;
+        if *archived > 0 {
+            write!(f, "{archived} archived, ")?;
+        }
         write!(
             f,
-            "audit chain {verdict}: {records} records, {certificates} certificates, {swept} expired and swept, head {head}"
+            "{certificates} certificates, {swept} expired and swept, head {head}"
         )
     }
 }
 
-/// Verifies the audit chain of a CA. May run beside a server: it sees one moment of the database.
+/// Verifies the audit chain of a CA, from the first record that is in its database. May run beside a server: it sees one
+/// moment of the database.
 ///
 /// # Errors
 /// When the database cannot be read. A chain that is read and broken is a [`Report`].
 pub fn verify(database: impl Into<Database>) -> Result<Report, StoreError> {
     // One transaction: the chain and the certificates of the same moment.
-    store::read(&database.into(), walk)
+    store::read(&database.into(), |transaction| {
+        let start = archive::boundary(transaction)?;
+        walk(transaction, start, Report::default())
+    })
 }
 
-fn walk(transaction: &mut Transaction<'_>) -> sql::Result<Report> {
-    let mut report = Report {
-        records: 0,
-        certificates: 0,
-        swept: 0,
-        head: String::new(),
-        problems: Vec::new(),
-        further_problems: 0,
-    };
-    let head = walk_chain(transaction, &mut report)?;
+/// The same, from the first record of all, which is in a file of `archive` by now.
+///
+/// # Errors
+/// When the database or a file cannot be read.
+pub fn verify_with_archive(
+    database: impl Into<Database>,
+    archive: &Path,
+) -> Result<Report, ArchiveError> {
+    let walked = store::read(&database.into(), |transaction| {
+        let boundary = archive::boundary(transaction)?;
+        let mut report = Report::default();
+        match archive::walk(archive, boundary, &mut report) {
+            Ok(start) => walk(transaction, start, report).map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    });
+    walked?
+}
+
+fn walk(transaction: &mut Transaction<'_>, start: Head, mut report: Report) -> sql::Result<Report> {
+    let head = walk_chain(transaction, start, &mut report)?;
     report.head = KeyHash(head.hash).to_string();
     walk_issuances(transaction, &mut report)?;
     walk_certificates(transaction, &mut report)?;
     Ok(report)
 }
 
-fn walk_chain(transaction: &mut Transaction<'_>, report: &mut Report) -> sql::Result<Head> {
-    let (mut head, mut after) = (Head::START, i64::MIN);
+fn walk_chain(
+    transaction: &mut Transaction<'_>,
+    mut head: Head,
+    report: &mut Report,
+) -> sql::Result<Head> {
+    let mut after = i64::MIN;
     loop {
         let rows = transaction.query(
             "SELECT seq, time_ms, event, previous, hash FROM audit
