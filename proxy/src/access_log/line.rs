@@ -4,7 +4,8 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::ops::Range;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
@@ -28,7 +29,7 @@ const RFC3339_MS: &[BorrowedFormatItem<'_>] =
 /// The fields in the order in which they are written. Names are an interface: only ever add.
 #[derive(Serialize)]
 struct Line<'a> {
-    time: Timestamp,
+    time: Option<&'a str>,
     direction: Direction,
     #[serde(rename = "peer.id", skip_serializing_if = "Option::is_none")]
     peer_id: Option<Text<'a>>,
@@ -64,7 +65,12 @@ struct Line<'a> {
 }
 
 /// Appends the line of `record`, with its newline.
-pub(super) fn append(buffer: &mut Vec<u8>, record: &Record<'_>, suppressed: u64) {
+pub(super) fn append(
+    buffer: &mut Vec<u8>,
+    clock: &mut Clock,
+    record: &Record<'_>,
+    suppressed: u64,
+) {
     let (path, raw_path) = match record.path {
         Path::Canonical(path) => (Some(Text::new(path, MAX_PATH_BYTES)), None),
         Path::Raw(raw) => (
@@ -76,7 +82,7 @@ pub(super) fn append(buffer: &mut Vec<u8>, record: &Record<'_>, suppressed: u64)
         ),
     };
     let line = Line {
-        time: Timestamp(record.time),
+        time: clock.text(record.time),
         direction: record.direction,
         peer_id: record.peer.map(|peer| Text::new(peer.id, MAX_ID_BYTES)),
         peer_serial: record
@@ -151,18 +157,33 @@ impl fmt::Display for Text<'_> {
     }
 }
 
-struct Timestamp(SystemTime);
+/// The time that was written last: a busy log has many lines in the same second, of which the milliseconds are new.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    second: Option<u64>,
+    text: [u8; TIME.len()],
+}
 
-impl Serialize for Timestamp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut text = [0; "2026-11-22T08:00:00.000Z".len()];
-        let written =
-            OffsetDateTime::from(self.0).format_into(&mut text.as_mut_slice(), RFC3339_MS);
-        // Fails only for years that do not fit into four digits; the line is worth more than its time.
-        match (written, str::from_utf8(&text)) {
-            (Ok(_), Ok(text)) => serializer.serialize_str(text),
-            _ => serializer.serialize_none(),
+const TIME: &str = "2026-11-22T08:00:00.000Z";
+const MILLISECONDS: Range<usize> = TIME.len() - 4..TIME.len() - 1;
+
+impl Clock {
+    /// Fails only for years that do not fit into four digits, or came before 1970; the line is worth more than its time.
+    fn text(&mut self, time: SystemTime) -> Option<&str> {
+        let since = time.duration_since(UNIX_EPOCH).ok()?;
+        let second = since.as_secs();
+        if self.second.take() != Some(second) {
+            let time = OffsetDateTime::from_unix_timestamp(second.try_into().ok()?).ok()?;
+            let mut text = self.text.as_mut_slice();
+            time.format_into(&mut text, RFC3339_MS).ok()?;
         }
+        self.second = Some(second);
+        let mut rest = since.subsec_millis();
+        for digit in self.text[MILLISECONDS].iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        str::from_utf8(&self.text).ok()
     }
 }
 
@@ -178,6 +199,10 @@ impl Formatter for OneLine {
         fragment: &str,
     ) -> io::Result<()> {
         let mut rest = fragment;
+        // Nearly all text is plain ASCII, of which only DEL is acted on: many bytes are looked at together.
+        if rest.is_ascii() && memchr::memchr(0x7f, rest.as_bytes()).is_none() {
+            return writer.write_all(rest.as_bytes());
+        }
         while let Some(at) = rest.find(acted_on) {
             let (plain, tail) = rest.split_at(at);
             writer.write_all(plain.as_bytes())?;

@@ -47,7 +47,7 @@ fn record(path: Path<'_>) -> Record<'_> {
 
 fn line_of(record: &Record<'_>) -> String {
     let mut line = Vec::new();
-    line::append(&mut line, record, 0);
+    line::append(&mut line, &mut line::Clock::default(), record, 0);
     String::from_utf8(line).unwrap()
 }
 
@@ -62,6 +62,47 @@ fn line_reads_as_documented() {
             "\n"
         )
     );
+}
+
+#[test]
+fn each_line_has_its_own_time_whatever_the_one_before_had() {
+    let mut clock = line::Clock::default();
+    let day = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_334_400);
+    let year_10_000 = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800);
+    for (time, written) in [
+        (
+            day + Duration::from_millis(123),
+            r#""2026-11-22T08:00:00.123Z""#,
+        ),
+        (
+            day + Duration::from_micros(7999),
+            r#""2026-11-22T08:00:00.007Z""#,
+        ),
+        (
+            day + Duration::from_millis(1000),
+            r#""2026-11-22T08:00:01.000Z""#,
+        ),
+        (
+            day - Duration::from_millis(1),
+            r#""2026-11-22T07:59:59.999Z""#,
+        ),
+        (year_10_000, "null"),
+        (
+            day + Duration::from_millis(999),
+            r#""2026-11-22T08:00:00.999Z""#,
+        ),
+        (SystemTime::UNIX_EPOCH - Duration::from_secs(1), "null"),
+        (day, r#""2026-11-22T08:00:00.000Z""#),
+    ] {
+        let mut line = Vec::new();
+        let record = Record {
+            time,
+            ..record(Path::Canonical("/"))
+        };
+        line::append(&mut line, &mut clock, &record, 0);
+        let begins = format!(r#"{{"time":{written},"direction""#);
+        assert!(line.starts_with(begins.as_bytes()), "{begins}");
+    }
 }
 
 /// R20.

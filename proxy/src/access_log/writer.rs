@@ -40,6 +40,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     lines: Vec<u8>,
+    clock: line::Clock,
     refusals: Sampler,
     reopen: bool,
     closing: bool,
@@ -105,9 +106,10 @@ impl AccessLog {
                 }
             }
         }
-        let before = state.lines.len();
-        line::append(&mut state.lines, record, suppressed);
-        let after = state.lines.len();
+        let State { lines, clock, .. } = &mut *state;
+        let before = lines.len();
+        line::append(lines, clock, record, suppressed);
+        let after = lines.len();
         // The first line starts the writer's timer, a full buffer ends it; in between it need not be woken.
         if before == 0 || (before < FLUSH_AT_BYTES && after >= FLUSH_AT_BYTES) {
             shared.changed.notify_all();
