@@ -16,6 +16,7 @@ use http::request::Parts;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::time::Instant;
 
 /// Room for a whole handshake, so that neither side waits for the other to read.
 const PIPE_BYTES: usize = 64 * 1024;
@@ -111,9 +112,12 @@ impl Connection {
 
     /// Step 3: charges every limit of the grant.
     pub fn limit(&self, permit: &Permit<'_>, head: &Parts) {
-        let shared = &self.origin.shared;
-        limit::charge(shared, &permit.0, head, self.who(), self.address)
-            .expect("room in the limit");
+        self.limit_at(permit, head, Instant::now());
+    }
+
+    fn limit_at(&self, permit: &Permit<'_>, head: &Parts, begun: Instant) {
+        let (shared, asked) = (&self.origin.shared, (self.who(), self.address));
+        limit::charge(shared, &permit.0, head, asked, begun).expect("room in the limit");
     }
 
     /// Step 5: what is kept of a request from its first look at the clock, and its record once it was answered.
@@ -133,7 +137,7 @@ impl Connection {
         let normal = self.normalize(&rules, head);
         exchange.normalized(head);
         let permit = self.decide(&rules, head, &normal, exchange.time);
-        self.limit(&permit, head);
+        self.limit_at(&permit, head, exchange.begun);
         exchange.allowed(Some(permit.0.allow().grant()));
         exchange.answered(200);
     }

@@ -12,7 +12,8 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
+use tokio::time::Instant;
 
 /// What the requests of one connection have in common.
 #[derive(Debug)]
@@ -29,7 +30,8 @@ pub(crate) struct Origin {
 pub(crate) struct Exchange<'o> {
     origin: &'o Origin,
     pub(crate) time: SystemTime,
-    start: Instant,
+    /// The same by the clock that deadlines and limits go by.
+    pub(crate) begun: Instant,
     shown: Option<Shown>,
     decision: Decision,
     reason: Option<&'static str>,
@@ -58,7 +60,7 @@ impl<'o> Exchange<'o> {
         let mut exchange = Self {
             origin,
             time: SystemTime::now(),
-            start: Instant::now(),
+            begun: Instant::now(),
             shown: None,
             decision: Decision::Reject,
             // Until it ends in another way: an exchange that is dropped was cut off with its connection.
@@ -205,7 +207,7 @@ impl Drop for Exchange<'_> {
             decision_id: self.decision_id.as_deref(),
             bytes_in: self.received,
             bytes_out: self.sent,
-            duration: self.start.elapsed(),
+            duration: self.begun.elapsed(),
             upstream: self.upstream.as_deref(),
         }
         .finish(&origin.shared.metrics, &origin.shared.access_log);

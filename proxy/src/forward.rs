@@ -132,7 +132,7 @@ impl Passage<'_, '_, '_> {
                 head.headers.extend(upgrade.fields());
                 None
             }
-            None => app.http1.take(deadlines.rest),
+            None => app.http1.take(deadlines.rest, deadlines.begun),
         };
         let is_repeatable = pooled.is_some() && is_idempotent(head);
         let (metrics, direction) = self.exchange.counters();

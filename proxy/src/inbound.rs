@@ -160,7 +160,7 @@ impl Caller {
         exchange.decided_by(Arc::clone(&rules));
         let permit = admit(&rules, exchange.time)?;
         let granted = self.granted();
-        limit::charge(shared, &permit, head, who, self.address)?;
+        limit::charge(shared, &permit, head, (who, self.address), exchange.begun)?;
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel(Direction::Inbound)?;
         let limit = config.timeouts.upstream_connect;
@@ -199,12 +199,12 @@ impl Answer for Caller {
 
         let permit = authorize(&rules, head, &normal, exchange.time)?;
         let _granted = self.granted();
-        limit::charge(shared, &permit, head, who, self.address)?;
+        limit::charge(shared, &permit, head, (who, self.address), exchange.begun)?;
         exchange.allowed(Some(permit.allow().grant()));
 
         let way = Passage {
             caller,
-            deadlines: Deadlines::of(&shared.config.load()),
+            deadlines: Deadlines::of(&shared.config.load(), exchange.begun),
             exchange,
         };
         // A request that is upgraded keeps its connection to the app.

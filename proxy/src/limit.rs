@@ -10,6 +10,7 @@ use identity::SpiffeId;
 use policy::Caller;
 use policy::limit::Subject;
 use std::net::IpAddr;
+use tokio::time::Instant;
 
 /// A request over one of its limits.
 #[derive(Debug)]
@@ -24,13 +25,13 @@ pub(crate) struct Exceeded {
     pub(crate) id: DecisionId,
 }
 
-/// Charges every limit of the permit, or none.
+/// Charges every limit of the permit, or none, with a request that began at `begun`.
 pub(crate) fn charge(
     shared: &Shared,
     permit: &Permit<'_>,
     head: &Parts,
-    who: &Who,
-    client_ip: IpAddr,
+    (who, client_ip): (&Who, IpAddr),
+    begun: Instant,
 ) -> Result<(), Failure> {
     let allow = permit.allow();
     if allow.limits.is_empty() {
@@ -50,9 +51,8 @@ pub(crate) fn charge(
         client_ip: Some(client_ip),
         headers: &Fields(&head.headers),
     };
-    let charged = shared
-        .limits
-        .charge(&allow.limits, &subject, shared.uptime());
+    let now = shared.uptime(begun);
+    let charged = shared.limits.charge(&allow.limits, &subject, now);
     charged.map(|_| ()).map_err(|exceeded| {
         shared.metrics.limit_refusal(exceeded.id);
         Failure::Limited(Exceeded {

@@ -192,7 +192,7 @@ impl Answer for Outbound {
             deadlines: Deadlines {
                 response: route.timeout,
                 attempt: route.try_timeout,
-                ..Deadlines::of(&routes.config)
+                ..Deadlines::of(&routes.config, exchange.begun)
             },
             exchange,
         };

@@ -25,6 +25,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::time::Instant;
 
 /// A connection as the access log shows it: as a CONNECT, of which HTTP lets none pass.
 pub(crate) fn head() -> Parts {
@@ -59,7 +60,7 @@ pub(crate) async fn carry(
     exchange.answered(StatusCode::OK.as_u16());
     let way = Passage {
         caller: &mut Downstream::Http1(&mut down),
-        deadlines: Deadlines::of(config),
+        deadlines: Deadlines::of(config, Instant::now()),
         exchange,
     };
     let mut relay = Relay::tunnel(way, Upstream::Http1(Box::new(up)));

@@ -139,11 +139,11 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Of an exchange that begins now.
-    pub(crate) fn of(config: &Config) -> Self {
+    /// Of an exchange that began at `begun`.
+    pub(crate) fn of(config: &Config, begun: Instant) -> Self {
         let timeouts = &config.timeouts;
         Self {
-            begun: Instant::now(),
+            begun,
             ends: None,
             connect: timeouts.upstream_connect,
             response: timeouts.response,

@@ -25,10 +25,11 @@ use policy::Policy;
 use policy::limit::Limits;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Cells of the limiter store. One is some 100 bytes with its key: 65 536 callers and routes in 6 MiB.
 const LIMITER_CELLS: usize = 65_536;
@@ -83,9 +84,9 @@ impl Shared {
         }
     }
 
-    /// The limiters' clock: monotonic, since this process began to serve.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.start.elapsed()
+    /// The limiters' clock at a moment: monotonic, since this process began to serve.
+    pub(crate) fn uptime(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.start)
     }
 }
 

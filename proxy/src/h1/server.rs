@@ -129,6 +129,7 @@ impl Connection {
         begun: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Next> {
+        let mut has_come = false;
         loop {
             match self.heads.request(&mut self.wire.input, &self.limits) {
                 Ok(Some(head)) => return Poll::Ready(Next::Request(head)),
@@ -140,14 +141,16 @@ impl Connection {
             }
             match self.wire.poll_fill(0, cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
-                Poll::Ready(Ok(_)) => {
-                    begun.get_or_insert_with(Instant::now);
-                }
+                Poll::Ready(Ok(_)) => has_come = true,
                 // What has come by now is still answered.
                 Poll::Pending if self.wire.input.is_empty() && self.activity.is_leaving() => {
                     return Poll::Ready(Next::End);
                 }
                 Poll::Pending => {
+                    // Most heads come whole, and then nobody asks when they began.
+                    if has_come {
+                        begun.get_or_insert_with(Instant::now);
+                    }
                     let ends = begun.map_or(since + self.idle, |begun| begun + self.head_timeout);
                     return self.deadline.poll(ends, cx).map(|()| Next::End);
                 }

@@ -2,7 +2,8 @@
 
 use crate::h1::client::Connection;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Idle connections kept. An app with more callers at once than this has connections opened and closed at the margin.
 const MAX_IDLE: usize = 256;
@@ -30,16 +31,16 @@ impl Pool {
         }
     }
 
-    /// A connection that rested in the pool for less than `limit`, if there is one. After a longer rest the server may be
+    /// A connection that at `now` has rested in the pool for less than `limit`, if there is one. After a longer rest the server may be
     /// about to close it, under a request that could not be sent again.
-    pub(crate) fn take(&self, limit: Duration) -> Option<Box<Connection>> {
+    pub(crate) fn take(&self, limit: Duration, now: Instant) -> Option<Box<Connection>> {
         let mut idle = self.lock();
         while let Some(Idle {
             mut connection,
             since,
         }) = idle.pop()
         {
-            let rested = since.elapsed();
+            let rested = now.saturating_duration_since(since);
             if rested < limit && connection.is_at_rest(rested >= LONG) {
                 return Some(connection);
             }

@@ -33,9 +33,9 @@ use lane::{Lane, Place};
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Lanes to one endpoint. Beyond that requests queue for a stream.
 const MAX_LANES: usize = 8;
@@ -287,7 +287,7 @@ impl Lanes {
                 Remote::Outside { .. } => OUTSIDE_REST,
                 Remote::App | Remote::Sidecar { .. } => HTTP1_REST,
             };
-            return self.http1.take(rest).map(Ready::Http1);
+            return self.http1.take(rest, Instant::now()).map(Ready::Http1);
         }
         let now = SystemTime::now();
         let mut open = self.lock();
