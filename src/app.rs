@@ -15,9 +15,9 @@ use tokio::sync::watch;
 
 /// Runs a sidecar until SIGTERM or SIGINT, or until another takes its place; then drains it.
 pub(crate) fn run(arguments: &ProxyArgs) -> anyhow::Result<()> {
-    // Two threads: renewal and the admin port must not wait for each other. Requests have threads of their own.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // One thread, since each has memory of its own: all that is done here waits for the CA, for other sidecars or for files.
+    // Requests and the admin port have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
