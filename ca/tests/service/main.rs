@@ -26,3 +26,5 @@ mod outside;
 mod reattest;
 /// Renew and WatchBundle, the calls of those who have an identity.
 mod renew;
+/// The cluster is asked about tokens.
+mod review;
