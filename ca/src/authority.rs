@@ -22,9 +22,10 @@ mod health;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use directory::read_certificate;
 pub use directory::{InitError, OpenError, init};
-pub use external::{FinishError, finish, request_intermediate};
+pub(crate) use directory::{in_new_directory, read_certificate};
+pub use external::{FinishError, ForecastError, finish, request_intermediate};
+pub(crate) use external::{Forecast, forecast};
 pub use health::Fault;
 
 /// After a newer trust bundle could not be read.

@@ -5,9 +5,11 @@
 //! settled before, by attestation; what no workload may have is refused here in any case.
 
 pub mod authority;
+pub mod backup;
 pub mod config;
 pub mod csr;
 pub mod directory;
+pub mod drill;
 pub mod entries;
 pub mod inspect;
 pub mod keys;

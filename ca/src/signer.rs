@@ -65,6 +65,10 @@ impl CaKey {
         Self::new(public, Memory(key))
     }
 
+    pub(crate) fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
     /// Names the key.
     pub(crate) fn hash(&self) -> KeyHash {
         self.public.hash()

@@ -6,7 +6,7 @@
 use crate::authority::Requester;
 use crate::csr::KeyHash;
 use crate::directory;
-use crate::ledger::{Event, Refusal, fingerprint};
+use crate::ledger::{Event, Head, Refusal, fingerprint};
 use crate::lineage::LineageError;
 use changes::Watcher;
 use identity::{BundleError, TrustBundle, TrustDomain};
@@ -358,6 +358,27 @@ fn in_transaction<T: Send>(
     })
 }
 
+/// The end of the audit chain.
+pub(crate) fn head(database: &Database) -> Result<Head, StoreError> {
+    read(database, Head::read)
+}
+
+/// Waits for the turn to write, and does nothing with it.
+pub(crate) fn take_turn(database: &Database) -> Result<(), StoreError> {
+    let taken = database.on_own_thread(|| {
+        Session::connect(database, Access::Write)?.transaction(Access::Write, |_| Ok(()))
+    });
+    taken?.map_err(StoreError::cannot_record)
+}
+
+/// Copies one moment of an embedded database to `file`, which must not exist, beside a running server.
+pub(crate) fn snapshot(database: &Database, file: &Path) -> Result<(), StoreError> {
+    let Database::Sqlite { directory } = database else {
+        return Err(StoreError::Elsewhere);
+    };
+    sqlite::copy(directory, file).map_err(StoreError::cannot_read)
+}
+
 fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Result<(), StoreError>> {
     if transaction.has_table("bundle")? {
         return Ok(Err(StoreError::Occupied));
@@ -407,6 +428,8 @@ pub enum StoreError {
     Create(#[source] Arc<std::io::Error>),
     #[error("cannot start the CA's database writer")]
     Thread(#[source] Arc<std::io::Error>),
+    #[error("the CA's records are in another server's database")]
+    Elsewhere,
     #[error("the CA's database writer has stopped")]
     Stopped,
 }

@@ -1,6 +1,7 @@
 //! `tipstaff ca ...`.
 
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod entry;
 pub(crate) mod lineage;
 
@@ -45,6 +46,21 @@ pub(crate) enum CaCommand {
         after_help = "A lineage is frozen when one of its certificates is renewed with two keys: one of them is a thief's, or the\nworkload was cloned. Revoke what the wrong one got before.\n\nExample:\n  tipstaff ca thaw --dir ca --lineage 5f0c... --reason 'restored from a snapshot, the copy is gone'"
     )]
     Thaw(CaThawArgs),
+    /// Write an encrypted backup, beside a running server.
+    #[command(
+        after_help = "A backup has one moment of the CA: its certificates, its keys as they rest, and its database. It is a tar archive in an\nage file: `age -d ca.age | tar x` unpacks it, too. Keep the passphrases of keys and backups apart.\n\nExample:\n  tipstaff ca backup --dir ca --to ca.age --backup-passphrase-file backup.pass"
+    )]
+    Backup(backup::CaBackupArgs),
+    /// Make a CA's directory from a backup.
+    #[command(
+        after_help = "What was issued, revoked and audited after the backup is not in it: revoke again what was revoked since.\n\nExample:\n  tipstaff ca restore --dir ca --from ca.age --backup-passphrase-file backup.pass"
+    )]
+    Restore(backup::CaRestoreArgs),
+    /// Change nothing; say what ends when, who fails first if the CA stops, and what could not be used: exit 1 then.
+    #[command(
+        after_help = "Example:\n  tipstaff ca drill --config ca.yaml --backup ca.age --output json"
+    )]
+    Drill(backup::CaDrillArgs),
     /// Show a CA at a glance, or one of its certificates.
     #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
     Inspect(CaInspectArgs),

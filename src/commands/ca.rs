@@ -2,8 +2,10 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod check;
 mod database;
+mod drill;
 mod entry;
 mod init;
 mod keys;
@@ -43,6 +45,9 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::List(arguments) if arguments.frozen => lineage::list_frozen(arguments),
         CaCommand::List(arguments) => list(arguments),
         CaCommand::Thaw(arguments) => block_on(lineage::thaw(arguments)),
+        CaCommand::Backup(arguments) => backup::backup(arguments),
+        CaCommand::Restore(arguments) => backup::restore(arguments),
+        CaCommand::Drill(arguments) => drill::run(arguments),
         CaCommand::Inspect(arguments) => inspect(arguments),
         CaCommand::Audit(command) => audit::run(command),
     }

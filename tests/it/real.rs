@@ -2,6 +2,7 @@
 //! Redis with their own clients, grpcio, websockets and wsproto as both; programs that take their identity from the
 //! Workload API.
 
+mod backup;
 mod clock;
 mod curl;
 mod docker;

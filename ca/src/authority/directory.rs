@@ -39,7 +39,7 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
 }
 
 /// Has `fill` make the files of `directory`, which must not exist. All of them or nothing appears.
-pub(super) fn in_new_directory(
+pub(crate) fn in_new_directory(
     directory: &Path,
     fill: impl FnOnce(&Path) -> Result<(), InitError>,
 ) -> Result<(), InitError> {
@@ -255,6 +255,9 @@ pub enum InitError {
         #[source]
         source: io::Error,
     },
+    /// The caller knows why.
+    #[error("the directory was not filled")]
+    Abandoned,
     #[error("expected a PKCS#11 token to take the key {0:?} from, found none")]
     NoToken(String),
     #[error("cannot make the CA's keys")]

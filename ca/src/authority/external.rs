@@ -2,7 +2,7 @@
 //! [`finish`] takes the signed chain back and holds it against everything that will be asked of it.
 
 use super::directory::{
-    InitError, OpenError, establish, in_new_directory, new_database, new_intermediate_key,
+    InitError, OpenError, establish, in_new_directory, new_database, new_intermediate_key, read,
     read_key, write_files,
 };
 use super::{IssueError, Request, Requester, check};
@@ -188,6 +188,42 @@ impl Signed {
         let database = new_database(options.database.as_ref(), directory);
         establish(&database, &self.bundle, &self.intermediate)
     }
+}
+
+/// How long a CA can issue.
+pub(crate) struct Forecast {
+    /// The issuer, or what it depends on, whichever is first.
+    pub(crate) issuer_ends: SystemTime,
+}
+
+/// Reads the CA in `directory`, has its key sign a certificate that is thrown away, and validates that.
+pub(crate) fn forecast(
+    directory: &Path,
+    options: &OpenOptions,
+    now: SystemTime,
+) -> Result<Forecast, ForecastError> {
+    let parts = read(directory, options)?;
+    let signed = Signed {
+        root: parts.root,
+        intermediate: parts.intermediate,
+        bundle: parts.bundle,
+    };
+    let key = parts.issuer.key().public().clone();
+    signed
+        .try_issuing(&parts.issuer, parts.issuer_validity, key, now)
+        .map_err(|error| ForecastError::Trial(Box::new(error)))?;
+    Ok(Forecast {
+        issuer_ends: parts.issuer_validity.not_after,
+    })
+}
+
+/// Why a CA cannot issue.
+#[derive(Debug, thiserror::Error)]
+pub enum ForecastError {
+    #[error("the CA cannot be opened")]
+    Open(#[from] OpenError),
+    #[error("nothing can be issued")]
+    Trial(#[source] Box<FinishError>),
 }
 
 /// Why a signed chain was not taken.

@@ -39,6 +39,16 @@ pub(super) fn use_log(connection: &Connection) -> Result<()> {
     Ok(connection.pragma_update(None, "journal_mode", "WAL")?)
 }
 
+/// Copies one moment of the database to a new file, which has no log beside it and needs none.
+pub(super) fn copy(directory: &Path, file: &Path) -> Result<()> {
+    let connection = connect(directory, Access::Write)?;
+    let file = file.to_string_lossy();
+    connection.execute("VACUUM INTO ?1", [file.as_ref()])?;
+    // What a new CA's database is set to stays with the file, but not through a copy.
+    let copy = Connection::open(file.as_ref())?;
+    Ok(copy.pragma_update(None, "journal_mode", "WAL")?)
+}
+
 pub(super) fn begin(connection: &Connection, access: Access) -> Result<()> {
     Ok(connection.execute_batch(match access {
         Access::Read => "BEGIN",

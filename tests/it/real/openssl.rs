@@ -2,6 +2,7 @@
 
 use super::{Credentials, run, run_ok};
 use crate::harness::{Mesh, STOREFRONT, path};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn s_client(mesh: &Mesh, credentials: Option<&Credentials>, more: &[&str]) -> String {
@@ -74,6 +75,14 @@ fn chains_pass_the_strict_verification() {
         ];
         assert!(run_ok("openssl", &arguments).contains("OK"), "{purpose}");
     }
+    let gnutls = |root: &Path| {
+        let files = ["--load-ca-certificate", path(root), "--infile", chain];
+        run(
+            "certtool",
+            &[&["--verify", "--verify-profile", "high"], &files[..]].concat(),
+        )
+    };
+    assert!(gnutls(&bundle).status.success(), "{:?}", gnutls(&bundle));
     // And an unrelated root does not verify it: the check can fail.
     let other = mesh.folder.path().join("other");
     crate::harness::tipstaff_ok(&[
@@ -95,4 +104,5 @@ fn chains_pass_the_strict_verification() {
         chain,
     ];
     assert!(!run("openssl", &arguments).status.success());
+    assert!(!gnutls(&foreign).status.success());
 }

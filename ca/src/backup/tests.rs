@@ -1,0 +1,176 @@
+use super::*;
+use crate::authority::{Authority, Request, Requester, init};
+use crate::config::{InitOptions, KeyProtection, OpenOptions};
+use crate::csr::PublicKey;
+use identity::{SpiffeId, TrustDomain};
+use rcgen::{KeyPair, PublicKeyData};
+use tempfile::TempDir;
+
+struct Ca {
+    folder: TempDir,
+    dir: PathBuf,
+    authority: Authority,
+}
+
+fn passphrase() -> Passphrase {
+    Passphrase::new(b"for the backup".to_vec()).unwrap()
+}
+
+impl Ca {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let domain = TrustDomain::parse("demo.test").unwrap();
+        init(
+            &dir,
+            &InitOptions::new(domain, KeyProtection::InsecurePlaintext),
+        )
+        .unwrap();
+        let authority = Authority::open(&dir, &OpenOptions::default()).unwrap();
+        Self {
+            folder,
+            dir,
+            authority,
+        }
+    }
+
+    async fn issue(&self) -> String {
+        issue(&self.authority).await
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.path().join("backup.age")
+    }
+
+    fn backup(&self) -> Result<Manifest, BackupError> {
+        backup(
+            &self.dir,
+            &Database::from(&self.dir),
+            &self.file(),
+            &passphrase(),
+        )
+    }
+
+    fn restore(&self, name: &str) -> Result<PathBuf, BackupError> {
+        let place = self.folder.path().join(name);
+        restore(&self.file(), &place, &passphrase()).map(|_| place)
+    }
+}
+
+async fn issue(authority: &Authority) -> String {
+    let key = KeyPair::generate().unwrap();
+    let request = Request {
+        id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
+        public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
+        ttl: None,
+        requester: Requester::Operator,
+    };
+    authority.issue(request).await.unwrap().serial
+}
+
+#[tokio::test]
+async fn a_backup_of_a_ca_at_work_is_one_moment_of_it_and_issues_when_restored() {
+    let ca = Ca::new();
+    let before = ca.issue().await;
+    let manifest = ca.backup().unwrap();
+    assert_eq!(
+        (manifest.trust_domain.as_str(), manifest.ledger_seq),
+        ("demo.test", 2)
+    );
+    let after = ca.issue().await;
+
+    let restored = ca.restore("restored").unwrap();
+    let database = Database::from(&restored);
+    let find = |serial: &str| crate::inspect::certificate(&database, serial).unwrap();
+    assert!(find(&before).is_some());
+    assert!(find(&after).is_none());
+    for name in [
+        "intermediate.key",
+        "root.key",
+        "intermediate.pem",
+        "root.pem",
+        "ca-bundle.pem",
+    ] {
+        let (old, new) = (ca.dir.join(name), restored.join(name));
+        assert_eq!(fs::read(old).unwrap(), fs::read(new).unwrap(), "{name}");
+    }
+    let authority = Authority::open(&restored, &OpenOptions::default()).unwrap();
+    issue(&authority).await;
+    assert!(ledger::verify(&database).unwrap().is_intact());
+    // Neither has left anything beside.
+    let mut names: Vec<_> = fs::read_dir(ca.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["backup.age", "ca", "restored"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_changed_or_cut_off_restores_nothing() {
+    let ca = Ca::new();
+    ca.backup().unwrap();
+    let whole = fs::read(ca.file()).unwrap();
+    let mut changed = whole.clone();
+    let middle = whole.len() / 2;
+    changed[middle] ^= 1;
+    for bytes in [&whole[..whole.len() - 1], &whole[..middle], &changed] {
+        fs::write(ca.file(), bytes).unwrap();
+        assert!(ca.restore("restored").is_err());
+        assert!(!ca.folder.path().join("restored").exists());
+    }
+    fs::write(ca.file(), &whole).unwrap();
+    let other = Passphrase::new(b"another".to_vec()).unwrap();
+    let place = ca.folder.path().join("restored");
+    assert!(restore(&ca.file(), &place, &other).is_err());
+    assert!(!place.exists());
+    ca.restore("restored").unwrap();
+    assert!(ca.restore("restored").is_err(), "nothing is overwritten");
+    assert!(ca.backup().is_err(), "nor here");
+}
+
+#[test]
+fn archives_that_lead_elsewhere_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest =
+        br#"{"format":1,"trust_domain":"demo.test","made_at":1,"ledger_seq":1,"ledger_hash":""}"#;
+    let build = |entries: &[(&str, EntryType)]| {
+        let mut archive = Builder::new(Sealing::begin(Vec::new(), &passphrase()).unwrap());
+        for (name, kind) in entries {
+            let mut header = Header::new_ustar();
+            let content: &[u8] = if *name == MANIFEST { manifest } else { b"" };
+            header.set_size(content.len() as u64);
+            header.set_entry_type(*kind);
+            header.set_mode(0o600);
+            // The checked way to set a name would refuse some of these.
+            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, content).unwrap();
+        }
+        archive.into_inner().unwrap().finish().unwrap()
+    };
+    let regular = EntryType::Regular;
+    for entries in [
+        &[(MANIFEST, regular), ("../evil.pem", regular)][..],
+        &[(MANIFEST, regular), ("/tmp/evil.pem", regular)],
+        &[(MANIFEST, regular), ("serve.lock", regular)],
+        &[(MANIFEST, regular), ("root.pem", EntryType::Symlink)],
+        &[(MANIFEST, regular), (MANIFEST, regular)],
+        &[("root.pem", regular)],
+        &[(MANIFEST, regular)],
+        &[],
+    ] {
+        let file = folder.path().join("evil.age");
+        fs::write(&file, build(entries)).unwrap();
+        let place = folder.path().join("restored");
+        assert!(
+            restore(&file, &place, &passphrase()).is_err(),
+            "{entries:?}"
+        );
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "{entries:?}"
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! `tipstaff ca backup`, `restore` and `drill`.
+
+use super::{CaDirArgs, CaKeyArgs};
+use crate::cli::OutputArgs;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupSecretArgs {
+    /// A file that holds the passphrase of backups (a final newline is not part of it). Without it,
+    /// TIPSTAFF_CA_BACKUP_PASSPHRASE is read, and then the systemd credential tipstaff-ca-backup-passphrase.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaBackupArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// The file to write, which must not exist.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: PathBuf,
+    #[command(flatten)]
+    pub(crate) secret: BackupSecretArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaRestoreArgs {
+    /// The CA whose directory is to be made; it must not exist.
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    /// The backup.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    #[command(flatten)]
+    pub(crate) secret: BackupSecretArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaDrillArgs {
+    #[command(flatten)]
+    pub(crate) keys: CaKeyArgs,
+    /// A backup to try: it is decrypted, unpacked beside itself, verified and thrown away.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) secret: BackupSecretArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
