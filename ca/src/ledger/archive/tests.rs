@@ -94,7 +94,8 @@ async fn young_records_and_those_that_no_sweep_explains_stay() {
 #[tokio::test]
 async fn what_was_changed_or_is_missing_in_the_archive_is_located() {
     type Tampering = fn(&str) -> String;
-    let cases: [(&str, Tampering, fn(&Problem) -> bool); 5] = [
+    type Expected = fn(&Problem) -> bool;
+    let cases: [(&str, Tampering, Expected); 5] = [
         (
             "changed",
             |text| text.replace("orders", "admin"),
