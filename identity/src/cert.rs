@@ -4,7 +4,9 @@
 
 mod fields;
 
+use crate::revoked::SignerKey;
 use crate::{ParseIdError, SpiffeId};
+use aws_lc_rs::digest::{SHA256, digest};
 use fields::{
     basic_constraints, extended_key_usage, key_usage, parse, serial, system_time, uri_name,
 };
@@ -88,6 +90,7 @@ impl Leaf {
 pub(crate) struct Signer {
     /// The trust domain's own ID, when the certificate is an SVID itself.
     pub(crate) id: Option<SpiffeId>,
+    pub(crate) key: SignerKey,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
@@ -119,8 +122,11 @@ impl Signer {
         if let Some(id) = id.as_ref().filter(|id| !id.path().is_empty()) {
             return Err(CertError::SignerWithPath { found: id.clone() });
         }
+        let mut key = SignerKey::default();
+        key.copy_from_slice(digest(&SHA256, cert.public_key().raw).as_ref());
         Ok(Self {
             id,
+            key,
             not_before: system_time(cert.validity().not_before)?,
             not_after: system_time(cert.validity().not_after)?,
         })

@@ -35,6 +35,8 @@ pub mod pem;
 
 pub mod verify;
 
+pub mod revoked;
+
 pub mod verified;
 
 pub mod tls;
@@ -48,6 +50,7 @@ pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};
 pub use id::{ParseIdError, SpiffeId, TrustDomain};
 pub use portable::PortableSvid;
+pub use revoked::Revocations;
 pub use svid::{Svid, SvidError};
 pub use verified::VerifiedChains;
-pub use verify::{Usage, VerifyError};
+pub use verify::{Usage, VerifiedChain, VerifyError};

@@ -4,10 +4,10 @@
 //! handshake is not looked at and not sent: identities are SPIFFE IDs. No session is ever resumed, because rustls
 //! resumes without asking the verifier; a peer that lost its identity would come back in.
 //!
-//! After a handshake, [`BundleSource::verify`] or [`Leaf::parse`] on its `peer_certificates()` tells who the peer is.
+//! After a handshake, [`BundleSource::verify`] or [`Leaf::parse`](crate::Leaf::parse) on its `peer_certificates()` tells who the peer is.
 
 use crate::verify::{Usage, VerifyError, moment};
-use crate::{Leaf, SpiffeId, Svid, TrustBundle};
+use crate::{SpiffeId, Svid, TrustBundle, VerifiedChain};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -28,7 +28,7 @@ pub trait BundleSource: std::fmt::Debug + Send + Sync + 'static {
     /// The bundle to verify the next peer with.
     fn bundle(&self) -> Arc<TrustBundle>;
 
-    /// [`TrustBundle::verify`] with that bundle. Whoever expects the same peers again asks
+    /// [`TrustBundle::verify_chain`] with that bundle; whoever knows of revocations asks for them here, too. Whoever expects the same peers again asks
     /// [`VerifiedChains`](crate::VerifiedChains) instead, which answers alike.
     ///
     /// # Errors
@@ -38,8 +38,8 @@ pub trait BundleSource: std::fmt::Debug + Send + Sync + 'static {
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<Arc<Leaf>, VerifyError> {
-        TrustBundle::verify(&self.bundle(), chain, usage, now).map(Arc::new)
+    ) -> Result<Arc<VerifiedChain>, VerifyError> {
+        TrustBundle::verify_chain(&self.bundle(), chain, usage, now).map(Arc::new)
     }
 }
 
@@ -202,10 +202,11 @@ impl ServerCertVerifier for SpiffeServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let chain = whole_chain(end_entity, intermediates);
-        let leaf = self
+        let verified = self
             .bundles
             .verify(&chain, Usage::Server, moment(now))
             .map_err(refused)?;
+        let leaf = &verified.leaf;
         if leaf.id != self.expected {
             return Err(refused(VerifyError::UnexpectedIdentity {
                 expected: self.expected.clone(),

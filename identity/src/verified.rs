@@ -1,7 +1,7 @@
 //! What was verified before: a peer that connects again with the same certificates costs one signature, its own, not three.
 
 use crate::verify::Validity;
-use crate::{Leaf, TrustBundle, Usage, VerifyError};
+use crate::{TrustBundle, Usage, VerifiedChain, VerifyError};
 use aws_lc_rs::digest::{self, SHA256};
 use rustls_pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -33,12 +33,12 @@ struct Known {
 
 #[derive(Debug, Clone)]
 struct Verified {
-    leaf: Arc<Leaf>,
+    chain: Arc<VerifiedChain>,
     validity: Validity,
 }
 
 impl VerifiedChains {
-    /// As [`TrustBundle::verify`].
+    /// As [`TrustBundle::verify_chain`].
     ///
     /// # Errors
     /// The first rule that the chain breaks.
@@ -48,22 +48,18 @@ impl VerifiedChains {
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<Arc<Leaf>, VerifyError> {
+    ) -> Result<Arc<VerifiedChain>, VerifyError> {
         let name = name(chain, usage);
-        if let Some(leaf) = self.find(bundle, &name, now) {
-            return Ok(leaf);
+        if let Some(verified) = self.find(bundle, &name, now) {
+            return Ok(verified);
         }
-        let (leaf, validity) = bundle.verify_for(chain, usage, now)?;
-        let leaf = Arc::new(leaf);
-        if chain.len() > MOST_CERTIFICATES {
-            return Ok(leaf);
+        let (verified, validity) = bundle.verify_for(chain, usage, now)?;
+        let verified = Arc::new(verified);
+        if chain.len() <= MOST_CERTIFICATES {
+            let chain = Arc::clone(&verified);
+            self.remember(bundle, name, Verified { chain, validity });
         }
-        let verified = Verified {
-            leaf: Arc::clone(&leaf),
-            validity,
-        };
-        self.remember(bundle, name, verified);
-        Ok(leaf)
+        Ok(verified)
     }
 
     fn find(
@@ -71,7 +67,7 @@ impl VerifiedChains {
         bundle: &Arc<TrustBundle>,
         name: &[u8; 32],
         now: SystemTime,
-    ) -> Option<Arc<Leaf>> {
+    ) -> Option<Arc<VerifiedChain>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !known.is_under(bundle) {
             return None;
@@ -80,7 +76,7 @@ impl VerifiedChains {
         verified
             .validity
             .contains(&now)
-            .then(|| Arc::clone(&verified.leaf))
+            .then(|| Arc::clone(&verified.chain))
     }
 
     fn remember(&self, bundle: &Arc<TrustBundle>, name: [u8; 32], verified: Verified) {

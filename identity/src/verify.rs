@@ -1,6 +1,7 @@
 //! The one path validation: used in the proxy's handshakes, by the CA before it releases a certificate, and by its clients.
 
 use crate::cert::Signer;
+use crate::revoked::{Revoked, SignerKey};
 use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use std::ops::RangeInclusive;
@@ -18,6 +19,15 @@ pub enum Usage {
     Server,
 }
 
+/// A chain that was verified: who it speaks for, and whose keys it depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedChain {
+    /// What the leaf says.
+    pub leaf: Leaf,
+    /// The keys of all signing certificates that were sent with it, used or not.
+    pub signers: Vec<SignerKey>,
+}
+
 /// First and last moment.
 pub(crate) type Validity = RangeInclusive<SystemTime>;
 
@@ -26,7 +36,7 @@ impl TrustBundle {
     ///
     /// The leaf satisfies the leaf profile and is of the bundle's trust domain; every other certificate of the chain,
     /// used or not, satisfies the signing profile and, where it has a SPIFFE ID, has that of the trust domain itself.
-    /// Revocation is not looked at: leaves are short-lived.
+    /// Revocation is not looked at: that is [`Revocations::check`](crate::Revocations::check).
     ///
     /// # Errors
     /// The first rule that the chain breaks.
@@ -36,35 +46,48 @@ impl TrustBundle {
         usage: Usage,
         now: SystemTime,
     ) -> Result<Leaf, VerifyError> {
-        self.verify_for(chain, usage, now).map(|(leaf, _)| leaf)
+        Ok(self.verify_chain(chain, usage, now)?.leaf)
     }
 
-    /// As [`TrustBundle::verify`], and when the same chain for the same use would be accepted as well: while all of its
+    /// As [`TrustBundle::verify`], with what is needed to look for revocations.
+    ///
+    /// # Errors
+    /// The first rule that the chain breaks.
+    pub fn verify_chain(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<VerifiedChain, VerifyError> {
+        self.verify_for(chain, usage, now).map(|(chain, _)| chain)
+    }
+
+    /// As [`TrustBundle::verify_chain`], and when the same chain for the same use would be accepted as well: while all of its
     /// certificates and all authorities that are valid now stay so, used or not.
     pub(crate) fn verify_for(
         &self,
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<(Leaf, Validity), VerifyError> {
+    ) -> Result<(VerifiedChain, Validity), VerifyError> {
         let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
         let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
         self.check_trust_domain(&leaf.id)?;
-        let path = self.check_path(first, intermediates, usage, now)?;
+        let (path, signers) = self.check_path(first, intermediates, usage, now)?;
         let validity = overlap(path, leaf.not_before..=leaf.not_after);
-        Ok((leaf, validity))
+        Ok((VerifiedChain { leaf, signers }, validity))
     }
 
     /// All but the leaf's own profile: signatures, validity and constraints (RFC 5280 section 6). Answers when all but the
-    /// leaf are valid.
+    /// leaf are valid, and the keys of the intermediates.
     fn check_path(
         &self,
         first: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<Validity, VerifyError> {
-        let mut validities = Vec::new();
+    ) -> Result<(Validity, Vec<SignerKey>), VerifyError> {
+        let (mut validities, mut keys) = (Vec::new(), Vec::new());
         for (index, intermediate) in (1..).zip(intermediates) {
             let signer = Signer::parse_intermediate(intermediate)
                 .map_err(|source| VerifyError::Intermediate { index, source })?;
@@ -72,6 +95,7 @@ impl TrustBundle {
                 self.check_trust_domain(id)?;
             }
             validities.push(signer.not_before..=signer.not_after);
+            keys.push(signer.key);
         }
         let mut anchors = Vec::new();
         for anchor in self.anchors_at(now) {
@@ -103,10 +127,8 @@ impl TrustBundle {
                     .map(|_| ())
             })
             .map_err(VerifyError::from_path)?;
-        validities
-            .into_iter()
-            .reduce(overlap)
-            .ok_or(VerifyError::NoAuthority)
+        let validity = validities.into_iter().reduce(overlap);
+        Ok((validity.ok_or(VerifyError::NoAuthority)?, keys))
     }
 
     fn check_trust_domain(&self, id: &SpiffeId) -> Result<(), VerifyError> {
@@ -157,6 +179,16 @@ pub enum VerifyError {
         /// Who answered.
         found: SpiffeId,
     },
+    /// The chain is good, and was revoked before its time.
+    #[error("expected a certificate that is not revoked, found {serial} of {id}, whose {what} is")]
+    Revoked {
+        /// By what.
+        what: Revoked,
+        /// Whose.
+        id: SpiffeId,
+        /// Which.
+        serial: String,
+    },
     /// No authority of the bundle may sign at this time.
     #[error("expected an authority that is valid now and may sign, found none in the bundle")]
     NoAuthority,
@@ -202,6 +234,7 @@ impl VerifyError {
             Self::Intermediate { .. } => "signer_profile",
             Self::ForeignTrustDomain { .. } => "foreign_trust_domain",
             Self::UnexpectedIdentity { .. } => "unexpected_identity",
+            Self::Revoked { .. } => "revoked",
             Self::NoAuthority => "no_authority",
             Self::Expired { .. } => "expired",
             Self::NotYetValid { .. } => "not_yet_valid",

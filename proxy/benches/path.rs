@@ -216,6 +216,7 @@ fn identity(authority: &Authority, id: &str) -> (IdentityFeed, Box<dyn Any>) {
     let feed = IdentityFeed {
         svid,
         bundle,
+        revocations: watch::channel(Arc::default()).1,
         state,
         renew,
     };

@@ -110,7 +110,7 @@ use admin::PolicyStatus;
 use discovery::{Discovery, Finder};
 use drain::{Drain, Readiness, Unready};
 use handover::{Handover, Inherited, RelieveError};
-use identity::{Svid, TrustBundle};
+use identity::{Revocations, Svid, TrustBundle};
 use metrics::Metrics;
 use overload::Overload;
 use policy::Policy;
@@ -128,6 +128,8 @@ pub struct IdentityFeed {
     pub svid: watch::Receiver<Option<Arc<Svid>>>,
     /// The present roots; read at every handshake.
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// What was revoked: read at every handshake, and again and again for connections that are open.
+    pub revocations: watch::Receiver<Arc<Revocations>>,
     /// How the exchange with the CA goes; shown by the admin listener.
     pub state: watch::Receiver<IdentityState>,
     /// Asks for a renewal now; the reply says how it went.

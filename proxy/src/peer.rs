@@ -2,7 +2,7 @@
 
 use crate::metrics;
 use http::HeaderValue;
-use identity::{Leaf, SpiffeId};
+use identity::{Leaf, SpiffeId, VerifiedChain};
 use policy::Caller;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ impl Who {
 /// finished handshake yields.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    leaf: Arc<Leaf>,
+    verified: Arc<VerifiedChain>,
     /// The SPIFFE ID.
     header: HeaderValue,
     forwarded_cert: HeaderValue,
@@ -61,27 +61,28 @@ impl Peer {
     /// `own` is the identity that the caller reached; `hash` the hexadecimal SHA-256 of the caller's certificate.
     pub(crate) fn new(
         _proof: crate::tls::Verified,
-        leaf: Arc<Leaf>,
+        verified: Arc<VerifiedChain>,
         own: &SpiffeId,
         hash: &str,
     ) -> Self {
         // A SPIFFE ID holds no character that needs escaping here: no comma, semicolon, quote or space (SPIFFE-ID 2).
-        let forwarded_cert = format!("By={own};Hash={hash};URI={}", leaf.id);
+        let id = &verified.leaf.id;
+        let forwarded_cert = format!("By={own};Hash={hash};URI={id}");
         Self {
-            header: HeaderValue::from_str(leaf.id.as_str())
+            header: HeaderValue::from_str(id.as_str())
                 .expect("a SPIFFE ID consists of visible ASCII"),
             forwarded_cert: HeaderValue::from_str(&forwarded_cert)
                 .expect("SPIFFE IDs and hexadecimal digits are visible ASCII"),
-            leaf,
+            verified,
         }
     }
 
     pub(crate) fn id(&self) -> &SpiffeId {
-        &self.leaf.id
+        &self.verified.leaf.id
     }
 
     /// The verified certificate's own words.
     pub(crate) fn leaf(&self) -> &Leaf {
-        &self.leaf
+        &self.verified.leaf
     }
 }

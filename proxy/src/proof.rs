@@ -16,9 +16,10 @@ mod until;
 pub(crate) use claims::{Claim, Claims, Lasting, keep_proven};
 pub(crate) use until::Until;
 
-use crate::authorize::reached;
+use crate::authorize::LOOK_AGAIN;
 use crate::handover::Elders;
-use identity::SpiffeId;
+use crate::tls::LiveIdentity;
+use identity::{SpiffeId, VerifiedChain};
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,29 +47,62 @@ pub(crate) struct Proof {
     pub(crate) until: u64,
 }
 
-/// When a connection has to end: with the first of its two certificates, or later if its peer has proven itself since.
+/// When a connection has to end: with the first of its two certificates, later if its peer has proven itself since, or at
+/// once when the peer's certificate is revoked.
 #[derive(Debug)]
-pub(crate) struct Ends(AtomicU64);
+pub(crate) struct Ends {
+    moment: AtomicU64,
+    /// None of this can be put off by a proof: that may come from whoever has stolen the certificate.
+    peer: Revocable,
+}
 
 impl Ends {
-    pub(crate) fn new(moment: SystemTime) -> Self {
-        Self(AtomicU64::new(seconds(moment)))
+    pub(crate) fn new(moment: SystemTime, peer: Revocable) -> Self {
+        Self {
+            moment: AtomicU64::new(seconds(moment)),
+            peer,
+        }
     }
 
+    /// In the past once the peer is revoked. Look again after [`LOOK_AGAIN`].
     pub(crate) fn moment(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_secs(self.0.load(Ordering::Relaxed))
+        if self.peer.is_revoked() {
+            return UNIX_EPOCH;
+        }
+        UNIX_EPOCH + Duration::from_secs(self.moment.load(Ordering::Relaxed))
     }
 
     /// `until` is in seconds since 1970.
     pub(crate) fn put_off(&self, until: u64) {
-        self.0.fetch_max(until, Ordering::Relaxed);
+        self.moment.fetch_max(until, Ordering::Relaxed);
     }
 
     /// Waits until it has come and was not put off.
     pub(crate) async fn reached(&self) {
-        while SystemTime::now() < self.moment() {
-            reached(Some(self.moment())).await;
+        while let Ok(left) = self.moment().duration_since(SystemTime::now()) {
+            // At least a moment, so that a clock behind the timer does not make this spin.
+            tokio::time::sleep(left.clamp(Duration::from_millis(10), LOOK_AGAIN)).await;
         }
+    }
+}
+
+/// The peer of a connection, whose certificate may be revoked while the connection is open.
+#[derive(Debug, Clone)]
+pub(crate) struct Revocable {
+    chain: Arc<VerifiedChain>,
+    live: Arc<LiveIdentity>,
+}
+
+impl Revocable {
+    pub(crate) fn new(chain: &Arc<VerifiedChain>, live: &Arc<LiveIdentity>) -> Self {
+        Self {
+            chain: Arc::clone(chain),
+            live: Arc::clone(live),
+        }
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.live.is_revoked(&self.chain)
     }
 }
 

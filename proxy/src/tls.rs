@@ -12,10 +12,12 @@ use crate::config::Protocol;
 use crate::error::ConnectError;
 use crate::hops::{self, Hops};
 use crate::peer::Peer;
-use crate::proof::{self, Name};
+use crate::proof::{self, Name, Revocable};
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
-use identity::{Leaf, SpiffeId, Svid, TrustBundle, Usage, VerifiedChains, VerifyError};
+use identity::{
+    Revocations, SpiffeId, Svid, TrustBundle, Usage, VerifiedChain, VerifiedChains, VerifyError,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -163,11 +165,12 @@ impl Acceptor {
             .map_err(HandshakeError::Name)?;
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is who it is.
-        let leaf = self
+        let verified = self
             .identity
             .verify(chain, Usage::Client, SystemTime::now())?;
-        let ends = leaf.not_after.min(own.leaf().not_after);
-        let peer = Peer::new(Verified(()), leaf, own.id(), &fingerprint(&chain[0]));
+        let ends = verified.leaf.not_after.min(own.leaf().not_after);
+        let revocable = Revocable::new(&verified, &self.identity);
+        let peer = Peer::new(Verified(()), verified, own.id(), &fingerprint(&chain[0]));
         let alpn = Alpn::agreed(session.alpn_protocol());
         Ok(Accepted {
             tls: Stream::server(tls, alpn),
@@ -175,6 +178,7 @@ impl Acceptor {
             alpn,
             name,
             ends,
+            revocable,
             own: own.id().clone(),
         })
     }
@@ -188,6 +192,8 @@ pub(crate) struct Accepted<S> {
     pub(crate) name: Name,
     /// When the first of the two certificates expires: the connection must not outlive it.
     pub(crate) ends: SystemTime,
+    /// Nor its revocation.
+    pub(crate) revocable: Revocable,
     /// Who the caller reached: this sidecar's identity.
     pub(crate) own: SpiffeId,
 }
@@ -294,13 +300,14 @@ impl Connector {
             .map_err(|error| ConnectError::Handshake(Arc::new(io::Error::other(error))))?;
         let chain = session.peer_certificates().unwrap_or_default();
         // The handshake has asked the same: what is new is for how long.
-        let leaf = self.live.verify(chain, Usage::Server, SystemTime::now())?;
+        let verified = self.live.verify(chain, Usage::Server, SystemTime::now())?;
         let alpn = Alpn::agreed(session.alpn_protocol());
         Ok(Connected {
             tls: Stream::client(tls, alpn),
             alpn,
             name,
-            ends: leaf.not_after.min(own.svid.leaf().not_after),
+            ends: verified.leaf.not_after.min(own.svid.leaf().not_after),
+            revocable: Revocable::new(&verified, &self.live),
         })
     }
 }
@@ -312,6 +319,8 @@ pub(crate) struct Connected<S> {
     pub(crate) name: Name,
     /// When the first of the two certificates expires.
     pub(crate) ends: SystemTime,
+    /// The server's certificate may be revoked before.
+    pub(crate) revocable: Revocable,
 }
 
 /// What a listener for `protocol` takes.
@@ -326,6 +335,7 @@ fn spoken(protocol: Protocol) -> Vec<&'static [u8]> {
 pub(crate) struct LiveIdentity {
     svid: watch::Receiver<Option<Arc<Svid>>>,
     bundle: watch::Receiver<Arc<TrustBundle>>,
+    revocations: watch::Receiver<Arc<Revocations>>,
     /// Peers come again and again: for new connections, and with each of ours.
     verified: VerifiedChains,
 }
@@ -335,6 +345,7 @@ impl LiveIdentity {
         Arc::new(Self {
             svid: feed.svid.clone(),
             bundle: feed.bundle.clone(),
+            revocations: feed.revocations.clone(),
             verified: VerifiedChains::default(),
         })
     }
@@ -346,6 +357,11 @@ impl LiveIdentity {
             return Err(ConnectError::IdentityExpired);
         }
         Ok(svid)
+    }
+
+    /// Whether a chain that was verified has been revoked since.
+    pub(crate) fn is_revoked(&self, chain: &VerifiedChain) -> bool {
+        self.revocations.borrow().check(chain).is_err()
     }
 
     /// Resolves when the SVID is another than at the last call with this receiver.
@@ -376,8 +392,10 @@ impl BundleSource for LiveIdentity {
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<Arc<Leaf>, VerifyError> {
-        self.verified.verify(&self.bundle(), chain, usage, now)
+    ) -> Result<Arc<VerifiedChain>, VerifyError> {
+        let verified = self.verified.verify(&self.bundle(), chain, usage, now)?;
+        self.revocations.borrow().check(&verified)?;
+        Ok(verified)
     }
 }
 

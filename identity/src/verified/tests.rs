@@ -37,9 +37,9 @@ impl Mesh {
         chain: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<Arc<Leaf>, VerifyError> {
+    ) -> Result<Arc<VerifiedChain>, VerifyError> {
         let found = self.chains.verify(&self.bundle, chain, usage, now);
-        let fresh = TrustBundle::verify(&self.bundle, chain, usage, now);
+        let fresh = TrustBundle::verify_chain(&self.bundle, chain, usage, now);
         assert_eq!(found.as_deref(), fresh.as_ref(), "the memory answers alike");
         found
     }
@@ -60,7 +60,7 @@ fn a_chain_that_comes_again_is_the_same_leaf_and_is_not_verified_again() {
     let chain = mesh.chain(mint::signer("intermediate"));
     let first = mesh.verify(&chain, Usage::Client, mint::now()).unwrap();
     let second = mesh.verify(&chain, Usage::Client, mint::now()).unwrap();
-    assert_eq!(first.id.as_str(), WORKLOAD);
+    assert_eq!(first.leaf.id.as_str(), WORKLOAD);
     assert!(Arc::ptr_eq(&first, &second));
 }
 

@@ -93,7 +93,7 @@ impl Watch<'_> {
         // Hard: nothing passes under a certificate that has ended.
         let ends = self.ends.as_deref();
         if ends.is_some_and(|ends| now >= ends.moment()) {
-            tracing::info!("connection closed at the end of its certificate");
+            tracing::info!("connection closed, as its certificate has ended or is revoked");
             return true;
         }
         stage.leaving |= stage.leave_at.is_some_and(|leave_at| now >= leave_at);

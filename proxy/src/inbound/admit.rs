@@ -120,7 +120,7 @@ impl Inbound {
             let _ = timeout(limit, answered).await;
             return None;
         }
-        let ends = Arc::new(Ends::new(accepted.ends));
+        let ends = Arc::new(Ends::new(accepted.ends, accepted.revocable));
         let hold = shared.held.hold(accepted.name, peer.id(), &own, &ends);
         let counters = shared.metrics.caller(peer.id());
         Some(Admitted {

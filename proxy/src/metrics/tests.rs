@@ -27,6 +27,7 @@ fn encode(metrics: &Metrics) -> String {
     let feed = IdentityFeed {
         svid: watch::channel(None).1,
         bundle: watch::channel(Arc::new(bundle())).1,
+        revocations: watch::channel(Arc::default()).1,
         state: watch::channel(IdentityState::default()).1,
         renew,
     };

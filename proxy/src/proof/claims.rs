@@ -43,7 +43,7 @@ impl Claim {
         let claim = Self {
             name: connected.name,
             peer: peer.map_err(|error| ConnectError::Io(Arc::new(error)))?,
-            ends: Ends::new(connected.ends),
+            ends: Ends::new(connected.ends, connected.revocable.clone()),
             due: Mutex::new(connected.ends),
         };
         claim.ask_later(SystemTime::now());

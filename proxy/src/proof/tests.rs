@@ -1,4 +1,7 @@
 use super::*;
+use crate::{IdentityFeed, IdentityState};
+use identity::{Leaf, Revocations, TrustBundle};
+use tokio::sync::{mpsc, watch};
 
 const NAME: Name = [7; 32];
 
@@ -10,10 +13,36 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
+/// A peer with a certificate that is numbered 1, and the list that it may come to be on.
+fn peer() -> (Revocable, watch::Sender<Arc<Revocations>>) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = params.self_signed(&rcgen::KeyPair::generate().unwrap());
+    let domain = id("front").trust_domain().clone();
+    let bundle = TrustBundle::new(domain, vec![root.unwrap().der().clone()], 1).unwrap();
+    let (list, revocations) = watch::channel(Arc::default());
+    let live = LiveIdentity::new(&IdentityFeed {
+        svid: watch::channel(None).1,
+        bundle: watch::channel(Arc::new(bundle)).1,
+        revocations,
+        state: watch::channel(IdentityState::default()).1,
+        renew: mpsc::channel(1).0,
+    });
+    let leaf = Leaf {
+        id: id("front"),
+        serial: "01".to_owned(),
+        not_before: at(0),
+        not_after: at(100),
+    };
+    let signers = Vec::new();
+    let chain = Arc::new(VerifiedChain { leaf, signers });
+    (Revocable::new(&chain, &live), list)
+}
+
 /// A connection of the front end to the orders that ends at 100.
 fn held() -> (Arc<Held>, Arc<Ends>, Hold) {
     let held = Arc::<Held>::default();
-    let ends = Arc::new(Ends::new(at(100)));
+    let ends = Arc::new(Ends::new(at(100), peer().0));
     let hold = held.hold(NAME, &id("front"), &id("orders"), &ends);
     (held, ends, hold)
 }
@@ -76,7 +105,7 @@ async fn half_a_name_says_nothing_and_names_without_end_are_not_read() {
 #[test]
 fn what_a_flood_of_connections_took_is_given_back_and_the_others_are_kept() {
     let (held, _ends, _hold) = held();
-    let ends = Arc::new(Ends::new(at(100)));
+    let ends = Arc::new(Ends::new(at(100), peer().0));
     let flood: Vec<_> = (0..10_000_u64)
         .map(|number| {
             let mut name = [0; 32];
@@ -93,4 +122,20 @@ fn what_a_flood_of_connections_took_is_given_back_and_the_others_are_kept() {
         own: id("orders"),
         until: 200,
     }));
+}
+
+#[tokio::test]
+async fn the_connection_of_a_revoked_peer_has_ended_and_no_proof_puts_that_off() {
+    let (peer, list) = peer();
+    let tomorrow = SystemTime::now() + Duration::from_secs(24 * 3600);
+    let ends = Ends::new(tomorrow, peer);
+    assert!(ends.moment() > SystemTime::now());
+    list.send_replace(Arc::new(Revocations {
+        sequence: 1,
+        serials: ["01".to_owned()].into(),
+        ..Revocations::default()
+    }));
+    ends.put_off(tomorrow + Duration::from_secs(24 * 3600));
+    assert_eq!(ends.moment(), UNIX_EPOCH);
+    ends.reached().await;
 }

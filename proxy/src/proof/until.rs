@@ -5,7 +5,6 @@ use crate::socket::Socket;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// For connections that nothing else watches: HTTP/1.1 to a sidecar. They are never proven again.
@@ -16,8 +15,7 @@ pub(crate) struct Until {
 }
 
 impl Until {
-    pub(crate) fn new(socket: Box<dyn Socket>, moment: SystemTime) -> Self {
-        let ends = Ends::new(moment);
+    pub(crate) fn new(socket: Box<dyn Socket>, ends: Ends) -> Self {
         Self {
             socket,
             over: Box::pin(async move { ends.reached().await }),

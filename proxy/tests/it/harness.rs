@@ -12,7 +12,7 @@ pub(crate) use certs::{Authority, Life, Minted, leaf};
 pub(crate) use nameserver::{Mood, Nameserver};
 pub(crate) use recorder::{Evidence, Recorder};
 
-use identity::{SpiffeId, Svid};
+use identity::{Revocations, SpiffeId, Svid};
 use policy::{Options, Policy, Source};
 use proxy::admin::PolicyStatus;
 use proxy::config::{
@@ -44,6 +44,7 @@ pub(crate) struct Sidecar {
     outbound: Option<Address>,
     pub(crate) tcp: Vec<Address>,
     pub(crate) svid: watch::Sender<Option<Arc<Svid>>>,
+    pub(crate) revocations: watch::Sender<Arc<Revocations>>,
     pub(crate) policy: watch::Sender<Arc<Policy>>,
     pub(crate) reload: ReloadHandle,
     pub(crate) config: Config,
@@ -94,6 +95,7 @@ pub(crate) fn sidecar(
     change(&mut config);
     let (svid, svid_watch) = watch::channel(Some(Arc::new(svid)));
     let (bundle, bundle_watch) = watch::channel(Arc::new(authority.bundle()));
+    let (revocations, revocations_watch) = watch::channel(Arc::default());
     let (state, state_watch) = watch::channel(IdentityState::default());
     let (renew, renewals) = mpsc::channel(1);
     let (policy, policy_watch) = watch::channel(Arc::new(compile(documents)));
@@ -105,6 +107,7 @@ pub(crate) fn sidecar(
     let identity = IdentityFeed {
         svid: svid_watch,
         bundle: bundle_watch,
+        revocations: revocations_watch,
         state: state_watch,
         renew,
     };
@@ -126,6 +129,7 @@ pub(crate) fn sidecar(
         outbound: addresses.outbound,
         tcp: addresses.tcp,
         svid,
+        revocations,
         policy,
         reload,
         config,

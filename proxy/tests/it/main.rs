@@ -28,6 +28,7 @@ mod outbound; // Where the workload may go, and how identities rotate under it.
 mod permissive; // Ports that take plain text, too: what that gets, and what nobody gets by it.
 mod proof; // Streams that outlive their certificates, and those that must not.
 mod resilience; // Endpoints that fail in each way, and what may be asked again.
+mod revocation; // Peers whose certificates are revoked while they are connected.
 mod spoof; // Fields that claim an identity, in every spelling.
 mod stalled; // Bodies that stop moving, in either direction.
 mod strangers; // Certificates that let nobody in.

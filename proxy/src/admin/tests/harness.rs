@@ -75,6 +75,7 @@ impl Harness {
                 feed: IdentityFeed {
                     svid: svid_feed,
                     bundle: bundle_feed,
+                    revocations: watch::channel(Arc::default()).1,
                     state: state_feed,
                     renew,
                 },

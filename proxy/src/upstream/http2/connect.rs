@@ -7,7 +7,7 @@ use crate::external::Server;
 use crate::h1::wire::Wire;
 use crate::metrics::Metrics;
 use crate::normalize::Rejection;
-use crate::proof::{Claim, Until, Validity};
+use crate::proof::{Claim, Ends, Until, Validity};
 use crate::redirect::OwnPorts;
 use crate::socket::Socket;
 use crate::tls::{self, Alpn, Wanted};
@@ -145,7 +145,8 @@ impl Lanes {
 
     fn http1(&self, connected: tls::Connected<Box<dyn Socket>>) -> Box<Http1Connection> {
         let retire_at = Validity::new(SystemTime::now(), connected.ends).retire_at;
-        let socket = Box::new(Until::new(Box::new(connected.tls), connected.ends));
+        let ends = Ends::new(connected.ends, connected.revocable);
+        let socket = Box::new(Until::new(Box::new(connected.tls), ends));
         let wire = Wire::new(socket, BytesMut::new());
         Box::new(Http1Connection::new(wire, Some(retire_at)).counted(&self.open_http1))
     }

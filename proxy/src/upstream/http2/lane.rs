@@ -232,9 +232,9 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
             }
             return Poll::Ready(());
         }
-        // Hard: nothing passes under a certificate that has ended.
+        // Hard: nothing passes under a certificate that has ended or is revoked.
         if ended.as_mut().poll(cx).is_ready() {
-            tracing::info!("HTTP/2 connection to an upstream closed at the end of its certificate");
+            tracing::info!("HTTP/2 connection to an upstream closed, as its certificate has ended or is revoked");
             return Poll::Ready(());
         }
         let Some(pings) = &mut pings else {
