@@ -123,6 +123,7 @@ fn feed(handles: &client::Handles) -> IdentityFeed {
     IdentityFeed {
         svid: handles.svid.clone(),
         bundle: handles.bundle.clone(),
+        revocations: handles.revocations.clone(),
         state,
         renew: handles.renew.clone(),
     }

@@ -6,6 +6,7 @@
 mod administration;
 mod attested;
 pub(crate) mod refused;
+mod watch;
 
 use crate::admission::{Admission, Source};
 use crate::attest::{self, Attestors};
@@ -19,29 +20,27 @@ use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
-    Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, TrustBundle,
-    WatchBundleRequest, WatchBundleResponse,
+    Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, Revocations,
+    TrustBundle, WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
-use futures_util::stream::{self, Stream};
-use identity::{Leaf, SpiffeId};
+use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
 use refused::Refused;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 /// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    /// The leaf of the client certificate, which the handshake verified.
-    pub(crate) svid: Option<Arc<Leaf>>,
+    /// The client certificate, which the handshake verified.
+    pub(crate) svid: Option<Arc<VerifiedChain>>,
     /// Cancelled when the connection is told to go away: streams end then.
     pub(crate) leaving: CancellationToken,
 }
@@ -230,12 +229,38 @@ impl Api {
         }
     }
 
+    /// The caller of a call that only the holder of a valid SVID may make.
+    fn authenticated<T>(&self, call: &Request<T>) -> Result<(Peer, Arc<VerifiedChain>), Refused> {
+        let peer = call.extensions().get::<Peer>().cloned();
+        let Some((peer, svid)) = peer.and_then(|peer| peer.svid.clone().map(|svid| (peer, svid)))
+        else {
+            return Err(Refused::NoClientCertificate);
+        };
+        // The listener closes the connection at that time, but by another clock.
+        if svid.leaf.not_after <= SystemTime::now() {
+            return Err(Refused::ExpiredClientCertificate);
+        }
+        // The handshake has looked, and the connection may be older than the revocation.
+        let revocations = self.authority.revocations();
+        match revocations.borrow().check(&svid) {
+            Err(VerifyError::Revoked { what, .. }) => {
+                Err(Refused::RevokedClientCertificate { what })
+            }
+            _ => Ok((peer, svid)),
+        }
+    }
+
     fn issue_response(&self, issued: &Issued) -> IssueResponse {
         IssueResponse {
             certificate: Some(self.certificate(Call::Issue, issued)),
             bundle: Some(self.bundle()),
             server_time_unix_ms: unix_ms(SystemTime::now()),
+            revocations: Some(self.revocations()),
         }
+    }
+
+    fn revocations(&self) -> Revocations {
+        watch::revocations_message(&self.authority.revocations().borrow())
     }
 
     fn bundle(&self) -> TrustBundle {
@@ -262,56 +287,28 @@ impl CertificateAuthority for Api {
     }
 
     async fn renew(&self, call: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        let (_, svid) = authenticated(&call)?;
-        match self.issue_after(&svid, call.get_ref()).await {
+        let (_, svid) = self.authenticated(&call)?;
+        let svid = &svid.leaf;
+        match self.issue_after(svid, call.get_ref()).await {
             Ok(issued) => Ok(Response::new(RenewResponse {
                 certificate: Some(self.certificate(Call::Renew, &issued)),
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
+                revocations: Some(self.revocations()),
             })),
             Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), refused).await),
         }
     }
 
-    type WatchBundleStream =
-        Pin<Box<dyn Stream<Item = Result<WatchBundleResponse, Status>> + Send>>;
+    type WatchBundleStream = watch::Replies;
 
     async fn watch_bundle(
         &self,
-        call: Request<WatchBundleRequest>,
+        call: Request<Streaming<WatchBundleRequest>>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        let (peer, _) = authenticated(&call)?;
-        let mut bundles = self.authority.bundle();
-        bundles.mark_changed();
-        let stream = stream::unfold((bundles, peer.leaving), |(mut bundles, leaving)| async {
-            tokio::select! {
-                () = leaving.cancelled() => None,
-                changed = bundles.changed() => {
-                    changed.ok()?;
-                    let reply = WatchBundleResponse {
-                        bundle: Some(bundle_message(&bundles.borrow_and_update())),
-                        server_time_unix_ms: unix_ms(SystemTime::now()),
-                    };
-                    Some((Ok(reply), (bundles, leaving)))
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(stream)))
+        let (peer, svid) = self.authenticated(&call)?;
+        Ok(Response::new(self.watch(peer, svid, call.into_inner())))
     }
-}
-
-/// The caller of a call that only the holder of a valid SVID may make.
-fn authenticated<T>(call: &Request<T>) -> Result<(Peer, Arc<Leaf>), Refused> {
-    let peer = call.extensions().get::<Peer>().cloned();
-    let Some((peer, svid)) = peer.and_then(|peer| peer.svid.clone().map(|svid| (peer, svid)))
-    else {
-        return Err(Refused::NoClientCertificate);
-    };
-    // The listener closes the connection at that time, but by another clock.
-    if svid.not_after <= SystemTime::now() {
-        return Err(Refused::ExpiredClientCertificate);
-    }
-    Ok((peer, svid))
 }
 
 fn requested_ttl(seconds: u32) -> Option<Duration> {

@@ -4,10 +4,11 @@ use crate::config::{DEFAULT_TTL, MAX_TTL, OpenOptions, TtlFloor};
 use crate::csr::{KeyHash, PublicKey};
 use crate::lineage::LineageError;
 use crate::profile::{self, Validity};
+use crate::revoke::crl::Crl;
 use crate::signer::CaKey;
-use crate::store::{CertificateRecord, Store, StoreError, Topic};
+use crate::store::{CertificateRecord, Store, StoreError};
 use aws_lc_rs::hmac;
-use identity::{Leaf, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
+use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::path::Path;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 
 mod directory;
 mod external;
+mod follow;
 mod health;
 
 #[cfg(test)]
@@ -26,10 +28,8 @@ pub use directory::{InitError, OpenError, init};
 pub(crate) use directory::{in_new_directory, read_certificate};
 pub use external::{FinishError, ForecastError, finish, request_intermediate};
 pub(crate) use external::{Forecast, forecast};
+pub use follow::CrlError;
 pub use health::Fault;
-
-/// After a newer trust bundle could not be read.
-const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -37,6 +37,9 @@ pub struct Authority {
     signer: Arc<Signer>,
     store: Store,
     bundle: watch::Sender<Arc<TrustBundle>>,
+    revocations: watch::Sender<Arc<Revocations>>,
+    /// The last that was signed. Held while the next is.
+    crl: tokio::sync::Mutex<Option<Crl>>,
     /// The CA's own root, which the bundle must contain.
     root: CertificateDer<'static>,
     /// As many as the key serves at once: more tasks would only make all of them late.
@@ -69,6 +72,8 @@ impl Authority {
             }),
             store: Store::open(options.database_in(directory))?,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),
+            revocations: watch::Sender::new(Arc::new(parts.revocations)),
+            crl: tokio::sync::Mutex::default(),
             root: parts.root,
             signing: Semaphore::new(width),
             directory: directory.to_owned(),
@@ -121,30 +126,6 @@ impl Authority {
             pem.as_bytes(),
         )
         .map_err(PublishError::Copy)
-    }
-
-    /// Publishes what other processes and replicas have published. Never returns.
-    pub(crate) async fn follow(&self) {
-        let (mut state, mut seen) = (self.store.state(), 0);
-        while state.changed().await.is_ok() {
-            let version = state.borrow_and_update().versions.of(Topic::Bundle);
-            if version == seen {
-                continue;
-            }
-            match self.store.bundle().await {
-                Ok(bundle) => {
-                    self.take_over(bundle);
-                    seen = version;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a newer trust bundle could not be read");
-                    tokio::time::sleep(FOLLOW_AGAIN).await;
-                    state.mark_changed();
-                }
-            }
-        }
-        // The thread that finds changes has died, which was reported. What is published here itself still is.
-        std::future::pending().await
     }
 
     /// Two publishers may pass each other here: the higher sequence stays.

@@ -9,6 +9,7 @@ mod bundles;
 mod connect;
 mod enrolment_key;
 mod prover;
+mod revoked;
 mod schedule;
 mod standing;
 
@@ -18,7 +19,7 @@ use crate::token::ParseTokenError;
 use agent::Agent;
 use bundles::Bundles;
 use connect::{Connector, Endpoint};
-use identity::{PortableSvid, SpiffeId, Svid, TrustBundle};
+use identity::{PortableSvid, Revocations, SpiffeId, Svid, TrustBundle};
 use prover::Prover;
 use standing::Standing;
 use std::path::PathBuf;
@@ -77,6 +78,8 @@ pub struct Handles {
     pub portable: watch::Receiver<Option<Arc<PortableSvid>>>,
     /// Never goes back in sequence, never empty.
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// Never goes back in sequence. Known before the first certificate is.
+    pub revocations: watch::Receiver<Arc<Revocations>>,
     pub state: watch::Receiver<ClientState>,
     /// Asks for a renewal at once. The answer is `Ok` when the new identity is in `svid`.
     pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
@@ -119,7 +122,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let standing = Arc::new(Standing::default());
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();
-    let bundle = bundles.subscribe();
+    let (bundle, revocations) = (bundles.subscribe(), bundles.revocations());
     let (hand_out, portable) = watch::channel(None);
     let agent = Agent {
         connector: connector.clone(),
@@ -140,6 +143,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         svid,
         portable,
         bundle,
+        revocations,
         state,
         renew,
         _tasks: tasks,

@@ -16,11 +16,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 mod lineages;
+mod revocations;
 
 #[cfg(test)]
 mod tests;
 
 pub use lineages::{FrozenLineage, frozen_lineages};
+pub use revocations::{Revocation, is_signing, revocations};
 
 /// A CA at one glance.
 #[derive(Debug, Serialize)]

@@ -97,6 +97,19 @@ pub(crate) enum Event {
         /// The second key.
         key: String,
     },
+    Revoked {
+        /// `certificate`, `identity`, `lineage` or `authority`.
+        what: String,
+        name: String,
+        reason: String,
+        /// How many certificates that concerned.
+        certificates: u64,
+    },
+    RevocationLifted {
+        what: String,
+        name: String,
+        reason: String,
+    },
     LineageThawed {
         lineage: String,
         reason: String,

@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod lineage;
 pub mod profile;
 pub mod readiness;
+pub mod revoke;
 pub mod signer;
 pub mod store;
 pub mod token;

@@ -10,6 +10,7 @@
 
 use crate::csr::KeyHash;
 use crate::ledger::fingerprint;
+use crate::revoke::Target;
 use std::fmt;
 
 /// The name of a lineage, in lower-case hexadecimal: 128 bits of the enrolment key's hash, which stay the same over
@@ -62,6 +63,8 @@ pub enum LineageError {
     },
     #[error("the lineage {lineage} is frozen until an operator has looked at it")]
     Frozen { lineage: LineageName },
+    #[error("the {target} is revoked")]
+    Revoked { target: Target },
     /// Of a database that was set back, or signed by someone who has stolen the CA's key.
     #[error("expected a certificate that this CA has on record, found {serial}")]
     Unknown { serial: String },

@@ -165,6 +165,7 @@ labels! {
         /// A certificate was renewed again with another key: two hold its own. Someone has to look at it.
         SecondSuccessor = "second_successor",
         FrozenLineage = "frozen_lineage",
+        Revoked = "revoked",
         UnknownCertificate = "unknown_certificate",
         /// The CA cannot record what it would do.
         Unavailable = "unavailable",

@@ -8,6 +8,7 @@
 use crate::csr::PublicKey;
 use crate::signer::CaKey;
 use aws_lc_rs::digest::{SHA256, digest};
+use identity::revoked::SignerKey;
 use identity::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -145,7 +146,7 @@ fn common(validity: Validity, key_id: &[u8]) -> CertificateParams {
 
 /// RFC 7093 section 2 method 1: the left 160 bits of the SHA-256 of the key's bits. (rcgen's default of that name
 /// hashes the whole SubjectPublicKeyInfo instead.)
-fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
+pub(crate) fn key_id(key: &impl PublicKeyData) -> Vec<u8> {
     digest(&SHA256, key.der_bytes()).as_ref()[..20].to_vec()
 }
 
@@ -177,6 +178,7 @@ pub(crate) struct CaCertificate {
     pub(crate) validity: Validity,
     key_id: Vec<u8>,
     point: Vec<u8>,
+    key_hash: SignerKey,
 }
 
 impl CaCertificate {
@@ -216,7 +218,13 @@ impl CaCertificate {
             },
             key_id: key_id.to_vec(),
             point: certificate.public_key().subject_public_key.data.to_vec(),
+            key_hash: key_hash(certificate.public_key().raw),
         })
+    }
+
+    /// How revocations name its key.
+    pub(crate) fn key_hash(&self) -> SignerKey {
+        self.key_hash
     }
 
     /// The issuer that signs with `key` in the name of this certificate; `None` when it is another certificate's key.
@@ -229,6 +237,12 @@ impl CaCertificate {
         params.key_identifier_method = KeyIdMethod::PreSpecified(self.key_id.clone());
         Some(Issuer::new(params, key))
     }
+}
+
+fn key_hash(spki: &[u8]) -> SignerKey {
+    let mut hash = SignerKey::default();
+    hash.copy_from_slice(digest(&SHA256, spki).as_ref());
+    hash
 }
 
 fn whole_seconds(time: SystemTime) -> SystemTime {

@@ -13,6 +13,7 @@ use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
 use crate::entries::Entry;
 use crate::metrics::{Metrics, Reason};
+use crate::watched::WatchedBundle;
 use identity::SpiffeId;
 use shares::Shares;
 use std::collections::BTreeSet;
@@ -95,6 +96,7 @@ pub struct Server {
 struct Service {
     api: Api,
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
+    peers: Arc<WatchedBundle>,
     admission: Arc<Admission>,
     identities: Arc<Shares>,
     metrics: Arc<Metrics>,
@@ -126,6 +128,7 @@ impl Server {
             listener,
             service: Service {
                 tls: identity.subscribe(),
+                peers: identity.peers(),
                 api: Api::new(
                     Arc::clone(&authority),
                     Arc::clone(&metrics),

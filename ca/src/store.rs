@@ -9,7 +9,7 @@ use crate::directory;
 use crate::ledger::{Event, Head, Refusal, fingerprint};
 use crate::lineage::LineageError;
 use changes::Watcher;
-use identity::{BundleError, TrustBundle, TrustDomain};
+use identity::{BundleError, Revocations, TrustBundle, TrustDomain};
 use postgres::Listener;
 use rustls_pki_types::CertificateDer;
 use session::{Access, Session, Transaction};
@@ -30,6 +30,7 @@ mod enrolment;
 mod entries;
 mod lineage;
 mod postgres;
+mod revocation;
 mod schema;
 mod sqlite;
 mod sweep;
@@ -320,6 +321,11 @@ impl StoredBundle {
         TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)
             .map_err(|error| StoreError::Bundle(Arc::new(error)))
     }
+}
+
+/// What is revoked, read when a CA is opened.
+pub(crate) fn read_revocations(database: &Database) -> Result<Revocations, StoreError> {
+    read(database, revocation::list)
 }
 
 /// Reads one moment of what is committed, beside a running server.

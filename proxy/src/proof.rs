@@ -237,4 +237,4 @@ impl Drop for Hold {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

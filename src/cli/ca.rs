@@ -4,11 +4,13 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod entry;
 pub(crate) mod lineage;
+pub(crate) mod revoke;
 
 use super::{OutputArgs, duration};
 use clap::{Args, Subcommand};
 use identity::{SpiffeId, TrustDomain};
 use lineage::CaThawArgs;
+use revoke::{CaReinstateArgs, CaRevokeArgs};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -61,6 +63,13 @@ pub(crate) enum CaCommand {
         after_help = "Example:\n  tipstaff ca drill --config ca.yaml --backup ca.age --output json"
     )]
     Drill(backup::CaDrillArgs),
+    /// Take back what was certified: sidecars hear of it within a second, close what is open to it and take nothing new.
+    #[command(
+        after_help = "Examples:\n  tipstaff ca revoke --dir ca --serial 4fa109... --reason key-compromise\n  tipstaff ca revoke --dir ca --id spiffe://prod.example/ns/shop/sa/orders\n  tipstaff ca revoke --dir ca --authority old-intermediate.pem --reason ca-compromise"
+    )]
+    Revoke(CaRevokeArgs),
+    /// Let a revoked identity or lineage have certificates again. Those it had stay revoked.
+    Reinstate(CaReinstateArgs),
     /// Show a CA at a glance, or one of its certificates.
     #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
     Inspect(CaInspectArgs),
@@ -129,6 +138,9 @@ pub(crate) struct CaServeArgs {
     /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Where to serve what is revoked as a CRL, at /crl over plain HTTP (off unless given).
+    #[arg(long, value_name = "ADDR", conflicts_with = "config")]
+    pub(crate) crl_listen: Option<SocketAddr>,
     /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
     #[arg(long, conflicts_with = "config")]
     pub(crate) allow_short_ttl_for_tests: bool,
@@ -190,8 +202,11 @@ pub(crate) struct CaListArgs {
     #[arg(long, default_value_t = 1000)]
     pub(crate) limit: u32,
     /// List the frozen lineages instead: one of their certificates was renewed with two keys.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "revoked")]
     pub(crate) frozen: bool,
+    /// List what is revoked instead.
+    #[arg(long)]
+    pub(crate) revoked: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

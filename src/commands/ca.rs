@@ -4,12 +4,14 @@ mod admin;
 mod audit;
 mod backup;
 mod check;
+mod crl;
 mod database;
 mod drill;
 mod entry;
 mod init;
 mod keys;
 mod lineage;
+mod revoke;
 
 use super::{answer, print, print_json};
 use crate::cli::Output;
@@ -43,7 +45,10 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::Entry(command) => block_on(entry::run(command)),
         CaCommand::Issue(arguments) => block_on(issue(arguments)),
         CaCommand::List(arguments) if arguments.frozen => lineage::list_frozen(arguments),
+        CaCommand::List(arguments) if arguments.revoked => revoke::list(arguments),
         CaCommand::List(arguments) => list(arguments),
+        CaCommand::Revoke(arguments) => block_on(revoke::revoke(arguments)),
+        CaCommand::Reinstate(arguments) => block_on(revoke::reinstate(arguments)),
         CaCommand::Thaw(arguments) => block_on(lineage::thaw(arguments)),
         CaCommand::Backup(arguments) => backup::backup(arguments),
         CaCommand::Restore(arguments) => backup::restore(arguments),
@@ -77,6 +82,9 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     .with_entries(entries)
     .administered_by(config.administrators);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
+    if let Some(listen) = config.crl_listen {
+        crl::spawn(listen, Arc::clone(&authority)).await?;
+    }
     let monitor = Monitor::start(authority).await;
     if let Some(listen) = config.admin_listen {
         admin::spawn(listen, server.metrics(), monitor.subscribe()).await?;
@@ -93,6 +101,7 @@ fn served(arguments: &CaServeArgs) -> anyhow::Result<CaConfig> {
     let mut config = configured_with_keys(&arguments.keys)?;
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.admin_listen = arguments.admin_listen.or(config.admin_listen);
+    config.crl_listen = arguments.crl_listen.or(config.crl_listen);
     if arguments.allow_short_ttl_for_tests {
         config.ttl_floor = TtlFloor::AllowShortTtlForTests;
     }

@@ -32,6 +32,8 @@ pub(crate) struct CaConfig {
     pub(crate) listen: SocketAddr,
     /// Loopback.
     pub(crate) admin_listen: Option<SocketAddr>,
+    /// Plain HTTP, at `/crl`.
+    pub(crate) crl_listen: Option<SocketAddr>,
     pub(crate) ttl_floor: TtlFloor,
     pub(crate) keys: Keys,
     pub(crate) store: Store,
@@ -50,6 +52,7 @@ impl CaConfig {
             dir: dir.to_owned(),
             listen: DEFAULT_LISTEN,
             admin_listen: None,
+            crl_listen: None,
             ttl_floor: TtlFloor::Standard,
             keys: Keys::default(),
             store: Store::default(),
@@ -71,6 +74,7 @@ impl CaConfig {
         let dir = map.required("dir", path);
         let listen = map.optional("listen", yaml::parsed("an address such as 0.0.0.0:8443"));
         let admin_listen = map.optional("admin", read_admin);
+        let crl_listen = map.optional("crl", read_crl);
         let short = map.optional("allowShortTtlForTests", yaml::boolean);
         let keys = map.optional("keys", Keys::read);
         let store = map.optional("store", Store::read);
@@ -81,6 +85,7 @@ impl CaConfig {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
             admin_listen,
+            crl_listen,
             ttl_floor: match short {
                 Some(true) => TtlFloor::AllowShortTtlForTests,
                 Some(false) | None => TtlFloor::Standard,
@@ -92,6 +97,11 @@ impl CaConfig {
             administrators: administrators.unwrap_or_default(),
         })
     }
+}
+
+fn read_crl(node: &Node, problems: &Problems) -> Option<SocketAddr> {
+    let address = yaml::parsed("an address such as 0.0.0.0:8080");
+    yaml::map(node, problems, |map| map.required("listen", address))
 }
 
 fn read_admin(node: &Node, problems: &Problems) -> Option<SocketAddr> {

@@ -26,6 +26,8 @@ mod grpc;
 mod limits;
 // Identities rotate, expire and come back.
 mod rotation;
+// What is revoked beside a running CA.
+mod revocation;
 // SIGTERM.
 mod drain;
 // A new process in the place of one that runs.

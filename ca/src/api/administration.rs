@@ -1,6 +1,6 @@
 //! The calls of administrators: who asks -> may they -> change, under their name.
 
-use super::{Api, Refused, authenticated};
+use super::{Api, Refused};
 use crate::entries::{Entry, EntryError, Written};
 use crate::proto;
 use crate::proto::administration_server::Administration;
@@ -18,7 +18,8 @@ const PAGE: u32 = 256;
 
 impl Api {
     async fn administrator<T>(&self, call: &Request<T>) -> Result<SpiffeId, Status> {
-        let (_, svid) = authenticated(call)?;
+        let (_, svid) = self.authenticated(call)?;
+        let svid = &svid.leaf;
         match self.administrators.contains(&svid.id) {
             true => Ok(svid.id.clone()),
             false => Err(self

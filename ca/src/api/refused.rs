@@ -8,6 +8,7 @@ use crate::metrics::Reason;
 use crate::server::MAX_MESSAGE_BYTES;
 use crate::store::{CreateEntryError, RedeemError, StoreError};
 use crate::token::ParseTokenError;
+use identity::revoked::Revoked;
 use identity::{ParseIdError, SpiffeId};
 use std::time::Duration;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -53,6 +54,8 @@ pub(crate) enum Refused {
     NoClientCertificate,
     #[error("expected a client certificate that is still valid, found one that has expired")]
     ExpiredClientCertificate,
+    #[error("expected a client certificate that is not revoked, found one that is, by its {what}")]
+    RevokedClientCertificate { what: Revoked },
     #[error("{0}")]
     Issue(IssueError),
     #[error(
@@ -89,7 +92,8 @@ impl Refused {
             | Self::Attestation(_)
             | Self::Token(RedeemError::Unknown | RedeemError::Expired)
             | Self::NoClientCertificate
-            | Self::ExpiredClientCertificate => Code::Unauthenticated,
+            | Self::ExpiredClientCertificate
+            | Self::RevokedClientCertificate { .. } => Code::Unauthenticated,
             Self::Token(
                 RedeemError::UsedByAnotherKey
                 | RedeemError::OtherId { .. }
@@ -136,6 +140,7 @@ impl Refused {
             Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
             | Self::OtherId { .. } => Reason::OtherId,
             Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,
+            Self::RevokedClientCertificate { .. } => Reason::Revoked,
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. } => Reason::ForeignTrustDomain,
                 IssueError::Reserved(_) | IssueError::NotAWorkload(_) => Reason::ReservedId,
@@ -143,6 +148,7 @@ impl Refused {
                     Reason::SecondSuccessor
                 }
                 IssueError::Lineage(LineageError::Frozen { .. }) => Reason::FrozenLineage,
+                IssueError::Lineage(LineageError::Revoked { .. }) => Reason::Revoked,
                 IssueError::Lineage(LineageError::Unknown { .. }) => Reason::UnknownCertificate,
                 IssueError::Record(_) | IssueError::Interrupted => Reason::Unavailable,
                 _ => Reason::Internal,

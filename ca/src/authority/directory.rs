@@ -10,7 +10,7 @@ use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
 use crate::store::{self, Database, NewCa, Store, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
-use identity::{BundleError, TrustBundle};
+use identity::{BundleError, Revocations, TrustBundle};
 use rcgen::{CertifiedIssuer, Issuer};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -167,6 +167,7 @@ pub(super) struct Parts {
     pub(super) root: CertificateDer<'static>,
     pub(super) bundle: TrustBundle,
     pub(super) renewal_secret: [u8; 32],
+    pub(super) revocations: Revocations,
 }
 
 pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
@@ -190,6 +191,7 @@ pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, Ope
         root,
         bundle,
         renewal_secret,
+        revocations: store::read_revocations(&options.database_in(directory))?,
     })
 }
 

@@ -1,14 +1,14 @@
 //! Keeps the identity valid: obtain, wait until it is due or asked for, renew, and try again when that fails.
 
-use super::bundles::Bundles;
+use super::bundles::{Bundles, OfferError};
 use super::connect::{ConnectError, Connector};
 use super::prover::{ProveError, Prover};
 use super::schedule::{Backoff, Schedule, now};
 use super::standing::Standing;
 use crate::api::refused::REASON_METADATA;
 use crate::causes::in_full;
-use crate::proto::{Certificate, IssueRequest, RenewRequest, TrustBundle};
-use identity::{BundleError, PortableSvid, SpiffeId, Svid, SvidError, Usage, VerifyError};
+use crate::proto::{self, Certificate, IssueRequest, RenewRequest, TrustBundle};
+use identity::{PortableSvid, Revocations, SpiffeId, Svid, SvidError, Usage, VerifyError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
@@ -45,7 +45,8 @@ pub(super) struct Agent {
 impl Agent {
     /// Never returns; ends with its [`super::Handles`].
     pub(super) async fn run(mut self, mut asks: mpsc::Receiver<Asker>) {
-        let standing = Arc::clone(&self.standing);
+        let (standing, bundles) = (Arc::clone(&self.standing), Arc::clone(&self.bundles));
+        let mut revocations = bundles.revocations();
         let mut backoff = Backoff::default();
         let mut schedule = None;
         let mut askers = Vec::new();
@@ -82,6 +83,9 @@ impl Agent {
             tokio::select! {
                 () = standing.noting_expiry(waiting) => {}
                 Some(asker) = asks.recv() => askers.push(asker),
+                () = revoked(&mut revocations, &bundles, &standing) => {
+                    tracing::error!("the present certificate is revoked");
+                }
             }
         }
     }
@@ -96,7 +100,8 @@ impl Agent {
     async fn obtain(&mut self) -> Result<Schedule, AttemptError> {
         let key = self.leaf_key()?;
         let csr = certificate_request(&key).map_err(AttemptError::Key)?;
-        let present = self.standing.valid_svid().filter(|_| !self.svid_refused);
+        let is_good = |svid: &Arc<Svid>| !self.svid_refused && !self.bundles.revokes(svid);
+        let present = self.standing.valid_svid().filter(is_good);
         let reply = match present {
             Some(svid) => {
                 let renewed = self.renew(&svid, csr).await;
@@ -112,7 +117,7 @@ impl Agent {
             }
         };
         let received = now();
-        self.bundles.offer(reply.bundle)?;
+        self.bundles.offer(reply.bundle, reply.revocations)?;
         let certificate = reply.certificate;
         let schedule = Schedule::new(
             reply.server_time_unix_ms,
@@ -153,7 +158,12 @@ impl Agent {
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
+        Reply::new(
+            reply.certificate,
+            reply.bundle,
+            reply.revocations,
+            reply.server_time_unix_ms,
+        )
     }
 
     async fn renew(&self, svid: &Svid, csr: Vec<u8>) -> Result<Reply, AttemptError> {
@@ -169,7 +179,12 @@ impl Agent {
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        Reply::new(reply.certificate, reply.bundle, reply.server_time_unix_ms)
+        Reply::new(
+            reply.certificate,
+            reply.bundle,
+            reply.revocations,
+            reply.server_time_unix_ms,
+        )
     }
 
     /// The new chain, once it is what was asked for and validates to the present bundle.
@@ -207,6 +222,7 @@ fn certificate_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
 struct Reply {
     certificate: Certificate,
     bundle: TrustBundle,
+    revocations: Option<proto::Revocations>,
     server_time_unix_ms: i64,
 }
 
@@ -214,17 +230,34 @@ impl Reply {
     fn new(
         certificate: Option<Certificate>,
         bundle: Option<TrustBundle>,
+        revocations: Option<proto::Revocations>,
         server_time_unix_ms: i64,
     ) -> Result<Self, AttemptError> {
         match (certificate, bundle) {
             (Some(certificate), Some(bundle)) => Ok(Self {
                 certificate,
                 bundle,
+                revocations,
                 server_time_unix_ms,
             }),
             _ => Err(AttemptError::Incomplete),
         }
     }
+}
+
+/// Until a new list has the present SVID on it.
+async fn revoked(
+    revocations: &mut watch::Receiver<Arc<Revocations>>,
+    bundles: &Bundles,
+    standing: &Standing,
+) {
+    while revocations.changed().await.is_ok() {
+        let present = standing.valid_svid();
+        if present.is_some_and(|svid| bundles.revokes(&svid)) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn wait_until_due(schedule: &Schedule) {
@@ -250,8 +283,8 @@ enum AttemptError {
     Key(#[source] rcgen::Error),
     #[error("the CA's reply lacks the certificate or the trust bundle")]
     Incomplete,
-    #[error("the CA's reply holds no usable trust bundle")]
-    Bundle(#[from] BundleError),
+    #[error("the CA's reply cannot be used")]
+    Offer(#[from] OfferError),
     #[error("the new certificate does not validate to the trust bundle")]
     Path(#[from] VerifyError),
     #[error("the new certificate is for {0}, which was not asked for")]

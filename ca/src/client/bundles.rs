@@ -1,9 +1,10 @@
-//! The client's trust bundle: replaced only by a newer one, followed while there is an identity to ask with.
+//! The client's trust bundle and what is revoked: replaced only by newer ones, followed while there is an identity to ask with.
 
 use super::connect::{ConnectError, Connector};
+use super::revoked;
 use super::schedule::jittered;
 use crate::proto::{self, WatchBundleRequest};
-use identity::{BundleError, Svid, TrustBundle, TrustDomain};
+use identity::{BundleError, Revocations, Svid, TrustBundle, TrustDomain, Usage};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,30 +16,56 @@ const RECONNECT: Duration = Duration::from_secs(3);
 /// For the CA to accept the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Holds the newest bundle seen.
+/// Holds the newest bundle seen, and the newest list of what is revoked.
 #[derive(Debug)]
-pub(super) struct Bundles(watch::Sender<Arc<TrustBundle>>);
+pub(super) struct Bundles {
+    bundle: watch::Sender<Arc<TrustBundle>>,
+    revocations: watch::Sender<Arc<Revocations>>,
+}
 
 impl Bundles {
     pub(super) fn new(first: TrustBundle) -> Self {
-        Self(watch::Sender::new(Arc::new(first)))
+        Self {
+            bundle: watch::Sender::new(Arc::new(first)),
+            revocations: watch::Sender::default(),
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<TrustBundle>> {
-        self.0.subscribe()
+        self.bundle.subscribe()
+    }
+
+    pub(super) fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.revocations.subscribe()
     }
 
     pub(super) fn present(&self) -> Arc<TrustBundle> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.bundle.borrow())
     }
 
-    /// Takes `offered` if it is newer than the present bundle; a repeated or older one changes nothing.
+    /// Whether `svid` is known to be revoked. One that does not verify is somebody else's matter.
+    pub(super) fn revokes(&self, svid: &Svid) -> bool {
+        let chain = self
+            .present()
+            .verify_chain(svid.chain(), Usage::Client, SystemTime::now());
+        chain.is_ok_and(|chain| self.revocations.borrow().check(&chain).is_err())
+    }
+
+    /// Takes what the CA has sent, each part if it is newer than the present one; a repeated or older one changes nothing.
+    /// The list first: who trusts a new authority has to know what not to trust.
     ///
     /// # Errors
-    /// When it is no bundle, such as an empty one. The present one stays.
-    pub(super) fn offer(&self, offered: proto::TrustBundle) -> Result<(), BundleError> {
-        let offered = parse(offered, self.present().trust_domain())?;
-        self.0.send_if_modified(|present| {
+    /// When the bundle is none, such as an empty one, or the list is none. What is there stays.
+    pub(super) fn offer(
+        &self,
+        bundle: proto::TrustBundle,
+        revocations: Option<proto::Revocations>,
+    ) -> Result<(), OfferError> {
+        if let Some(revocations) = revocations {
+            self.offer_revocations(revoked::parse(revocations).ok_or(OfferError::Revocations)?);
+        }
+        let offered = parse(bundle, self.present().trust_domain())?;
+        self.bundle.send_if_modified(|present| {
             if let Err(error) = present.check_successor(&offered) {
                 tracing::warn!(%error, "the CA offers a trust bundle that cannot follow the present one");
                 return false;
@@ -52,6 +79,24 @@ impl Bundles {
         });
         Ok(())
     }
+
+    fn offer_revocations(&self, offered: Revocations) {
+        self.revocations.send_if_modified(|present| {
+            let (held, found) = (present.sequence, offered.sequence);
+            if found < held {
+                tracing::warn!(
+                    held,
+                    found,
+                    "the CA offers an older list of what is revoked"
+                );
+            }
+            if found > held {
+                tracing::info!(sequence = found, "new list of what is revoked");
+                *present = Arc::new(offered);
+            }
+            found > held
+        });
+    }
 }
 
 fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, BundleError> {
@@ -61,7 +106,7 @@ fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, 
     TrustBundle::new(trust_domain, authorities.collect(), message.sequence)
 }
 
-/// Follows the CA's bundle, whenever there is a valid identity to ask with. Never returns.
+/// Follows the CA's bundle and revocations, whenever there is a valid identity to ask with. Never returns.
 pub(super) async fn follow(
     connector: Connector,
     bundles: Arc<Bundles>,
@@ -75,31 +120,49 @@ pub(super) async fn follow(
         let Ok(present) = svid.wait_for(valid).await.map(|svid| svid.clone()) else {
             return;
         };
-        if let Some(present) = present
-            && let Err(error) = stream(&connector, &bundles, &present).await
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(error, "not following the trust bundle");
+        let Some(present) = present else { continue };
+        tokio::select! {
+            ended = stream(&connector, &bundles, &present) => {
+                if let Err(error) = ended {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "not following the trust bundle");
+                }
+                sleep(jittered(RECONNECT)).await;
+            }
+            // What this sidecar has is said of the certificate that it has now.
+            renewed = svid.changed() => if renewed.is_err() { return },
         }
-        sleep(jittered(RECONNECT)).await;
     }
 }
 
 /// One stream, until it ends.
 async fn stream(connector: &Connector, bundles: &Bundles, svid: &Svid) -> Result<(), FollowError> {
     let mut connection = connector.connect(Some(svid)).await?;
-    let opened = timeout(
-        OPEN_TIMEOUT,
-        connection.calls.watch_bundle(WatchBundleRequest {}),
-    );
+    let mut held = bundles.subscribe();
+    held.mark_changed();
+    let said = futures_util::stream::unfold(held, |mut held| async {
+        held.changed().await.ok()?;
+        let bundle_sequence = held.borrow_and_update().sequence();
+        Some((WatchBundleRequest { bundle_sequence }, held))
+    });
+    let opened = timeout(OPEN_TIMEOUT, connection.calls.watch_bundle(said));
     let mut replies = opened
         .await
         .map_err(|_| FollowError::Timeout)??
         .into_inner();
     while let Some(reply) = replies.message().await? {
-        bundles.offer(reply.bundle.unwrap_or_default())?;
+        bundles.offer(reply.bundle.unwrap_or_default(), reply.revocations)?;
     }
     Ok(())
+}
+
+/// Why what the CA has sent was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OfferError {
+    #[error("the CA sent something that is no trust bundle")]
+    Bundle(#[from] BundleError),
+    #[error("the CA sent something that is no list of what is revoked")]
+    Revocations,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +173,6 @@ enum FollowError {
     Timeout,
     #[error("the CA ended the stream")]
     Call(#[from] tonic::Status),
-    #[error("the CA sent something that is no trust bundle")]
-    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Offer(#[from] OfferError),
 }

@@ -25,8 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How soon a CA that is gone without a word is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest reply taken: a bundle with dozens of roots fits many times.
-const MAX_REPLY_BYTES: usize = 256 * 1024;
+/// The largest reply taken: a bundle with dozens of roots fits many times, and the longest list of what is revoked.
+const MAX_REPLY_BYTES: usize = 4 * 1024 * 1024;
 const DEFAULT_PORT: u16 = 8443;
 
 /// Where the CA listens.
@@ -68,7 +68,10 @@ impl Connector {
         Self {
             endpoint,
             ca: SpiffeId::ca_server(bundles.present().trust_domain()),
-            bundles: Arc::new(WatchedBundle(bundles.subscribe())),
+            bundles: Arc::new(WatchedBundle::new(
+                bundles.subscribe(),
+                bundles.revocations(),
+            )),
         }
     }
 

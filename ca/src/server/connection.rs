@@ -13,7 +13,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use identity::Leaf;
+use identity::tls::BundleSource;
+use identity::{Usage, VerifiedChain, VerifyError};
 use rustls::ServerConnection;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -53,13 +54,14 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, 
         }
         Err(_) => return service.metrics.count_refusal(Reason::HandshakeTimeout),
     };
-    let Ok(svid) = client_leaf(stream.get_ref().1) else {
+    let Ok(svid) = client_chain(&service, stream.get_ref().1) else {
         return service.metrics.count_refusal(Reason::ClientCertificate);
     };
     let share = match &svid {
         Some(svid) => {
             drop(stranger);
-            service.identities.admit(Source::Identity(svid.id.clone()))
+            let id = svid.leaf.id.clone();
+            service.identities.admit(Source::Identity(id))
         }
         None => Some(stranger),
     };
@@ -74,11 +76,17 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, 
     serve_http(&service, stream, peer).await;
 }
 
-/// The SVID of the client, if it has one. The handshake has verified it, so a leaf that does not parse is a fault.
-fn client_leaf(tls: &ServerConnection) -> Result<Option<Arc<Leaf>>, identity::CertError> {
+/// The SVID of the client, if it has one. The handshake has asked the same: what is new is who it is.
+fn client_chain(
+    service: &Service,
+    tls: &ServerConnection,
+) -> Result<Option<Arc<VerifiedChain>>, VerifyError> {
     match tls.peer_certificates() {
         None | Some([]) => Ok(None),
-        Some([leaf, ..]) => Leaf::parse(leaf).map(|leaf| Some(Arc::new(leaf))),
+        Some(chain) => service
+            .peers
+            .verify(chain, Usage::Client, SystemTime::now())
+            .map(Some),
     }
 }
 
@@ -124,6 +132,7 @@ fn deadlines(service: &Service, peer: &Peer) -> (Duration, Duration) {
         );
     };
     let valid = svid
+        .leaf
         .not_after
         .duration_since(SystemTime::now())
         .unwrap_or_default();
@@ -149,7 +158,7 @@ fn builder(tasks: Tasks, streams: u32) -> http2::Builder<Tasks> {
 /// One call: admit, run within its time, count the refusal and charge it to whoever caused it.
 async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
     let source = match &peer.svid {
-        Some(svid) => Source::Identity(svid.id.clone()),
+        Some(svid) => Source::Identity(svid.leaf.id.clone()),
         None => Source::address(peer.address),
     };
     if let Err(retry_after) = service.admission.admit(&source, Instant::now()) {

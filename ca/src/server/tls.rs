@@ -21,6 +21,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(super) struct ServerCertificate {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
+    peers: Arc<WatchedBundle>,
     config: watch::Sender<Arc<ServerConfig>>,
     renew_at: SystemTime,
 }
@@ -30,13 +31,21 @@ impl ServerCertificate {
         authority: Arc<Authority>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, IssueError> {
-        let (config, renew_at) = next(&authority, &metrics).await?;
+        let peers = WatchedBundle::new(authority.bundle(), authority.revocations());
+        let peers = Arc::new(peers);
+        let (config, renew_at) = next(&authority, &peers, &metrics).await?;
         Ok(Self {
             authority,
             metrics,
+            peers,
             config: watch::Sender::new(config),
             renew_at,
         })
+    }
+
+    /// By whom a client's certificate is verified.
+    pub(super) fn peers(&self) -> Arc<WatchedBundle> {
+        Arc::clone(&self.peers)
     }
 
     /// What a handshake that starts now goes by.
@@ -48,7 +57,7 @@ impl ServerCertificate {
     pub(super) async fn renew(mut self) {
         loop {
             wait_until(self.renew_at).await;
-            match next(&self.authority, &self.metrics).await {
+            match next(&self.authority, &self.peers, &self.metrics).await {
                 Ok((config, renew_at)) => {
                     self.config.send_replace(config);
                     self.renew_at = renew_at;
@@ -67,11 +76,11 @@ impl ServerCertificate {
 
 async fn next(
     authority: &Authority,
+    peers: &Arc<WatchedBundle>,
     metrics: &Metrics,
 ) -> Result<(Arc<ServerConfig>, SystemTime), IssueError> {
     let ServerIdentity { svid, renew_at } = authority.issue_server().await?;
-    let bundles = Arc::new(WatchedBundle(authority.bundle()));
-    let config = server_config(&svid, bundles, ClientAuth::Optional, &[ALPN]);
+    let config = server_config(&svid, peers.clone(), ClientAuth::Optional, &[ALPN]);
     let leaf = svid.leaf();
     let ends = leaf
         .not_after

@@ -22,14 +22,17 @@ const POLL: Duration = Duration::from_millis(500);
 pub enum Topic {
     /// The trust bundle.
     Bundle,
+    /// What is revoked. The version is the list's sequence.
+    Revocations,
 }
 
 impl Topic {
-    const ALL: [Self; 1] = [Self::Bundle];
+    const ALL: [Self; 2] = [Self::Bundle, Self::Revocations];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Bundle => "bundle",
+            Self::Revocations => "revocations",
         }
     }
 }
@@ -56,6 +59,11 @@ impl Versions {
     }
 }
 
+/// How often one topic has changed, as the same transaction sees it.
+pub(super) fn version(transaction: &mut Transaction<'_>, topic: Topic) -> sql::Result<u64> {
+    Versions::read(transaction).map(|versions| versions.of(topic))
+}
+
 /// Raises the counter of a topic.
 pub(super) fn announce(transaction: &mut Transaction<'_>, topic: Topic) -> sql::Result<()> {
     transaction.execute(
@@ -64,6 +72,20 @@ pub(super) fn announce(transaction: &mut Transaction<'_>, topic: Topic) -> sql::
         values![topic.as_str()],
     )?;
     transaction.notify()
+}
+
+/// The same, to `at_least` that number.
+pub(super) fn announce_from(
+    transaction: &mut Transaction<'_>,
+    topic: Topic,
+    at_least: i64,
+) -> sql::Result<()> {
+    announce(transaction, topic)?;
+    transaction.execute(
+        "UPDATE change SET version = $1 WHERE topic = $2 AND version < $1",
+        values![at_least, topic.as_str()],
+    )?;
+    Ok(())
 }
 
 /// The thread that reads the counters. Ends once every [`Nudge`] is dropped, which has to be before this.

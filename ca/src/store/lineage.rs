@@ -47,6 +47,28 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Notes that the holder of a certificate has a version of the trust bundle.
+    ///
+    /// # Errors
+    /// When it could not be recorded.
+    pub(crate) async fn acknowledge(
+        &self,
+        serial: String,
+        bundle_sequence: u64,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |batch| {
+                batch.execute(
+                    "UPDATE descent SET acknowledged = $1 WHERE serial = $2 AND acknowledged < $1",
+                    values![bundle_sequence, &serial],
+                )?;
+                Ok(())
+            })
+            .await
+    }
+}
+
 impl CertificateRecord {
     /// Where the certificate belongs, if it may be there at all; `None` for the CA's own. A second successor freezes its
     /// lineage here.
@@ -68,6 +90,9 @@ impl CertificateRecord {
             Requester::Attested(attested) => (self.attested_lineage(attested), None),
             Requester::Operator => (LineageName::new(&*self.leaf.serial), None),
         };
+        if let Some(refused) = self.bar(batch, &lineage)? {
+            return Ok(Err(refused));
+        }
         if is_frozen(batch, &lineage)? {
             return Ok(Err(LineageError::Frozen { lineage }));
         }

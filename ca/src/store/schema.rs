@@ -31,6 +31,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0003_attestation.sql"),
         oldest: 3,
     },
+    // What issues has to refuse who is revoked.
+    Migration {
+        sql: include_str!("migrations/0004_revocation.sql"),
+        oldest: 4,
+    },
 ];
 
 /// The version that this program was written for.

@@ -4,6 +4,7 @@ use super::session::{Access, Session, Transaction};
 use super::sql::{self, values};
 use super::unix_seconds;
 use super::writer::Batch;
+use crate::config::MAX_TTL;
 use crate::ledger::Event;
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +61,15 @@ impl Sweep {
         transaction.execute(
             "DELETE FROM join_token WHERE expires_at <= $1",
             values![before(now, TOKEN_GRACE)],
+        )?;
+        transaction.execute(
+            "DELETE FROM revocation WHERE not_after <= $1",
+            values![expired_by],
+        )?;
+        // By then the last certificate from before has ended.
+        transaction.execute(
+            "DELETE FROM barred WHERE lifted_at <= $1",
+            values![before(now, MAX_TTL + GRACE)],
         )?;
         let found = transaction.first(
             "SELECT 1 FROM certificate WHERE not_after <= $1 LIMIT 1",

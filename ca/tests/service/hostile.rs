@@ -1,4 +1,5 @@
 use crate::harness::{CART, Ca, LeafKey, Workload, origin, within};
+use crate::renew::watching;
 use ca::client;
 use ca::metrics::Reason;
 use ca::proto::{IssueRequest, RenewResponse};
@@ -238,8 +239,7 @@ async fn one_address_cannot_take_all_places_without_a_certificate() {
             // The server hears a little later that the stranger has left.
             match ca.try_connect(Some(&svid)).await {
                 Ok(mut calls) => {
-                    let watch = ca::proto::WatchBundleRequest {};
-                    held.push((calls.watch_bundle(watch).await.unwrap(), calls));
+                    held.push((calls.watch_bundle(watching()).await.unwrap(), calls));
                 }
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
@@ -263,8 +263,7 @@ async fn one_identity_cannot_take_all_places() {
     for _ in 0..4 {
         let opened = match ca.try_connect(Some(&svid)).await {
             Ok(mut calls) => {
-                let watch = ca::proto::WatchBundleRequest {};
-                let opened = calls.watch_bundle(watch).await.map(drop);
+                let opened = calls.watch_bundle(watching()).await.map(drop);
                 held.push(calls);
                 opened.is_ok()
             }

@@ -12,12 +12,12 @@ use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 /// Asks for the successor of `svid`, for `leaf`.
-async fn renew(ca: &Ca, svid: &Svid, leaf: &LeafKey) -> Result<Svid, Status> {
+pub(crate) async fn renew(ca: &Ca, svid: &Svid, leaf: &LeafKey) -> Result<Svid, Status> {
     let reply = ca.connect(Some(svid)).await.renew(renewal(leaf)).await?;
     Ok(leaf.svid(reply.into_inner().certificate.unwrap().chain))
 }
 
-async fn enrol(ca: &Ca, workload: &Workload) -> Svid {
+pub(crate) async fn enrol(ca: &Ca, workload: &Workload) -> Svid {
     let request = workload.request(CART, &ca.token(CART).await);
     let reply = ca.connect(None).await.issue(request).await.unwrap();
     workload.svid(reply.into_inner())

@@ -28,3 +28,5 @@ mod reattest;
 mod renew;
 /// The cluster is asked about tokens.
 mod review;
+/// What is revoked gets nothing, and everybody is told.
+mod revocation;

@@ -1,6 +1,7 @@
 use crate::harness::{CART, Ca, LeafKey, Workload, id, within};
 use ca::metrics::Reason;
 use ca::proto::{RenewRequest, WatchBundleRequest};
+use futures_util::{Stream, StreamExt, stream};
 use identity::Svid;
 use rustls_pki_types::CertificateDer;
 use tonic::Code;
@@ -18,6 +19,12 @@ pub(crate) fn renewal(leaf: &LeafKey) -> RenewRequest {
         csr: leaf.csr.clone(),
         ..RenewRequest::default()
     }
+}
+
+/// A caller that has said which bundle it has, and has more to say, some day.
+pub(crate) fn watching() -> impl Stream<Item = WatchBundleRequest> + Send + 'static {
+    let request = WatchBundleRequest { bundle_sequence: 1 };
+    stream::iter([request]).chain(stream::pending())
 }
 
 #[tokio::test]
@@ -48,7 +55,7 @@ async fn without_a_client_certificate_nothing_is_renewed_and_no_bundle_watched()
     let ca = Ca::start().await;
     let mut nobody = ca.connect(None).await;
     let renewed = nobody.renew(renewal(&LeafKey::new())).await.map(drop);
-    let watched = nobody.watch_bundle(WatchBundleRequest {}).await.map(drop);
+    let watched = nobody.watch_bundle(watching()).await.map(drop);
     for outcome in [renewed, watched] {
         let status = outcome.unwrap_err();
         assert_eq!(status.code(), Code::Unauthenticated);
@@ -101,9 +108,7 @@ async fn a_watcher_gets_the_bundle_at_once_and_each_change_of_it() {
     let ca = Ca::start().await;
     let svid = enrol(&ca, 600).await;
     let mut calls = ca.connect(Some(&svid)).await;
-    let reply = within(calls.watch_bundle(WatchBundleRequest {}))
-        .await
-        .unwrap();
+    let reply = within(calls.watch_bundle(watching())).await.unwrap();
     let mut bundles = reply.into_inner();
     let first = within(bundles.message())
         .await
@@ -134,9 +139,7 @@ async fn a_connection_ends_with_the_certificate_it_was_opened_with() {
     let ca = Ca::start().await;
     let svid = enrol(&ca, 5).await;
     let mut calls = ca.connect(Some(&svid)).await;
-    let reply = within(calls.watch_bundle(WatchBundleRequest {}))
-        .await
-        .unwrap();
+    let reply = within(calls.watch_bundle(watching())).await.unwrap();
     let mut bundles = reply.into_inner();
     while let Ok(Some(_)) = within(bundles.message()).await {}
     let renewed = within(calls.renew(renewal(&LeafKey::new()))).await;

@@ -13,8 +13,7 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 use tokio::time::{Instant, sleep_until};
 
-/// Decides when a connection has to wind down or end. Revocation, quarantine and a bundle that no longer verifies the peer
-/// will end it here, too. One timer per connection, none per request.
+/// Decides when a connection has to wind down or end. One timer per connection, none per request.
 pub(super) struct Watch<'c> {
     pub(super) activity: &'c Activity,
     pub(super) idle: Duration,
@@ -90,7 +89,7 @@ impl Watch<'_> {
     /// Whether the connection ends now, for its certificate or for want of requests; if not, `stage` is what follows.
     fn is_over(&self, stage: &mut Stage) -> bool {
         let now = SystemTime::now();
-        // Hard: nothing passes under a certificate that has ended.
+        // Hard: nothing passes under a certificate that has ended or is revoked.
         let ends = self.ends.as_deref();
         if ends.is_some_and(|ends| now >= ends.moment()) {
             tracing::info!("connection closed, as its certificate has ended or is revoked");

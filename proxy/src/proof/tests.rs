@@ -14,7 +14,7 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 /// A peer with a certificate that is numbered 1, and the list that it may come to be on.
-fn peer() -> (Revocable, watch::Sender<Arc<Revocations>>) {
+pub(crate) fn peer() -> (Revocable, watch::Sender<Arc<Revocations>>) {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let root = params.self_signed(&rcgen::KeyPair::generate().unwrap());
@@ -135,7 +135,7 @@ async fn the_connection_of_a_revoked_peer_has_ended_and_no_proof_puts_that_off()
         serials: ["01".to_owned()].into(),
         ..Revocations::default()
     }));
-    ends.put_off(tomorrow + Duration::from_secs(24 * 3600));
+    ends.put_off(seconds(tomorrow) + 24 * 3600);
     assert_eq!(ends.moment(), UNIX_EPOCH);
     ends.reached().await;
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::proof::Ends;
+use crate::proof::tests::peer;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::task::JoinHandle;
 
@@ -38,7 +39,7 @@ async fn the_process_that_has_the_connection_lets_it_go_on_and_no_other_identity
 {
     let (first, first_line, _first) = elder();
     let (_second, second_line, _second_heeds) = elder();
-    let ends = Arc::new(Ends::new(at(100)));
+    let ends = Arc::new(Ends::new(at(100), peer().0));
     let hold = first.hold(NAME, &id("front"), &id("orders"), &ends);
     let elders = Arc::<Elders>::default();
     assert!(!elders.prove(&proof(NAME, "front")).await, "nobody to ask");
@@ -77,7 +78,7 @@ async fn who_has_ended_says_nothing_at_all_or_something_else_is_not_asked_again(
 #[tokio::test]
 async fn a_caller_that_does_not_wait_leaves_the_conversation_whole() {
     let (held, line, _heeds) = elder();
-    let ends = Arc::new(Ends::new(at(100)));
+    let ends = Arc::new(Ends::new(at(100), peer().0));
     let _hold = held.hold(NAME, &id("front"), &id("orders"), &ends);
     let elders = Arc::<Elders>::default();
     elders.add(vec![line]).await;
@@ -93,7 +94,7 @@ async fn a_caller_that_does_not_wait_leaves_the_conversation_whole() {
 async fn the_next_process_asks_on_with_its_own_handle_and_hears_of_those_alone_that_live() {
     let (held, line, heeds) = elder();
     let (_gone, ended, ends_now) = elder();
-    let ends = Arc::new(Ends::new(at(100)));
+    let ends = Arc::new(Ends::new(at(100), peer().0));
     let _hold = held.hold(NAME, &id("front"), &id("orders"), &ends);
     let ours = Arc::<Elders>::default();
     ours.add(vec![line, ended]).await;

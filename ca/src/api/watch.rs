@@ -1,0 +1,136 @@
+//! WatchBundle: the trust bundle and what is revoked, at once and at every change; and which bundle the caller has.
+
+use super::{Api, Peer, bundle_message, unix_ms};
+use crate::authority::Authority;
+use crate::proto::{Revocations, RevokedIdentity, WatchBundleRequest, WatchBundleResponse};
+use crate::revoke::octets;
+use futures_util::stream::{self, Stream};
+use identity::{TrustBundle, VerifiedChain};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+/// What the caller reads.
+pub(crate) type Replies = Pin<Box<dyn Stream<Item = Result<WatchBundleResponse, Status>> + Send>>;
+
+/// One stream.
+struct Watch {
+    authority: Arc<Authority>,
+    peer: Peer,
+    svid: Arc<VerifiedChain>,
+    bundles: watch::Receiver<Arc<TrustBundle>>,
+    revocations: watch::Receiver<Arc<identity::Revocations>>,
+    /// `None` once the caller has nothing more to say.
+    said: Option<Streaming<WatchBundleRequest>>,
+    acknowledged: u64,
+    /// The caller is revoked and has been told.
+    is_over: bool,
+}
+
+impl Api {
+    /// Ends with the connection, with the caller's certificate, or with the update that revokes the caller.
+    pub(super) fn watch(
+        &self,
+        peer: Peer,
+        svid: Arc<VerifiedChain>,
+        said: Streaming<WatchBundleRequest>,
+    ) -> Replies {
+        let mut watch = Watch {
+            bundles: self.authority.bundle(),
+            revocations: self.authority.revocations(),
+            authority: Arc::clone(&self.authority),
+            peer,
+            svid,
+            said: Some(said),
+            acknowledged: 0,
+            is_over: false,
+        };
+        watch.bundles.mark_changed();
+        Box::pin(stream::unfold(watch, |mut watch| async {
+            watch.next().await.map(|reply| (Ok(reply), watch))
+        }))
+    }
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<WatchBundleResponse> {
+        let leaving = self.peer.leaving.clone();
+        loop {
+            if self.is_over {
+                return None;
+            }
+            let said = tokio::select! {
+                () = leaving.cancelled() => return None,
+                changed = self.bundles.changed() => {
+                    changed.ok()?;
+                    return Some(self.reply());
+                }
+                changed = self.revocations.changed() => {
+                    changed.ok()?;
+                    return Some(self.reply());
+                }
+                said = hear(&mut self.said) => said,
+            };
+            self.acknowledge(said.bundle_sequence).await;
+        }
+    }
+
+    fn reply(&mut self) -> WatchBundleResponse {
+        let revocations = Arc::clone(&self.revocations.borrow_and_update());
+        self.is_over = revocations.check(&self.svid).is_err();
+        WatchBundleResponse {
+            bundle: Some(bundle_message(&self.bundles.borrow_and_update())),
+            server_time_unix_ms: unix_ms(SystemTime::now()),
+            revocations: Some(revocations_message(&revocations)),
+        }
+    }
+
+    /// Writes down what the caller has: once for each bundle, whatever it says.
+    async fn acknowledge(&mut self, sequence: u64) {
+        let sequence = sequence.min(self.bundles.borrow().sequence());
+        if sequence <= self.acknowledged {
+            return;
+        }
+        let serial = self.svid.leaf.serial.clone();
+        match self.authority.store().acknowledge(serial, sequence).await {
+            Ok(()) => self.acknowledged = sequence,
+            // It is said again with the next change, or on the next stream.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "which bundle a sidecar has is not recorded");
+            }
+        }
+    }
+}
+
+/// The next message; waits for ever when there is none to come.
+async fn hear(said: &mut Option<Streaming<WatchBundleRequest>>) -> WatchBundleRequest {
+    if let Some(stream) = said
+        && let Ok(Some(message)) = stream.message().await
+    {
+        return message;
+    }
+    *said = None;
+    std::future::pending().await
+}
+
+/// The list as sidecars are sent it.
+pub(super) fn revocations_message(list: &identity::Revocations) -> Revocations {
+    let identities = list.identities.iter().map(|(id, again)| RevokedIdentity {
+        spiffe_id: id.to_string(),
+        not_before_unix: again.map_or(0, seconds),
+    });
+    Revocations {
+        sequence: list.sequence,
+        serials: list.serials.iter().filter_map(|hex| octets(hex)).collect(),
+        identities: identities.collect(),
+        authorities: list.signers.iter().map(|key| key.to_vec()).collect(),
+    }
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

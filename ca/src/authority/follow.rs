@@ -1,0 +1,114 @@
+//! What an open CA keeps in memory and others may change: the command line beside it, other replicas.
+
+use super::Authority;
+use crate::revoke::crl::Crl;
+use crate::store::{StoreError, Topic};
+use identity::Revocations;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+
+/// Between attempts to read what has changed.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Authority {
+    /// What is revoked, and every later version. Its sequence never goes back.
+    pub fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.revocations.subscribe()
+    }
+
+    /// Reads again what other processes and replicas have changed in the database. Never returns.
+    pub(crate) async fn follow(&self) {
+        let (mut state, mut bundle_read) = (self.store.state(), 0);
+        loop {
+            let versions = state.borrow_and_update().versions;
+            let mut all_read = true;
+            if versions.of(Topic::Bundle) != bundle_read {
+                all_read = self.read_bundle().await;
+                bundle_read = versions.of(Topic::Bundle);
+            }
+            let held = self.revocations.borrow().sequence;
+            if held < versions.of(Topic::Revocations) {
+                all_read &= self.read_revocations().await;
+            }
+            if !all_read {
+                bundle_read = 0;
+                tokio::time::sleep(RETRY).await;
+            } else if state.changed().await.is_err() {
+                // The thread that finds changes has died, which was reported. What is published here itself still is.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether it could be read.
+    async fn read_bundle(&self) -> bool {
+        match self.store.bundle().await {
+            Ok(bundle) => {
+                self.take_over(bundle);
+                true
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a newer trust bundle could not be read");
+                false
+            }
+        }
+    }
+
+    /// Whether it could be read.
+    async fn read_revocations(&self) -> bool {
+        let list = match self.store.revocations().await {
+            Ok(list) => list,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "revocations are not spread");
+                return false;
+            }
+        };
+        tracing::info!(
+            sequence = list.sequence,
+            certificates = list.serials.len(),
+            identities = list.identities.len(),
+            authorities = list.signers.len(),
+            "revocations have changed"
+        );
+        self.revocations.send_replace(Arc::new(list));
+        true
+    }
+
+    /// What is revoked as a CRL, DER, signed by the issuing authority: a new one when there is something new or the last is
+    /// half an hour old.
+    ///
+    /// # Errors
+    /// When the database or the key cannot be used.
+    pub async fn crl(&self) -> Result<Vec<u8>, CrlError> {
+        let mut last = self.crl.lock().await;
+        let (sequence, now) = (self.revocations.borrow().sequence, SystemTime::now());
+        if let Some(last) = last.as_ref()
+            && last.is_current(sequence, now)
+        {
+            return Ok(last.der.clone());
+        }
+        let read = self.store.revoked_certificates().await;
+        let (sequence, entries) = read.map_err(CrlError::Store)?;
+        let (signer, before) = (Arc::clone(&self.signer), last.clone());
+        let signing = tokio::task::spawn_blocking(move || {
+            Crl::sign(&signer.issuer, &entries, sequence, now, before.as_ref())
+        });
+        let signed = signing.await.map_err(|_| CrlError::Interrupted)?;
+        let signed = last.insert(signed.map_err(CrlError::Sign)?);
+        Ok(signed.der.clone())
+    }
+}
+
+/// Why there is no CRL.
+#[derive(Debug, thiserror::Error)]
+pub enum CrlError {
+    #[error("cannot read what is revoked")]
+    Store(#[source] StoreError),
+    #[error("cannot sign the list")]
+    Sign(#[source] rcgen::Error),
+    #[error("the signing task ended early")]
+    Interrupted,
+}

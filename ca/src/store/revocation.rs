@@ -1,0 +1,285 @@
+//! What is revoked, and to whom nothing is issued.
+
+use super::changes::{self, Topic};
+use super::session::Transaction;
+use super::sql::{self, Row, values};
+use super::writer::Batch;
+use super::{CertificateRecord, Store, StoreError};
+use crate::authority::Requester;
+use crate::csr::KeyHash;
+use crate::ledger::Event;
+use crate::lineage::{LineageError, LineageName};
+use crate::profile::BACKDATE;
+use crate::revoke::{Entry, MAX_SERIALS, Reason, RevokeError, Target};
+use identity::{Revocations, SpiffeId};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+impl Store {
+    /// Revokes `target`, durably and audited. Gives how many certificates that concerns. What is revoked already stays so.
+    ///
+    /// # Errors
+    /// The outer error says that nothing could be recorded, the inner one why there is nothing to revoke.
+    pub async fn revoke(
+        &self,
+        target: Target,
+        reason: Reason,
+        now: SystemTime,
+    ) -> Result<Result<u64, RevokeError>, StoreError> {
+        self.writer
+            .write(move |batch| revoke(batch, &target, reason, now))
+            .await
+    }
+
+    /// Lets an identity or a lineage have certificates again, audited with `reason`. Those it had stay revoked.
+    ///
+    /// # Errors
+    /// As [`Store::revoke`].
+    pub async fn lift(
+        &self,
+        target: Target,
+        reason: String,
+        now: SystemTime,
+    ) -> Result<Result<(), RevokeError>, StoreError> {
+        self.writer
+            .write(move |batch| lift(batch, &target, reason, now))
+            .await
+    }
+
+    /// The present list.
+    pub(crate) async fn revocations(&self) -> Result<Revocations, StoreError> {
+        self.writer.write(|batch| list(batch)).await
+    }
+
+    /// Every revoked certificate that has not expired long ago, and the version of the list.
+    pub(crate) async fn revoked_certificates(&self) -> Result<(u64, Vec<Entry>), StoreError> {
+        self.writer
+            .write(|batch| {
+                let rows = batch.query("SELECT serial, revoked_at, reason FROM revocation", &[])?;
+                let entries = rows.iter().map(entry).collect::<sql::Result<_>>()?;
+                Ok((changes::version(batch, Topic::Revocations)?, entries))
+            })
+            .await
+    }
+}
+
+/// The certificates that a revocation names: a statement that counts those that are valid after $2, and one that revokes
+/// them.
+struct Named {
+    name: String,
+    count: &'static str,
+    revoke: &'static str,
+}
+
+impl Named {
+    /// `None` for an authority, whose certificates are not told one by one.
+    fn by(target: &Target) -> Option<Self> {
+        let (count, revoke) = match target {
+            Target::Serial(_) => (
+                "SELECT count(*) FROM certificate WHERE serial = $1 AND not_after > $2",
+                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
+                 WHERE serial = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
+            ),
+            Target::Identity(_) => (
+                "SELECT count(*) FROM certificate WHERE spiffe_id = $1 AND not_after > $2",
+                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
+                 WHERE spiffe_id = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
+            ),
+            Target::Lineage(_) => (
+                "SELECT count(*) FROM certificate WHERE not_after > $2 AND serial IN
+                     (SELECT serial FROM descent WHERE lineage = $1)",
+                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
+                 WHERE not_after > $1 AND serial IN (SELECT serial FROM descent WHERE lineage = $3)
+                 ON CONFLICT (serial) DO NOTHING",
+            ),
+            Target::Authority(_) => return None,
+        };
+        Some(Self {
+            name: target.name(),
+            count,
+            revoke,
+        })
+    }
+}
+
+fn revoke(
+    batch: &mut Batch<'_, '_>,
+    target: &Target,
+    reason: Reason,
+    now: SystemTime,
+) -> sql::Result<Result<u64, RevokeError>> {
+    let mut certificates = 0;
+    if let Some(Named {
+        name,
+        count,
+        revoke,
+    }) = Named::by(target)
+    {
+        certificates = batch.only(count, values![&name, now])?.get(0)?;
+        if let Err(refused) = has_room(batch, target, certificates)? {
+            return Ok(Err(refused));
+        }
+        batch.execute(revoke, values![now, reason.as_str(), &name])?;
+    }
+    if !matches!(target, Target::Serial(_)) {
+        batch.execute(
+            "INSERT INTO barred (kind, name, since, lifted_at, reason) VALUES ($1, $2, $3, NULL, $4)
+             ON CONFLICT (kind, name) DO UPDATE
+             SET since = excluded.since, lifted_at = NULL, reason = excluded.reason",
+            values![target.kind(), &target.name(), now, reason.as_str()],
+        )?;
+    }
+    batch.audit(
+        now,
+        &Event::Revoked {
+            what: target.kind().to_owned(),
+            name: target.name(),
+            reason: reason.as_str().to_owned(),
+            certificates,
+        },
+    )?;
+    batch.announce(Topic::Revocations)?;
+    Ok(Ok(certificates))
+}
+
+/// Whether the list has room for so many more serials. Of an identity, sidecars are told by its name alone.
+fn has_room(
+    batch: &mut Batch<'_, '_>,
+    target: &Target,
+    certificates: u64,
+) -> sql::Result<Result<(), RevokeError>> {
+    match target {
+        Target::Serial(serial) if certificates == 0 => {
+            return Ok(Err(RevokeError::UnknownSerial(serial.clone())));
+        }
+        Target::Identity(_) => return Ok(Ok(())),
+        _ => {}
+    }
+    let listed = batch.only(
+        "SELECT count(*) FROM revocation WHERE spiffe_id NOT IN
+             (SELECT name FROM barred WHERE kind = 'identity')",
+        &[],
+    )?;
+    let found = listed.get::<u64>(0)? + certificates;
+    Ok(if found > MAX_SERIALS {
+        Err(RevokeError::TooMany { found })
+    } else {
+        Ok(())
+    })
+}
+
+fn lift(
+    batch: &mut Batch<'_, '_>,
+    target: &Target,
+    reason: String,
+    now: SystemTime,
+) -> sql::Result<Result<(), RevokeError>> {
+    let lifted = match target {
+        Target::Identity(_) | Target::Lineage(_) => batch.execute(
+            "UPDATE barred SET lifted_at = $1 WHERE kind = $2 AND name = $3 AND lifted_at IS NULL",
+            values![now, target.kind(), &target.name()],
+        )?,
+        // Another certificate is to be had all the same; and what an authority's key signed stays signed by it.
+        Target::Serial(_) | Target::Authority(_) => 0,
+    };
+    if lifted == 0 {
+        return Ok(Err(RevokeError::NotBarred(target.to_string())));
+    }
+    batch.audit(
+        now,
+        &Event::RevocationLifted {
+            what: target.kind().to_owned(),
+            name: target.name(),
+            reason,
+        },
+    )?;
+    batch.announce(Topic::Revocations)?;
+    Ok(Ok(()))
+}
+
+/// The list as the database has it. At most [`MAX_SERIALS`] serials, as more cannot be written.
+pub(super) fn list(transaction: &mut Transaction<'_>) -> sql::Result<Revocations> {
+    let mut list = Revocations {
+        sequence: changes::version(transaction, Topic::Revocations)?,
+        ..Revocations::default()
+    };
+    for row in transaction.query("SELECT kind, name, lifted_at FROM barred", &[])? {
+        add_barred(&mut list, &row)?;
+    }
+    let serials = transaction.query(
+        "SELECT serial FROM revocation WHERE spiffe_id NOT IN
+             (SELECT name FROM barred WHERE kind = 'identity')",
+        &[],
+    )?;
+    for row in serials {
+        list.serials.insert(row.get(0)?);
+    }
+    Ok(list)
+}
+
+fn entry(row: &Row) -> sql::Result<Entry> {
+    Ok(Entry {
+        serial: row.get(0)?,
+        revoked_at: UNIX_EPOCH + row.get::<Duration>(1)?,
+        reason: Reason::parse(&row.get::<String>(2)?).unwrap_or_default(),
+    })
+}
+
+fn add_barred(list: &mut Revocations, row: &Row) -> sql::Result<()> {
+    let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
+    let lifted_at: Option<Duration> = row.get(2)?;
+    match kind.as_str() {
+        "identity" => {
+            if let Ok(id) = SpiffeId::parse(&name) {
+                // What was issued since then begins so much earlier.
+                let again = lifted_at.map(|lifted_at| UNIX_EPOCH + lifted_at - BACKDATE);
+                list.identities.insert(id, again);
+            }
+        }
+        "authority" => {
+            if let Some(KeyHash(key)) = KeyHash::parse(&name) {
+                list.signers.insert(key);
+            }
+        }
+        // A lineage is known to others by its certificates.
+        _ => {}
+    }
+    Ok(())
+}
+
+impl CertificateRecord {
+    /// Why nothing is issued to the identity, the lineage, or for the certificate that asks.
+    pub(super) fn bar(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        lineage: &LineageName,
+    ) -> sql::Result<Option<LineageError>> {
+        let revoked = |target: Target| LineageError::Revoked { target };
+        if let Requester::Svid { serial } = &self.requester
+            && batch
+                .first(
+                    "SELECT 1 FROM revocation WHERE serial = $1",
+                    values![serial],
+                )?
+                .is_some()
+        {
+            return Ok(Some(revoked(Target::Serial(serial.clone()))));
+        }
+        let id = &self.leaf.id;
+        for target in [
+            Target::Identity(id.clone()),
+            Target::Lineage(lineage.clone()),
+        ] {
+            let found = batch.first(
+                "SELECT 1 FROM barred WHERE kind = $1 AND name = $2 AND lifted_at IS NULL",
+                values![target.kind(), &target.name()],
+            )?;
+            if found.is_some() {
+                return Ok(Some(revoked(target)));
+            }
+        }
+        Ok(None)
+    }
+}
