@@ -140,7 +140,7 @@ fn revoke(
             certificates,
         },
     )?;
-    batch.announce(Topic::Revocations)?;
+    batch.announce_by_clock(Topic::Revocations, now)?;
     Ok(Ok(certificates))
 }
 
@@ -195,7 +195,7 @@ fn lift(
             reason,
         },
     )?;
-    batch.announce(Topic::Revocations)?;
+    batch.announce_by_clock(Topic::Revocations, now)?;
     Ok(Ok(()))
 }
 

@@ -222,6 +222,13 @@ impl<'t, 's> Batch<'t, 's> {
         self.announced = true;
         changes::announce(self.transaction, topic)
     }
+
+    /// The same for a topic whose version others remember: it is no lower than the time, so that a database that was set
+    /// back does not give a number again.
+    pub(super) fn announce_by_clock(&mut self, topic: Topic, now: SystemTime) -> sql::Result<()> {
+        self.announced = true;
+        changes::announce_from(self.transaction, topic, super::unix_seconds(now))
+    }
 }
 
 impl<'s> Deref for Batch<'_, 's> {
