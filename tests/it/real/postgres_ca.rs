@@ -229,7 +229,7 @@ fn replicas_are_killed_and_the_database_restarts_under_load_and_nothing_is_lost_
 
     let unique: BTreeSet<_> = given.iter().cloned().collect();
     assert_eq!(unique.len(), given.len(), "a serial was given twice");
-    let listed = ca::inspect::certificates(&cluster.records(), SystemTime::now(), 1_000_000);
+    let listed = ca::inspect::certificates(cluster.records(), SystemTime::now(), 1_000_000);
     let recorded: BTreeSet<_> = listed
         .expect("a list")
         .into_iter()
