@@ -53,6 +53,7 @@ pub(crate) fn bind(
         let offered = workload::Identity {
             id: identity.id.clone(),
             svid: None,
+            tokens: handles.tokens.clone(),
             hint: terms.hint,
             entitled: terms.entitled,
             federates_with: terms.federates_with,

@@ -6,6 +6,7 @@
 mod administration;
 mod attested;
 pub(crate) mod refused;
+mod tokens;
 mod watch;
 
 use crate::admission::{Admission, Source};
@@ -15,13 +16,14 @@ use crate::authority::{
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
+use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
-    Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, Revocations,
-    TrustBundle, WatchBundleRequest,
+    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RenewRequest,
+    RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
@@ -56,6 +58,7 @@ pub(crate) struct Api {
     administrators: Arc<BTreeSet<SpiffeId>>,
     /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
     pace: Arc<Admission>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 impl Api {
@@ -71,6 +74,7 @@ impl Api {
             entries: Arc::default(),
             administrators: Arc::default(),
             pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
+            tokens: None,
         }
     }
 
@@ -166,12 +170,18 @@ impl Api {
     }
 
     async fn issue_at_its_pace(&self, order: IssueOrder) -> Result<Issued, Refused> {
-        let (source, now) = (Source::Identity(order.id.clone()), Instant::now());
+        self.keep_pace(&order.id)?;
+        self.authority.issue(order).await.map_err(Refused::Issue)
+    }
+
+    /// Certificates and tokens alike leave records.
+    fn keep_pace(&self, id: &SpiffeId) -> Result<(), Refused> {
+        let (source, now) = (Source::Identity(id.clone()), Instant::now());
         self.pace
             .admit(&source, now)
             .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
         self.pace.charge(&source, now);
-        self.authority.issue(order).await.map_err(Refused::Issue)
+        Ok(())
     }
 
     /// Writes the refusal of a known caller to the audit log. The refusal stands even if that fails.
@@ -300,6 +310,17 @@ impl CertificateAuthority for Api {
         }
     }
 
+    async fn issue_jwt(
+        &self,
+        call: Request<IssueJwtRequest>,
+    ) -> Result<Response<IssueJwtResponse>, Status> {
+        let (_, svid) = authenticated(&call)?;
+        match self.issue_token(&svid, call.into_inner()).await {
+            Ok(response) => Ok(Response::new(response)),
+            Err(refused) => Err(self.audit(&svid.id, "issue_jwt", refused).await),
+        }
+    }
+
     type WatchBundleStream = watch::Replies;
 
     async fn watch_bundle(
@@ -330,6 +351,7 @@ fn bundle_message(bundle: &identity::TrustBundle) -> TrustBundle {
             .map(|der| der.to_vec())
             .collect(),
         sequence: bundle.sequence(),
+        jwt_keys: bundle.jwt_keys().to_jwks(),
     }
 }
 

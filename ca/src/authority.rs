@@ -20,6 +20,7 @@ mod directory;
 mod external;
 mod follow;
 mod health;
+mod tokens;
 
 #[cfg(test)]
 mod tests;
@@ -109,18 +110,16 @@ impl Authority {
         if !authorities.contains(&self.root) {
             return Err(PublishError::RootMissing);
         }
-        let bundle = |authorities, sequence| {
-            TrustBundle::new(self.trust_domain.clone(), authorities, sequence)
-                .map_err(PublishError::Bundle)
-        };
-        let unnumbered = bundle(authorities.clone(), 0)?;
+        let unnumbered = TrustBundle::new(self.trust_domain.clone(), authorities, 0)
+            .map_err(PublishError::Bundle)?;
         let pem = unnumbered.to_pem();
-        let sequence = self
-            .store
-            .publish_bundle(unnumbered, SystemTime::now())
-            .await
-            .map_err(PublishError::Record)?;
-        self.take_over(bundle(authorities, sequence)?);
+        let published = async {
+            let now = SystemTime::now();
+            self.store.publish_bundle(unnumbered, now).await?;
+            // With the keys for tokens that are published beside.
+            self.store.bundle().await
+        };
+        self.take_over(published.await.map_err(PublishError::Record)?);
         crate::directory::replace(
             &self.directory.join(crate::directory::BUNDLE),
             pem.as_bytes(),

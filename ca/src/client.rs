@@ -12,8 +12,10 @@ mod prover;
 mod revoked;
 mod schedule;
 mod standing;
+mod tokens;
 
 pub use enrolment_key::EnrolmentKeyError;
+pub use tokens::Ask as TokenAsk;
 
 use crate::token::ParseTokenError;
 use agent::Agent;
@@ -31,6 +33,8 @@ use zeroize::Zeroizing;
 
 /// Requests for a renewal that may wait: they are answered together, by the next attempt.
 const WAITING_RENEWALS: usize = 16;
+/// Those who ask for tokens beyond this wait to be let in.
+const WAITING_TOKENS: usize = 64;
 
 /// What a sidecar needs to obtain its identity.
 pub struct ClientConfig {
@@ -83,6 +87,8 @@ pub struct Handles {
     pub state: watch::Receiver<ClientState>,
     /// Asks for a renewal at once. The answer is `Ok` when the new identity is in `svid`.
     pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
+    /// Asks for JWT-SVIDs.
+    pub tokens: mpsc::Sender<TokenAsk>,
     _tasks: JoinSet<()>,
 }
 
@@ -136,7 +142,14 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         hand_out: (config.keys == Keys::HandedOut).then_some(hand_out),
     };
 
+    let (tokens, token_asks) = mpsc::channel(WAITING_TOKENS);
     let mut tasks = JoinSet::new();
+    tasks.spawn(tokens::answer(
+        connector.clone(),
+        Arc::clone(&bundles),
+        svid.clone(),
+        token_asks,
+    ));
     tasks.spawn(agent.run(asks));
     tasks.spawn(bundles::follow(connector, bundles, svid.clone()));
     Ok(Handles {
@@ -146,6 +159,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         revocations,
         state,
         renew,
+        tokens,
         _tasks: tasks,
     })
 }

@@ -114,6 +114,20 @@ pub(crate) enum Event {
         lineage: String,
         reason: String,
     },
+    /// A JWT-SVID was issued.
+    TokenIssued {
+        /// Its claim `jti`.
+        name: String,
+        spiffe_id: String,
+        audience: Vec<String>,
+        not_after: i64,
+        key: String,
+    },
+    /// A key that vouches for JWT-SVIDs is in the bundle from now on.
+    TokenKeyPublished {
+        key: String,
+        not_after: i64,
+    },
     /// The rows of certificates that were issued before this and ended by then may be gone.
     Swept {
         expired_by: i64,

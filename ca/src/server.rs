@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
 use crate::entries::Entry;
+use crate::jwt::{self, TokenError, Tokens};
 use crate::metrics::{Metrics, Reason};
 use crate::watched::WatchedBundle;
 use identity::SpiffeId;
@@ -89,6 +90,7 @@ pub struct Server {
     service: Service,
     identity: tls::ServerCertificate,
     authority: Arc<Authority>,
+    tokens: Option<Arc<Tokens>>,
 }
 
 /// What every connection shares.
@@ -142,6 +144,7 @@ impl Server {
             },
             identity,
             authority,
+            tokens: None,
         })
     }
 
@@ -166,6 +169,18 @@ impl Server {
         self
     }
 
+    /// Issues tokens as well. Makes the key that signs them, and publishes it.
+    ///
+    /// # Errors
+    /// When that key cannot be made or recorded.
+    pub async fn issuing_tokens(mut self, options: jwt::Options) -> Result<Self, TokenError> {
+        let tokens = Tokens::open(Arc::clone(&self.authority), options).await?;
+        let tokens = Arc::new(tokens);
+        self.service.api = self.service.api.issuing_tokens(Arc::clone(&tokens));
+        self.tokens = Some(tokens);
+        Ok(self)
+    }
+
     /// The bound address: where the port is known after a bind to port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -188,6 +203,7 @@ impl Server {
             () = accept(&self.listener, &self.service) => {}
             () = self.identity.renew() => {}
             () = self.authority.follow() => {}
+            () = keep(self.tokens.as_deref()) => {}
         }
         drop(self.listener);
         tasks.drain.cancel();
@@ -196,6 +212,14 @@ impl Server {
         tasks.end.cancel();
         tasks.tracker.wait().await;
         tracing::info!("CA has stopped");
+    }
+}
+
+/// Never returns.
+async fn keep(tokens: Option<&Tokens>) {
+    match tokens {
+        Some(tokens) => tokens.keep().await,
+        None => std::future::pending().await,
     }
 }
 

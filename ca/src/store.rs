@@ -9,6 +9,7 @@ use crate::directory;
 use crate::ledger::{Event, Head, Refusal, fingerprint};
 use crate::lineage::LineageError;
 use changes::Watcher;
+use identity::jwt::JwtKeys;
 use identity::{BundleError, Revocations, TrustBundle, TrustDomain};
 use postgres::Listener;
 use rustls_pki_types::CertificateDer;
@@ -28,6 +29,7 @@ mod attested;
 mod changes;
 mod enrolment;
 mod entries;
+mod jwt;
 mod lineage;
 mod postgres;
 mod revocation;
@@ -43,6 +45,7 @@ pub use changes::{State, Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
 pub use entries::{Author, CreateEntryError};
+pub(crate) use jwt::TokenRecord;
 pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub use sql::DatabaseError;
 
@@ -303,6 +306,7 @@ struct StoredBundle {
     trust_domain: String,
     sequence: u64,
     pem: String,
+    jwt_keys: JwtKeys,
 }
 
 impl StoredBundle {
@@ -312,14 +316,16 @@ impl StoredBundle {
             trust_domain: row.get(0)?,
             sequence: row.get(1)?,
             pem: row.get(2)?,
+            jwt_keys: jwt::keys(transaction)?,
         })
     }
 
     fn parse(self) -> Result<TrustBundle, StoreError> {
         let trust_domain = TrustDomain::parse(&self.trust_domain)
             .map_err(|_| StoreError::TrustDomain(self.trust_domain))?;
-        TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)
-            .map_err(|error| StoreError::Bundle(Arc::new(error)))
+        let bundle = TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)
+            .map_err(|error| StoreError::Bundle(Arc::new(error)))?;
+        Ok(bundle.with_jwt_keys(self.jwt_keys))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::TrustDomain;
 use crate::cert::{self, CertError, Signer};
+use crate::jwt::{JwtKeyError, JwtKeys};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
@@ -21,6 +22,7 @@ pub struct TrustBundle {
     trust_domain: TrustDomain,
     authorities: Vec<CertificateDer<'static>>,
     anchors: Vec<Anchor>,
+    jwt_keys: JwtKeys,
     sequence: u64,
 }
 
@@ -49,8 +51,15 @@ impl TrustBundle {
             trust_domain,
             authorities,
             anchors,
+            jwt_keys: JwtKeys::default(),
             sequence,
         })
+    }
+
+    /// The same with the keys that vouch for the trust domain's tokens.
+    #[must_use]
+    pub fn with_jwt_keys(self, jwt_keys: JwtKeys) -> Self {
+        Self { jwt_keys, ..self }
     }
 
     /// Concatenated PEM certificates. Text around them is passed over, as are blocks of another kind.
@@ -104,7 +113,9 @@ impl TrustBundle {
                 authorities.push(CertificateDer::from(der));
             }
         }
-        Self::new(trust_domain, authorities, document.spiffe_sequence)
+        let jwt_keys = JwtKeys::from_jwks(json).map_err(BundleError::JwtKeys)?;
+        let bundle = Self::new(trust_domain, authorities, document.spiffe_sequence)?;
+        Ok(bundle.with_jwt_keys(jwt_keys))
     }
 
     /// The authorities as concatenated PEM certificates.
@@ -120,6 +131,11 @@ impl TrustBundle {
     /// All certificates, in the order given.
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.authorities
+    }
+
+    /// The keys that vouch for the trust domain's tokens.
+    pub fn jwt_keys(&self) -> &JwtKeys {
+        &self.jwt_keys
     }
 
     /// The number of this version of the bundle.
@@ -144,7 +160,8 @@ impl TrustBundle {
                 found: next.sequence,
             });
         }
-        if next.sequence == self.sequence && next.authorities != self.authorities {
+        let is_other = next.authorities != self.authorities || next.jwt_keys != self.jwt_keys;
+        if next.sequence == self.sequence && is_other {
             return Err(SuccessorError::ChangedInPlace {
                 sequence: self.sequence,
             });
@@ -257,6 +274,9 @@ pub enum BundleError {
         /// Where it is damaged.
         source: base64::DecodeError,
     },
+    /// A key for tokens that cannot be read.
+    #[error("expected readable keys for tokens")]
+    JwtKeys(#[source] JwtKeyError),
     /// A key for tokens that cannot be named.
     #[error("expected keys[{index}] to have a \"kid\"")]
     NoKeyId {

@@ -31,6 +31,8 @@ pub mod portable;
 
 pub mod bundle;
 
+pub mod jwt;
+
 pub mod pem;
 
 pub mod verify;

@@ -81,6 +81,10 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     .believing(attestors)
     .with_entries(entries)
     .administered_by(config.administrators);
+    let server = match config.jwt {
+        Some(options) => server.issuing_tokens(options).await?,
+        None => server,
+    };
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     if let Some(listen) = config.crl_listen {
         crl::spawn(listen, Arc::clone(&authority)).await?;

@@ -5,6 +5,7 @@
 
 mod attest;
 pub(crate) mod entries;
+mod jwt;
 mod keys;
 mod store;
 
@@ -43,6 +44,8 @@ pub(crate) struct CaConfig {
     pub(crate) entries: Option<PathBuf>,
     /// Who may change the entries of the store over the network. Empty: nobody.
     pub(crate) administrators: BTreeSet<SpiffeId>,
+    /// Whether and how tokens are issued.
+    pub(crate) jwt: Option<ca::jwt::Options>,
 }
 
 impl CaConfig {
@@ -59,6 +62,7 @@ impl CaConfig {
             attest: ca::attest::Options::default(),
             entries: None,
             administrators: BTreeSet::new(),
+            jwt: None,
         }
     }
 
@@ -81,6 +85,7 @@ impl CaConfig {
         let attest = map.optional("attest", attest::read);
         let entries = map.optional("entries", entries::read_section);
         let administrators = map.optional("administrators", read_administrators);
+        let jwt = map.optional("jwt", jwt::read);
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
@@ -95,6 +100,7 @@ impl CaConfig {
             attest: attest.unwrap_or_default(),
             entries,
             administrators: administrators.unwrap_or_default(),
+            jwt,
         })
     }
 }

@@ -160,8 +160,6 @@ impl Following {
                 return None;
             }
             match self.entitlement.view() {
-                // Without a certificate there is nothing to say: the workload knows when the one it has ends.
-                Ok(view) if view.svids.is_empty() => {}
                 Ok(view) if self.sent.as_ref().is_some_and(|sent| is_same(sent, &view)) => {}
                 other => return Some(other),
             }

@@ -7,6 +7,7 @@ use crate::selector::Selector;
 use identity::{PortableSvid, SpiffeId, TrustBundle, TrustDomain};
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::{mpsc, oneshot};
 
 /// Everything that callers may be given, at one moment.
 #[derive(Debug, Clone)]
@@ -28,11 +29,16 @@ pub struct Identity {
     pub svid: Option<Arc<PortableSvid>>,
     /// What the operator calls it, for a workload that has several; empty when nothing.
     pub hint: String,
+    /// Asks for tokens of this identity.
+    pub tokens: mpsc::Sender<TokenAsk>,
     /// What must be true of a caller.
     pub entitled: Entitled,
     /// The foreign trust domains whose bundles come with it.
     pub federates_with: FederatesWith,
 }
+
+/// Audiences, and where the token goes, or why there is none. Whoever answers has obtained it from the CA.
+pub type TokenAsk = (Vec<String>, oneshot::Sender<Result<String, String>>);
 
 /// Who may have an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +83,18 @@ impl FederatesWith {
 pub(crate) struct View {
     /// Those with a valid certificate.
     pub(crate) svids: Vec<Svid>,
+    /// All of the caller's identities.
+    pub(crate) identities: Vec<Named>,
     pub(crate) own: Arc<TrustBundle>,
     pub(crate) federated: Vec<Arc<TrustBundle>>,
+}
+
+/// An identity in a caller's view.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) id: SpiffeId,
+    pub(crate) hint: String,
+    pub(crate) tokens: mpsc::Sender<TokenAsk>,
 }
 
 /// A certificate in a caller's view.
@@ -110,6 +126,14 @@ impl Holdings {
         });
         Some(View {
             svids: svids.collect(),
+            identities: identities
+                .iter()
+                .map(|identity| Named {
+                    id: identity.id.clone(),
+                    hint: identity.hint.clone(),
+                    tokens: identity.tokens.clone(),
+                })
+                .collect(),
             own: Arc::clone(&self.own),
             federated: federated.cloned().collect(),
         })
@@ -125,13 +149,22 @@ impl Holdings {
 }
 
 impl View {
-    /// Whether both hold the very same certificates and bundles.
+    /// Whether `other` says nothing about certificates that this does not: the same ones and bundles, or no certificate, as
+    /// a workload knows when the one it has ends.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
+        if other.svids.is_empty() {
+            return true;
+        }
         let same_svid =
             |(a, b): (&Svid, &Svid)| Arc::ptr_eq(&a.portable, &b.portable) && a.hint == b.hint;
         self.svids.len() == other.svids.len()
             && self.svids.iter().zip(&other.svids).all(same_svid)
             && self.has_same_bundles(other)
+    }
+
+    /// Our own and those of others, each on its own.
+    pub(crate) fn bundles(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
+        std::iter::once(&self.own).chain(&self.federated)
     }
 
     pub(crate) fn has_same_bundles(&self, other: &Self) -> bool {

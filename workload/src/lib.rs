@@ -26,7 +26,7 @@ mod sds;
 
 pub mod proto;
 
-pub use holdings::{Entitled, FederatesWith, Holdings, Identity};
+pub use holdings::{Entitled, FederatesWith, Holdings, Identity, TokenAsk};
 pub use selector::{ParseSelectorError, Selector};
 pub use server::{Admits, Config, MAX_CONNECTIONS, MODE, Server};
 pub use socket::{BindError, Predecessor};

@@ -1,4 +1,6 @@
-//! The SPIFFE Workload API (SPIFFE_Workload_API.md): X.509-SVIDs with their keys, and bundles.
+//! The SPIFFE Workload API (SPIFFE_Workload_API.md): X.509-SVIDs with their keys, JWT-SVIDs, and bundles.
+
+mod jwt;
 
 use crate::call::Calls;
 use crate::holdings::{Svid, View};
@@ -8,7 +10,7 @@ use crate::proto::{
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
     X509svidResponse,
 };
-use futures_util::stream::{self, Stream};
+use futures_util::stream::Stream;
 use identity::TrustBundle;
 use rustls_pki_types::CertificateDer;
 use std::pin::Pin;
@@ -56,17 +58,23 @@ impl SpiffeWorkloadApi for WorkloadApi {
         call: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
         check_header(&call)?;
-        Err(no_jwt())
+        let view = self.0.authenticate().await?.view()?;
+        jwt::svids(&view, call.into_inner())
+            .await
+            .map(Response::new)
     }
 
-    type FetchJWTBundlesStream = stream::Empty<Result<JwtBundlesResponse, Status>>;
+    type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
 
     async fn fetch_jwt_bundles(
         &self,
         call: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_header(&call)?;
-        Err(no_jwt())
+        let mut entitlement = self.0.authenticate().await?;
+        let first = entitlement.view()?;
+        let answers = entitlement.follow(first, View::has_same_bundles, jwt::bundles);
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn validate_jwtsvid(
@@ -74,7 +82,8 @@ impl SpiffeWorkloadApi for WorkloadApi {
         call: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         check_header(&call)?;
-        Err(no_jwt())
+        let view = self.0.authenticate().await?.view()?;
+        jwt::validate(&view, &call.into_inner()).map(Response::new)
     }
 }
 
@@ -87,10 +96,6 @@ fn check_header<T>(call: &Request<T>) -> Result<(), Status> {
             "expected the metadata workload.spiffe.io: true",
         )),
     }
-}
-
-fn no_jwt() -> Status {
-    Status::unimplemented("the JWT-SVID profile is not served here")
 }
 
 fn x509_svids(view: &View) -> X509svidResponse {
@@ -116,10 +121,9 @@ fn x509_svid(Svid { portable, hint }: &Svid, own: &TrustBundle) -> X509svid {
 }
 
 fn x509_bundles(view: &View) -> X509BundlesResponse {
-    let all = std::iter::once(&view.own).chain(&view.federated);
     X509BundlesResponse {
         crl: Vec::new(),
-        bundles: all.map(|bundle| entry(bundle)).collect(),
+        bundles: view.bundles().map(|bundle| entry(bundle)).collect(),
     }
 }
 

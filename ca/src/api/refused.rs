@@ -3,6 +3,7 @@
 use crate::attest::{AttestError, ProofError};
 use crate::authority::IssueError;
 use crate::csr::CsrError;
+use crate::jwt::TokenError;
 use crate::lineage::LineageError;
 use crate::metrics::Reason;
 use crate::server::MAX_MESSAGE_BYTES;
@@ -56,6 +57,10 @@ pub(crate) enum Refused {
     ExpiredClientCertificate,
     #[error("expected a client certificate that is not revoked, found one that is, by its {what}")]
     RevokedClientCertificate { what: Revoked },
+    #[error("expected a CA that issues tokens: this one is not configured to")]
+    NoTokens,
+    #[error("{0}")]
+    Audience(TokenError),
     #[error("{0}")]
     Issue(IssueError),
     #[error(
@@ -86,6 +91,7 @@ impl Refused {
             | Self::MalformedToken(_)
             | Self::TwoProofs
             | Self::Entry(CreateEntryError::Entry(_))
+            | Self::Audience(_)
             | Self::Malformed => Code::InvalidArgument,
             Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
             Self::NotEnrolled
@@ -116,7 +122,7 @@ impl Refused {
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } | Self::Oversized => {
                 Code::ResourceExhausted
             }
-            Self::UnknownMethod => Code::Unimplemented,
+            Self::UnknownMethod | Self::NoTokens => Code::Unimplemented,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
     }
@@ -156,8 +162,8 @@ impl Refused {
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
-            Self::Malformed | Self::TwoProofs => Reason::MalformedMessage,
-            Self::UnknownMethod => Reason::UnknownMethod,
+            Self::Malformed | Self::TwoProofs | Self::Audience(_) => Reason::MalformedMessage,
+            Self::UnknownMethod | Self::NoTokens => Reason::UnknownMethod,
             Self::Timeout { .. } => Reason::Timeout,
         }
     }

@@ -4,6 +4,7 @@ use super::connect::{ConnectError, Connector};
 use super::revoked;
 use super::schedule::jittered;
 use crate::proto::{self, WatchBundleRequest};
+use identity::jwt::JwtKeys;
 use identity::{BundleError, Revocations, Svid, TrustBundle, TrustDomain, Usage};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
@@ -103,7 +104,13 @@ fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, 
     // A name that is none cannot be our own; `check_successor` says so of any other.
     let trust_domain = TrustDomain::parse(&message.trust_domain).unwrap_or_else(|_| own.clone());
     let authorities = message.authorities.into_iter().map(CertificateDer::from);
-    TrustBundle::new(trust_domain, authorities.collect(), message.sequence)
+    let bundle = TrustBundle::new(trust_domain, authorities.collect(), message.sequence)?;
+    let jwt_keys = match message.jwt_keys.as_str() {
+        // A CA of an earlier release has none.
+        "" => JwtKeys::default(),
+        keys => JwtKeys::from_jwks(keys.as_bytes()).map_err(BundleError::JwtKeys)?,
+    };
+    Ok(bundle.with_jwt_keys(jwt_keys))
 }
 
 /// Follows the CA's bundle and revocations, whenever there is a valid identity to ask with. Never returns.

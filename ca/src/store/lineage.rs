@@ -170,7 +170,10 @@ impl CertificateRecord {
     }
 }
 
-fn lineage_of(batch: &mut Batch<'_, '_>, serial: &str) -> sql::Result<Option<LineageName>> {
+pub(super) fn lineage_of(
+    batch: &mut Batch<'_, '_>,
+    serial: &str,
+) -> sql::Result<Option<LineageName>> {
     let row = batch.first(
         "SELECT lineage FROM descent WHERE serial = $1",
         values![serial],
@@ -179,7 +182,7 @@ fn lineage_of(batch: &mut Batch<'_, '_>, serial: &str) -> sql::Result<Option<Lin
         .transpose()
 }
 
-fn is_frozen(batch: &mut Batch<'_, '_>, lineage: &LineageName) -> sql::Result<bool> {
+pub(super) fn is_frozen(batch: &mut Batch<'_, '_>, lineage: &LineageName) -> sql::Result<bool> {
     let row = batch.first(
         "SELECT 1 FROM frozen_lineage WHERE lineage = $1",
         values![lineage.as_str()],

@@ -36,6 +36,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0004_revocation.sql"),
         oldest: 4,
     },
+    // What publishes the bundle has to publish the keys with it.
+    Migration {
+        sql: include_str!("migrations/0005_jwt.sql"),
+        oldest: 5,
+    },
 ];
 
 /// The version that this program was written for.

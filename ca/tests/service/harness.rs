@@ -75,11 +75,29 @@ impl Ca {
         Self::serve(dir, "127.0.0.1:0".parse().unwrap(), options, set_up).await
     }
 
+    /// One that issues tokens.
+    pub(crate) async fn start_with_tokens() -> Self {
+        let ca = Self::start().await.stop().await;
+        let (listen, options) = (ca.address, Options::default());
+        let tokens = Some(ca::jwt::Options::default());
+        Self::serve_with(ca.dir, listen, options, |server| server, tokens).await
+    }
+
     async fn serve(
         dir: TempDir,
         listen: SocketAddr,
         options: Options,
         set_up: impl FnOnce(Server) -> Server,
+    ) -> Self {
+        Self::serve_with(dir, listen, options, set_up, None).await
+    }
+
+    async fn serve_with(
+        dir: TempDir,
+        listen: SocketAddr,
+        options: Options,
+        set_up: impl FnOnce(Server) -> Server,
+        tokens: Option<ca::jwt::Options>,
     ) -> Self {
         let open = OpenOptions {
             ttl_floor: TtlFloor::AllowShortTtlForTests,
@@ -87,7 +105,10 @@ impl Ca {
         };
         let authority = Arc::new(Authority::open(&dir.path().join("ca"), &open).unwrap());
         let server = Server::bind(Arc::clone(&authority), listen, options);
-        let server = set_up(server.await.unwrap());
+        let mut server = set_up(server.await.unwrap());
+        if let Some(tokens) = tokens {
+            server = server.issuing_tokens(tokens).await.unwrap();
+        }
         let stop = CancellationToken::new();
         Self {
             authority,

@@ -30,3 +30,5 @@ mod renew;
 mod review;
 /// What is revoked gets nothing, and everybody is told.
 mod revocation;
+/// JWT-SVIDs: who gets which, and what is left on record.
+mod tokens;

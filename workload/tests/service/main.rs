@@ -4,5 +4,6 @@
 
 mod harness;
 
+mod jwt;
 mod sds;
 mod x509;

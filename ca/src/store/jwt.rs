@@ -1,0 +1,100 @@
+//! Tokens: their records, and the keys that vouch for them.
+
+use super::changes::Topic;
+use super::lineage::{is_frozen, lineage_of};
+use super::session::Transaction;
+use super::sql::{self, values};
+use super::{Store, StoreError, unix_seconds};
+use crate::ledger::Event;
+use crate::lineage::LineageError;
+use identity::SpiffeId;
+use identity::jwt::{JwtKey, JwtKeys};
+use std::time::SystemTime;
+
+/// A signed token, about to be recorded.
+#[derive(Debug)]
+pub(crate) struct TokenRecord {
+    /// The certificate that it was asked for with.
+    pub(crate) serial: String,
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) audience: Vec<String>,
+    /// `jti`.
+    pub(crate) name: String,
+    pub(crate) kid: String,
+    pub(crate) expires: SystemTime,
+}
+
+impl Store {
+    /// Records a token, unless the lineage of its holder forbids it: then the inner error, and no such token exists.
+    pub(crate) async fn record_token(
+        &self,
+        token: TokenRecord,
+        now: SystemTime,
+    ) -> Result<Result<(), LineageError>, StoreError> {
+        self.writer
+            .write(move |batch| {
+                let Some(lineage) = lineage_of(batch, &token.serial)? else {
+                    let serial = token.serial.clone();
+                    return Ok(Err(LineageError::Unknown { serial }));
+                };
+                if is_frozen(batch, &lineage)? {
+                    return Ok(Err(LineageError::Frozen { lineage }));
+                }
+                batch.audit(
+                    now,
+                    &Event::TokenIssued {
+                        name: token.name.clone(),
+                        spiffe_id: token.spiffe_id.to_string(),
+                        audience: token.audience.clone(),
+                        not_after: unix_seconds(token.expires),
+                        key: token.kid.clone(),
+                    },
+                )?;
+                Ok(Ok(()))
+            })
+            .await
+    }
+
+    /// Adds a key to the bundle until `expires`, and takes out those that have expired by `now`.
+    pub(crate) async fn publish_jwt_key(
+        &self,
+        kid: String,
+        point: Vec<u8>,
+        expires: SystemTime,
+        now: SystemTime,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .write(move |batch| {
+                let by = unix_seconds(now);
+                batch.execute("DELETE FROM jwt_key WHERE expires_at <= $1", values![by])?;
+                batch.execute(
+                    "INSERT INTO jwt_key (kid, point, expires_at) VALUES ($1, $2, $3)",
+                    values![&kid, &point[..], expires],
+                )?;
+                batch.execute("UPDATE bundle SET sequence = sequence + 1", &[])?;
+                batch.audit(
+                    now,
+                    &Event::TokenKeyPublished {
+                        key: kid.clone(),
+                        not_after: unix_seconds(expires),
+                    },
+                )?;
+                batch.announce(Topic::Bundle)
+            })
+            .await
+    }
+}
+
+/// The keys that are published. One that has expired stays until the next is published, as every change of the bundle has
+/// a sequence of its own.
+pub(super) fn keys(transaction: &mut Transaction<'_>) -> sql::Result<JwtKeys> {
+    let mut keys = JwtKeys::default();
+    for row in transaction.query("SELECT kid, point FROM jwt_key ORDER BY kid LIMIT 256", &[])? {
+        let (kid, point): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        // What was written here is a key; whatever else it became vouches for nothing.
+        if let Ok(key) = JwtKey::p256(&kid, &point) {
+            keys.insert(key);
+        }
+    }
+    Ok(keys)
+}
