@@ -87,9 +87,11 @@ async fn follow(holdings: Arc<watch::Sender<Arc<Holdings>>>, place: usize, mut h
     loop {
         let svid = handles.portable.borrow_and_update().clone();
         let bundle = Arc::clone(&handles.bundle.borrow_and_update());
+        let federated = Arc::clone(&handles.federated.borrow_and_update());
         holdings.send_modify(|present| {
             let mut next = Holdings::clone(present);
             next.identities[place].svid = svid;
+            next.federated = federated.to_vec();
             // Each client has its own word of the CA, and one may be ahead of the others.
             if next.own.check_successor(&bundle).is_ok() {
                 next.own = bundle;
@@ -99,6 +101,7 @@ async fn follow(holdings: Arc<watch::Sender<Arc<Holdings>>>, place: usize, mut h
         let has_changed = tokio::select! {
             changed = handles.portable.changed() => changed,
             changed = handles.bundle.changed() => changed,
+            changed = handles.federated.changed() => changed,
             () = holdings.closed() => return,
         };
         if has_changed.is_err() {

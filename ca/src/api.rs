@@ -16,6 +16,7 @@ use crate::authority::{
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
+use crate::federation::Federated;
 use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
@@ -33,9 +34,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
+
+/// How often readers of the bundle endpoint are told to ask again: a key that signs tokens is in it for an hour before.
+const REFRESH_HINT: Duration = Duration::from_secs(5 * 60);
 
 /// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
 #[derive(Debug, Clone)]
@@ -59,6 +64,8 @@ pub(crate) struct Api {
     /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
     pace: Arc<Admission>,
     tokens: Option<Arc<Tokens>>,
+    /// Bundles of other trust domains.
+    federated: Receiver<Federated>,
 }
 
 impl Api {
@@ -75,6 +82,7 @@ impl Api {
             administrators: Arc::default(),
             pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
             tokens: None,
+            federated: channel(Federated::default()).1,
         }
     }
 
@@ -273,6 +281,16 @@ impl Api {
         watch::revocations_message(&self.authority.revocations().borrow())
     }
 
+    pub(crate) fn federating(self, federated: Receiver<Federated>) -> Self {
+        Self { federated, ..self }
+    }
+
+    /// What the bundle endpoint gives.
+    pub(crate) fn bundle_document(&self) -> String {
+        let bundle = Arc::clone(&self.authority.bundle().borrow());
+        bundle.to_spiffe_json(REFRESH_HINT)
+    }
+
     fn bundle(&self) -> TrustBundle {
         bundle_message(&self.authority.bundle().borrow())
     }
@@ -314,8 +332,9 @@ impl CertificateAuthority for Api {
         &self,
         call: Request<IssueJwtRequest>,
     ) -> Result<Response<IssueJwtResponse>, Status> {
-        let (_, svid) = authenticated(&call)?;
-        match self.issue_token(&svid, call.into_inner()).await {
+        let (_, svid) = self.authenticated(&call)?;
+        let svid = &svid.leaf;
+        match self.issue_token(svid, call.into_inner()).await {
             Ok(response) => Ok(Response::new(response)),
             Err(refused) => Err(self.audit(&svid.id, "issue_jwt", refused).await),
         }

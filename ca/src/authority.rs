@@ -66,7 +66,7 @@ impl Authority {
             trust_domain: parts.bundle.trust_domain().clone(),
             signer: Arc::new(Signer {
                 issuer: parts.issuer,
-                intermediate: parts.intermediate,
+                intermediate: Some(parts.intermediate).filter(|issuer| *issuer != parts.root),
                 issuer_validity: parts.issuer_validity,
                 ttl_floor: options.ttl_floor,
                 renewal_secret: hmac::Key::new(hmac::HMAC_SHA256, &parts.renewal_secret),
@@ -227,7 +227,8 @@ impl std::fmt::Debug for Authority {
 /// The issuing key and what limits its use.
 struct Signer {
     issuer: Issuer<'static, CaKey>,
-    intermediate: CertificateDer<'static>,
+    /// `None` when the root issues.
+    intermediate: Option<CertificateDer<'static>>,
     /// Where the validity of all issuers overlaps.
     issuer_validity: Validity,
     ttl_floor: TtlFloor,
@@ -253,7 +254,9 @@ impl Signer {
             .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
             .map_err(IssueError::Sign)?;
 
-        let chain = vec![leaf.into(), self.intermediate.clone()];
+        let mut chain = vec![leaf.into()];
+        // A root that issues itself is left out, as every root is.
+        chain.extend(self.intermediate.clone());
         let leaf = check(&chain, request, validity, bundle, now)?;
         Ok(Issued {
             renew_at: self.renew_at(&leaf.serial, now, leaf.not_after),

@@ -84,6 +84,8 @@ pub struct Handles {
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// Never goes back in sequence. Known before the first certificate is.
     pub revocations: watch::Receiver<Arc<Revocations>>,
+    /// Bundles of the trust domains that the CA federates with, each on its own.
+    pub federated: watch::Receiver<Arc<Vec<Arc<TrustBundle>>>>,
     pub state: watch::Receiver<ClientState>,
     /// Asks for a renewal at once. The answer is `Ok` when the new identity is in `svid`.
     pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
@@ -129,6 +131,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();
     let (bundle, revocations) = (bundles.subscribe(), bundles.revocations());
+    let federated = bundles.subscribe_federated();
     let (hand_out, portable) = watch::channel(None);
     let agent = Agent {
         connector: connector.clone(),
@@ -157,6 +160,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         portable,
         bundle,
         revocations,
+        federated,
         state,
         renew,
         tokens,

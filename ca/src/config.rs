@@ -31,6 +31,8 @@ pub struct InitOptions {
     /// Cut to the root's: no certificate outlives an issuer.
     pub intermediate_life: Duration,
     pub key_protection: KeyProtection,
+    /// Whether the root signs leaves itself.
+    pub hierarchy: Hierarchy,
     /// The label of a key that is in the token already, to be the intermediate's. A new one is made otherwise.
     pub existing_key: Option<String>,
     /// The file in the CA's directory unless given.
@@ -44,10 +46,21 @@ impl InitOptions {
             root_life: DEFAULT_ROOT_LIFE,
             intermediate_life: DEFAULT_INTERMEDIATE_LIFE,
             key_protection,
+            hierarchy: Hierarchy::Intermediate,
             existing_key: None,
             database: None,
         }
     }
+}
+
+/// Who signs leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hierarchy {
+    /// An intermediate, so that the root's key is not needed while the CA serves.
+    #[default]
+    Intermediate,
+    /// The root itself: for verifiers that take chains of one certificate alone. Its key is in use all the time.
+    RootAlone,
 }
 
 /// How the CA's keys rest on disk. There is no default, so that plaintext has to be asked for.

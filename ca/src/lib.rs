@@ -30,6 +30,7 @@ pub mod server;
 mod admission;
 mod api;
 pub mod attest;
+pub mod federation;
 pub mod jwt;
 
 pub mod client;

@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
 use crate::entries::Entry;
+use crate::federation::Federation;
 use crate::jwt::{self, TokenError, Tokens};
 use crate::metrics::{Metrics, Reason};
 use crate::watched::WatchedBundle;
@@ -179,6 +180,13 @@ impl Server {
         self.service.api = self.service.api.issuing_tokens(Arc::clone(&tokens));
         self.tokens = Some(tokens);
         Ok(self)
+    }
+
+    /// Passes on the bundles of other trust domains.
+    #[must_use]
+    pub fn federating(mut self, federation: &Federation) -> Self {
+        self.service.api = self.service.api.federating(federation.bundles());
+        self
     }
 
     /// The bound address: where the port is known after a bind to port 0.

@@ -1,5 +1,7 @@
 //! The authorities of one trust domain (SPIFFE Trust Domain and Bundle sections 3 and 4).
 
+mod document;
+
 use crate::TrustDomain;
 use crate::cert::{self, CertError, Signer};
 use crate::jwt::{JwtKeyError, JwtKeys};

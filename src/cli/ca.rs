@@ -113,6 +113,9 @@ pub(crate) struct CaInitArgs {
     /// Complete a CA made with --external-root: a PEM file with the certificate that was asked for, then the root's.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["trust_domain", "external_root", "root_life", "intermediate_life", "insecure_plaintext_keys", "existing_key"])]
     pub(crate) finish: Option<PathBuf>,
+    /// The root signs certificates itself, for verifiers that take chains of one alone: its key is in use all the time.
+    #[arg(long, conflicts_with_all = ["external_root", "finish", "intermediate_life"])]
+    pub(crate) no_intermediate: bool,
     /// Life of the root certificate.
     #[arg(long, default_value = "3650d", value_parser = duration)]
     pub(crate) root_life: Duration,

@@ -26,6 +26,7 @@ use anyhow::{Context, bail};
 use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
+use ca::federation::Federation;
 use ca::readiness::Monitor;
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
@@ -85,6 +86,13 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
         Some(options) => server.issuing_tokens(options).await?,
         None => server,
     };
+    let own = authority.trust_domain();
+    anyhow::ensure!(
+        config.federation.iter().all(|one| one.trust_domain != *own),
+        "federation: expected other trust domains, found {own}, which is this CA's own"
+    );
+    let federation = Federation::start(config.federation);
+    let server = server.federating(&federation);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     if let Some(listen) = config.crl_listen {
         crl::spawn(listen, Arc::clone(&authority)).await?;

@@ -5,6 +5,7 @@
 
 mod attest;
 pub(crate) mod entries;
+mod federation;
 mod jwt;
 mod keys;
 mod store;
@@ -46,6 +47,8 @@ pub(crate) struct CaConfig {
     pub(crate) administrators: BTreeSet<SpiffeId>,
     /// Whether and how tokens are issued.
     pub(crate) jwt: Option<ca::jwt::Options>,
+    /// Other trust domains whose bundles are fetched.
+    pub(crate) federation: Vec<ca::federation::Options>,
 }
 
 impl CaConfig {
@@ -63,6 +66,7 @@ impl CaConfig {
             entries: None,
             administrators: BTreeSet::new(),
             jwt: None,
+            federation: Vec::new(),
         }
     }
 
@@ -86,6 +90,7 @@ impl CaConfig {
         let entries = map.optional("entries", entries::read_section);
         let administrators = map.optional("administrators", read_administrators);
         let jwt = map.optional("jwt", jwt::read);
+        let federation = map.optional("federation", federation::read);
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
@@ -101,6 +106,7 @@ impl CaConfig {
             entries,
             administrators: administrators.unwrap_or_default(),
             jwt,
+            federation: federation.unwrap_or_default(),
         })
     }
 }

@@ -20,6 +20,7 @@ mod postgres_ca;
 mod redirect;
 mod redis;
 mod sds;
+mod spiffe_crates;
 mod websocket;
 mod workload_api;
 mod wsproto;

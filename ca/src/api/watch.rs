@@ -2,6 +2,7 @@
 
 use super::{Api, Peer, bundle_message, unix_ms};
 use crate::authority::Authority;
+use crate::federation::Federated;
 use crate::proto::{Revocations, RevokedIdentity, WatchBundleRequest, WatchBundleResponse};
 use crate::revoke::octets;
 use futures_util::stream::{self, Stream};
@@ -22,6 +23,7 @@ struct Watch {
     svid: Arc<VerifiedChain>,
     bundles: watch::Receiver<Arc<TrustBundle>>,
     revocations: watch::Receiver<Arc<identity::Revocations>>,
+    federated: watch::Receiver<Federated>,
     /// `None` once the caller has nothing more to say.
     said: Option<Streaming<WatchBundleRequest>>,
     acknowledged: u64,
@@ -40,6 +42,7 @@ impl Api {
         let mut watch = Watch {
             bundles: self.authority.bundle(),
             revocations: self.authority.revocations(),
+            federated: self.federated.clone(),
             authority: Arc::clone(&self.authority),
             peer,
             svid,
@@ -71,6 +74,8 @@ impl Watch {
                     changed.ok()?;
                     return Some(self.reply());
                 }
+                // Without federation nobody publishes.
+                Ok(()) = self.federated.changed() => return Some(self.reply()),
                 said = hear(&mut self.said) => said,
             };
             self.acknowledge(said.bundle_sequence).await;
@@ -79,11 +84,16 @@ impl Watch {
 
     fn reply(&mut self) -> WatchBundleResponse {
         let revocations = Arc::clone(&self.revocations.borrow_and_update());
+        let federated = Arc::clone(&self.federated.borrow_and_update());
         self.is_over = revocations.check(&self.svid).is_err();
         WatchBundleResponse {
             bundle: Some(bundle_message(&self.bundles.borrow_and_update())),
             server_time_unix_ms: unix_ms(SystemTime::now()),
             revocations: Some(revocations_message(&revocations)),
+            federated: federated
+                .iter()
+                .map(|bundle| bundle_message(bundle))
+                .collect(),
         }
     }
 

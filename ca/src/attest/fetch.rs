@@ -62,6 +62,11 @@ impl FromStr for HttpsUrl {
 }
 
 impl HttpsUrl {
+    /// Host and port, to connect to.
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// The same server, another path.
     pub(super) fn with_path(&self, path: &str) -> Self {
         Self {
@@ -97,7 +102,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) async fn get(&self, most: usize) -> Result<Bytes, FetchError> {
+    pub(crate) async fn get(&self, most: usize) -> Result<Bytes, FetchError> {
         self.exchange(Method::GET, Bytes::new(), most).await
     }
 

@@ -1,6 +1,6 @@
 //! Making a CA directory, and reading it back.
 
-use crate::config::{InitOptions, KeyProtection, MAX_CA_LIFE, OpenOptions};
+use crate::config::{Hierarchy, InitOptions, KeyProtection, MAX_CA_LIFE, OpenOptions};
 use crate::directory::{
     self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_REQUEST,
     ROOT_CERTIFICATE, ROOT_KEY,
@@ -71,7 +71,31 @@ pub(crate) fn in_new_directory(
     result
 }
 
+/// A root that signs leaves itself, with the issuing key.
+fn fill_alone(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
+    let (key, key_file) = new_intermediate_key(options)?;
+    let validity = Validity::of_ca(SystemTime::now(), options.root_life);
+    let trust_domain = &options.trust_domain;
+    let root = profile::root(trust_domain, &key, validity)
+        .and_then(|params| CertifiedIssuer::self_signed(params, key))
+        .map_err(InitError::Sign)?;
+    let bundle = TrustBundle::new(trust_domain.clone(), vec![root.der().clone()], 1)
+        .map_err(InitError::Bundle)?;
+    let files = [
+        (ROOT_CERTIFICATE, Zeroizing::new(root.pem())),
+        (INTERMEDIATE_CERTIFICATE, Zeroizing::new(root.pem())),
+        (INTERMEDIATE_KEY, key_file),
+        (BUNDLE, Zeroizing::new(bundle.to_pem())),
+    ];
+    write_files(directory, files)?;
+    let database = new_database(options.database.as_ref(), directory);
+    establish(&database, &bundle, root.der())
+}
+
 fn fill(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
+    if options.hierarchy == Hierarchy::RootAlone {
+        return fill_alone(directory, options);
+    }
     let now = SystemTime::now();
     let trust_domain = &options.trust_domain;
     let (root_key, root_key_file) =

@@ -14,14 +14,20 @@ use tokio::time::{sleep, timeout};
 
 /// Between one stream and the next, jittered: the CA ends streams in turn, and all at once when it stops.
 const RECONNECT: Duration = Duration::from_secs(3);
+/// What one CA may federate with.
+const MOST_FEDERATED: usize = 32;
 /// For the CA to accept the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bundles of other trust domains, each on its own.
+pub(super) type Federated = Arc<Vec<Arc<TrustBundle>>>;
 
 /// Holds the newest bundle seen, and the newest list of what is revoked.
 #[derive(Debug)]
 pub(super) struct Bundles {
     bundle: watch::Sender<Arc<TrustBundle>>,
     revocations: watch::Sender<Arc<Revocations>>,
+    federated: watch::Sender<Federated>,
 }
 
 impl Bundles {
@@ -29,6 +35,7 @@ impl Bundles {
         Self {
             bundle: watch::Sender::new(Arc::new(first)),
             revocations: watch::Sender::default(),
+            federated: watch::Sender::new(Federated::default()),
         }
     }
 
@@ -38,6 +45,10 @@ impl Bundles {
 
     pub(super) fn revocations(&self) -> watch::Receiver<Arc<Revocations>> {
         self.revocations.subscribe()
+    }
+
+    pub(super) fn subscribe_federated(&self) -> watch::Receiver<Federated> {
+        self.federated.subscribe()
     }
 
     pub(super) fn present(&self) -> Arc<TrustBundle> {
@@ -100,6 +111,29 @@ impl Bundles {
     }
 }
 
+impl Bundles {
+    /// Takes what the CA says of other trust domains, all of it in the place of all that was said before. None of them can
+    /// be our own.
+    fn offer_federated(&self, offered: Vec<proto::TrustBundle>) -> Result<(), OfferError> {
+        let own = self.present();
+        let mut federated = Vec::new();
+        for message in offered.into_iter().take(MOST_FEDERATED) {
+            let bundle = parse(message, own.trust_domain())?;
+            if bundle.trust_domain() != own.trust_domain() {
+                federated.push(Arc::new(bundle));
+            }
+        }
+        self.federated.send_if_modified(|present| {
+            let is_new = **present != federated;
+            if is_new {
+                *present = Arc::new(federated);
+            }
+            is_new
+        });
+        Ok(())
+    }
+}
+
 fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, BundleError> {
     // A name that is none cannot be our own; `check_successor` says so of any other.
     let trust_domain = TrustDomain::parse(&message.trust_domain).unwrap_or_else(|_| own.clone());
@@ -159,6 +193,7 @@ async fn stream(connector: &Connector, bundles: &Bundles, svid: &Svid) -> Result
         .into_inner();
     while let Some(reply) = replies.message().await? {
         bundles.offer(reply.bundle.unwrap_or_default(), reply.revocations)?;
+        bundles.offer_federated(reply.federated)?;
     }
     Ok(())
 }

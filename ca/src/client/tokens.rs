@@ -1,10 +1,10 @@
 //! JWT-SVIDs for whoever asks: got from the CA with the present certificate, and given again until half of their life is over.
 
-use super::bundles::Bundles;
+use super::bundles::{Bundles, OfferError};
 use super::connect::{ConnectError, Connector};
 use crate::causes::in_full;
 use crate::proto::IssueJwtRequest;
-use identity::{BundleError, Svid};
+use identity::Svid;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -66,7 +66,7 @@ async fn fetch(
     };
     let reply = connection.calls.issue_jwt(request).await?.into_inner();
     // Whoever is given the token finds the key that vouches for it.
-    bundles.offer(reply.bundle.ok_or(AskError::NoBundle)?)?;
+    bundles.offer(reply.bundle.ok_or(AskError::NoBundle)?, None)?;
     let life = reply.expires_unix_ms - reply.server_time_unix_ms;
     let life = Duration::from_millis(u64::try_from(life).unwrap_or_default());
     Ok((reply.token, life))
@@ -85,7 +85,7 @@ enum AskError {
     #[error("the CA's reply lacks the trust bundle")]
     NoBundle,
     #[error("the CA's reply holds no usable trust bundle")]
-    Bundle(#[from] BundleError),
+    Bundle(#[from] OfferError),
 }
 
 impl From<tonic::Status> for AskError {

@@ -8,7 +8,10 @@ use crate::api::{Api, Peer};
 use crate::metrics::Reason;
 use crate::proto::administration_server::{self, AdministrationServer};
 use crate::proto::certificate_authority_server::CertificateAuthorityServer;
-use http::{HeaderMap, Request, Response};
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -33,6 +36,8 @@ const MAX_STREAMS: u32 = 8;
 /// The same without a certificate, which is good for one Issue. What strangers can make the CA hold in memory is this
 /// times a message, times their connections.
 const MAX_STREAMS_OF_STRANGERS: u32 = 2;
+/// Where others find our trust bundle.
+const BUNDLE_PATH: &str = "/bundle";
 const MAX_HEADER_BYTES: u32 = 8 * 1024;
 /// Both windows: a message fits in, a connection holds no more than two.
 const WINDOW_BYTES: u32 = 32 * 1024;
@@ -165,6 +170,9 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         service.metrics.count_refusal(Reason::RateLimited);
         return Status::from(Refused::RateLimited { retry_after }).into_http();
     }
+    if request.method() == Method::GET && request.uri().path() == BUNDLE_PATH {
+        return bundle(&service.api);
+    }
     request.extensions_mut().insert(peer);
     let limit = service.options.request_timeout;
     let response = match timeout(limit, answer(&service.api, &source, request)).await {
@@ -177,6 +185,15 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
             service.admission.charge(&source, Instant::now());
         }
     }
+    response
+}
+
+/// The bundle endpoint (SPIFFE Federation section 5.2.2, https_spiffe): anyone may read it.
+fn bundle(api: &Api) -> Response<Body> {
+    let body = Full::new(Bytes::from(api.bundle_document()));
+    let mut response = Response::new(Body::new(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json);
     response
 }
 

@@ -14,6 +14,8 @@ mod attest;
 mod client;
 /// Registration entries: what they give, and who may change them.
 mod entries;
+/// Bundles of other trust domains.
+mod federation;
 /// What strangers can and cannot do to the listener.
 mod hostile;
 /// What Issue answers to good and bad requests.

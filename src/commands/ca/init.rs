@@ -5,7 +5,7 @@ use crate::cli::ca::CaInitArgs;
 use crate::commands::print;
 use crate::config::ca::CaConfig;
 use anyhow::Context;
-use ca::config::InitOptions;
+use ca::config::{Hierarchy, InitOptions};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -25,6 +25,10 @@ fn make(config: &CaConfig, arguments: &CaInitArgs) -> anyhow::Result<()> {
     let options = InitOptions {
         root_life: arguments.root_life,
         intermediate_life: arguments.intermediate_life,
+        hierarchy: match arguments.no_intermediate {
+            true => Hierarchy::RootAlone,
+            false => Hierarchy::Intermediate,
+        },
         database: Some(database::of(config)?),
         existing_key: arguments.existing_key.clone(),
         ..InitOptions::new(trust_domain, protection)

@@ -176,7 +176,7 @@ fn read_issuer(map: &mut Map<'_>) -> Option<IssuerOptions> {
 }
 
 /// `url` and `caFile`, and where a bearer token is.
-fn read_server(map: &mut Map<'_>) -> Option<Server> {
+pub(super) fn read_server(map: &mut Map<'_>) -> Option<Server> {
     let url = map.required(
         "url",
         yaml::parsed::<HttpsUrl>("a URL such as https://10.96.0.1:443"),
