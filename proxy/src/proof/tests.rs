@@ -18,8 +18,9 @@ pub(crate) fn peer() -> (Revocable, watch::Sender<Arc<Revocations>>) {
     let mut params = rcgen::CertificateParams::default();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let root = params.self_signed(&rcgen::KeyPair::generate().unwrap());
-    let domain = id("front").trust_domain().clone();
-    let bundle = TrustBundle::new(domain, vec![root.unwrap().der().clone()], 1).unwrap();
+    let front = id("front");
+    let bundle =
+        TrustBundle::new(front.trust_domain(), vec![root.unwrap().der().clone()], 1).unwrap();
     let (list, revocations) = watch::channel(Arc::default());
     let live = LiveIdentity::new(&IdentityFeed {
         svid: watch::channel(None).1,
@@ -29,7 +30,7 @@ pub(crate) fn peer() -> (Revocable, watch::Sender<Arc<Revocations>>) {
         renew: mpsc::channel(1).0,
     });
     let leaf = Leaf {
-        id: id("front"),
+        id: front,
         serial: "01".to_owned(),
         not_before: at(0),
         not_after: at(100),
