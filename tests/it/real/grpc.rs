@@ -1,6 +1,6 @@
 //! A gRPC call with stock grpcio on both ends, through both sidecars.
 
-use super::python;
+use super::{Session, python};
 use crate::harness::{
     Mesh, ORDERS, Options, Process, STOREFRONT, free_address, grant, path, wait_for,
 };
@@ -165,6 +165,51 @@ fn all_four_kinds_of_call_pass_with_what_stands_before_and_after_their_messages(
         .expect("the client runs");
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(said.lines().collect::<Vec<_>>(), OUTCOMES, "{output:?}");
+}
+
+/// What a channel of grpcio does when its sidecar, or the one behind it, is replaced under open streams and calls.
+#[test]
+fn calls_and_open_streams_of_grpcio_notice_nothing_of_upgrades() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let app = free_address();
+    let mut command = python();
+    command.args([STREAMS, "serve", &app.to_string()]);
+    let _server = Process::start(command, folder.path().join("server.log"));
+    wait_for("the gRPC server", || std::net::TcpStream::connect(app).ok());
+    let mut mesh = Mesh::with(&Options {
+        app: Some(app.to_string()),
+        policy: grant(
+            "streams",
+            "{grpc: shop.v1.Streams, methods: [Get, Talk]}",
+            "[]",
+        ),
+        ..Options::default()
+    });
+    let mut command = python();
+    let outbound = mesh.storefront.outbound.to_string();
+    command.args([STREAMS, "load", &outbound, "orders"]);
+    let mut load = Session::start(command);
+    load.hear("going");
+    let mut old = Vec::new();
+    for turn in ["1", "2"] {
+        old.push(mesh.orders.upgrade(turn));
+        old.push(mesh.storefront.upgrade(turn));
+    }
+    for first in &mut old[..2] {
+        let ended = first.child.try_wait().expect("our child");
+        assert!(ended.is_none(), "it carries streams: {ended:?}");
+    }
+    load.say("enough");
+    let counts = load.hear("calls ");
+    assert_eq!(load.hear("failed "), "failed []", "{counts}");
+    let (rest, status) = load.end();
+    assert!(status.success(), "{rest:?}");
+    for mut old in old {
+        let status = wait_for("the old process to end", || {
+            old.child.try_wait().expect("our child")
+        });
+        assert!(status.success(), "{status}: {}", old.log_text());
+    }
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {

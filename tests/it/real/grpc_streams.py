@@ -3,8 +3,10 @@
     grpc_streams.py serve HOST:PORT [CHAIN KEY]  # with these files over TLS
     grpc_streams.py call HOST:PORT AUTHORITY  # all of it, a line for each
     grpc_streams.py talk HOST:PORT AUTHORITY  # sends what it reads, a message a line, and prints what it hears
+    grpc_streams.py load HOST:PORT AUTHORITY  # unary calls and open streams until it reads a line, then how many of each failed
 """
 
+import queue
 import sys
 import threading
 from concurrent import futures
@@ -64,7 +66,7 @@ class Handler(grpc.GenericRpcHandler):
 
 
 def serve(address, *tls):
-    server = grpc.server(futures.ThreadPoolExecutor(8), handlers=[Handler()])
+    server = grpc.server(futures.ThreadPoolExecutor(32), handlers=[Handler()])
     if tls:
         chain, key = (open(file, "rb").read() for file in tls)
         assert server.add_secure_port(address, grpc.ssl_server_credentials([(key, chain)]))
@@ -74,8 +76,8 @@ def serve(address, *tls):
     threading.Event().wait(400)
 
 
-def open_channel():
-    return grpc.insecure_channel(sys.argv[2], options=[("grpc.default_authority", sys.argv[3])])
+def open_channel(*options):
+    return grpc.insecure_channel(sys.argv[2], options=[("grpc.default_authority", sys.argv[3]), *options])
 
 
 METADATA = [("asked-by", "the front"), ("asked-bin", BINARY)]
@@ -136,9 +138,52 @@ def talk_lines():
         print("heard", word.decode(), flush=True)
 
 
+class Loader(threading.Thread):
+    """Calls one after the other on a connection of its own, beside a stream that was opened before and has a turn after each."""
+
+    def __init__(self, over):
+        super().__init__()
+        self.over, self.calls, self.turns, self.failures = over, 0, 0, []
+
+    def run(self):
+        channel, words = open_channel(("grpc.use_local_subchannel_pool", 1)), queue.SimpleQueue()
+        get = channel.unary_unary("/shop.v1.Streams/Get")
+        talk = channel.stream_stream("/shop.v1.Streams/Talk")(iter(words.get, None))
+        try:
+            while not self.over.wait(0.01):
+                word = b"%d" % self.calls
+                assert get(word, timeout=30) == word
+                self.calls += 1
+                words.put(word)
+                assert next(talk) == word
+                self.turns += 1
+            words.put(None)
+            assert list(talk) == [] and talk.code() is grpc.StatusCode.OK
+        except (grpc.RpcError, AssertionError, StopIteration) as error:
+            self.failures.append(repr(error))
+
+
+def load():
+    over = threading.Event()
+    loaders = [Loader(over) for _ in range(8)]
+    for loader in loaders:
+        loader.start()
+    while any(loader.turns < 10 and loader.is_alive() for loader in loaders):
+        over.wait(0.05)
+    print("going", flush=True)
+    sys.stdin.readline()
+    over.set()
+    for loader in loaders:
+        loader.join(60)
+    print("calls", sum(loader.calls for loader in loaders), "turns", sum(loader.turns for loader in loaders), flush=True)
+    print("failed", [failure for loader in loaders for failure in loader.failures], flush=True)
+
+
 if sys.argv[1] == "serve":
     serve(*sys.argv[2:])
 elif sys.argv[1] == "talk":
     talk_lines()
+elif sys.argv[1] == "load":
+    load()
 else:
     call_all()
