@@ -37,8 +37,11 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-/// Lanes to one endpoint. Beyond that requests queue for a stream.
+/// Lanes to one endpoint, between which requests are spread. There are more while each of these carries all the streams
+/// that it may: WebSockets and calls that go on would keep every other request waiting.
 const MAX_LANES: usize = 8;
+/// Lanes to the app in all; then requests queue for a stream. Services say how many with `maxConnections`.
+const MOST_LANES: usize = 64;
 /// For so long a failed attempt answers for those who would try again at once.
 const FAILURE_HOLDS: Duration = Duration::from_millis(100);
 /// Sends of one request: each lane may have closed under it, as when a server ends, and once more.
@@ -102,7 +105,7 @@ impl Lanes {
             http1: Pool::new(),
             speaks_http1: AtomicBool::new(speaks_http1),
             open_http1: Arc::default(),
-            most: AtomicUsize::new(MAX_LANES),
+            most: AtomicUsize::new(MOST_LANES),
             connecting: tokio::sync::Mutex::new(None),
         })
     }
@@ -297,12 +300,13 @@ impl Lanes {
                     .validity
                     .is_none_or(|validity| now < validity.retire_at)
         });
-        let most = self.most.load(Ordering::Relaxed).min(MAX_LANES);
-        let full = open.len() >= most;
-        let lane = open
-            .iter()
-            .find(|lane| lane.has_room())
-            .or_else(|| full.then(|| open.iter().min_by_key(|lane| lane.load()))?)?;
+        let most = self.most.load(Ordering::Relaxed);
+        let shared = || {
+            let least = open.iter().min_by_key(|lane| lane.load())?;
+            let suffices = open.len() >= MAX_LANES && !least.is_full();
+            (suffices || open.len() >= most).then_some(least)
+        };
+        let lane = open.iter().find(|lane| lane.has_room()).or_else(shared)?;
         Some(lane.reserve())
     }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 const HOST: &str = "orders.shop.example";
@@ -98,6 +99,49 @@ async fn a_grpc_app_that_takes_one_call_at_a_time_gets_more_connections() {
     let both = tokio::join!(one.send(grpc("/a.B/Both")), other.send(grpc("/a.B/Both")));
     for reply in [first, both.0.unwrap(), both.1.unwrap()] {
         assert_eq!(reply.header("grpc-status"), "", "answered by the sidecar");
+    }
+}
+
+/// Eight connections were all there were: when each carried as many calls as the app takes, every other waited for one to end.
+#[tokio::test]
+async fn calls_that_do_not_end_leave_connections_for_others() {
+    const CALLS: usize = 12;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let (arrived, mut arrivals) = tokio::sync::mpsc::unbounded_channel();
+    let all = Arc::new(Barrier::new(CALLS));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (arrived, all) = (arrived.clone(), Arc::clone(&all));
+            let answer = service_fn(move |_: Request<Incoming>| {
+                let (arrived, all) = (arrived.clone(), Arc::clone(&all));
+                async move {
+                    arrived.send(()).ok();
+                    all.wait().await;
+                    empty()
+                }
+            });
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server.max_concurrent_streams(1);
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    let authority = Authority::new();
+    let orders = authority.svid(ORDERS, Life::Hour);
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let grants = grant("allow: [{grpc: a.B, methods: [All]}]");
+    let sidecar = sidecar(&authority, orders, app, &grants, |_| {});
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..CALLS {
+        let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
+        calls.spawn(async move { caller.send(grpc("/a.B/All")).await.unwrap() });
+        // By then the app has said how much it takes on that connection.
+        let arrival = timeout(Duration::from_secs(20), arrivals.recv()).await;
+        arrival.expect("it does not wait for the others").unwrap();
+    }
+    while let Some(reply) = calls.join_next().await {
+        let status = reply.unwrap().header("grpc-status").to_owned();
+        assert_eq!(status, "", "answered by the sidecar");
     }
 }
 

@@ -80,11 +80,12 @@ impl Lane {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.load()
-            < self
-                .sender
-                .current_max_send_streams()
-                .min(STREAMS_PER_LANE as usize)
+        self.load() < STREAMS_PER_LANE as usize && !self.is_full()
+    }
+
+    /// Whether the server takes no more on it: a request would wait for another to end.
+    pub(super) fn is_full(&self) -> bool {
+        self.load() >= self.sender.current_max_send_streams()
     }
 
     pub(super) fn reserve(&self) -> Ready {
