@@ -1,7 +1,7 @@
 //! Revocation: what may be revoked, why, and the list that says so.
 //!
 //! To revoke is to write to the database (`store/revocation.rs`), from whatever process. A running CA reads the list again
-//! when it has changed and sends it to every connected sidecar (`api/watch.rs`); for others it signs it as a CRL ([`crl`]).
+//! when it has changed and sends it to every connected sidecar (`api/watch.rs`); for others it signs it as a CRL (`revoke/crl.rs`).
 //! Nothing is issued to who is revoked: that is decided in the transaction that records a certificate.
 
 pub(crate) mod crl;

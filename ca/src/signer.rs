@@ -1,6 +1,6 @@
 //! The CA's private keys in use: in this process's memory, or in a device that signs for it.
 //!
-//! How a key rests is in [`crate::keys`]; the device is in [`pkcs11`]. A cloud KMS would be a third [`Custody`]: the
+//! How a key rests is in [`crate::keys`]; the device is in [`pkcs11`]. A cloud KMS would be a third `Custody`: the
 //! authority knows no more of a key than that it signs, after a while, or says why not.
 
 use crate::csr::{KeyHash, PublicKey};

@@ -175,6 +175,7 @@ pub(crate) struct Ca {
 
 impl Ca {
     /// A CA that a test has made and started in its own way.
+    #[cfg(feature = "real-programs")]
     pub(crate) fn of(dir: PathBuf, listen: SocketAddr, process: Process) -> Self {
         Self {
             dir,

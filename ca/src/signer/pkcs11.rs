@@ -1,6 +1,6 @@
 //! Keys in a PKCS#11 token: an HSM, a smart card, SoftHSM. They are made there and never leave it.
 //!
-//! The key file of such a key says which object it is, and what its public key is (see [`Reference`]). It does not say
+//! The key file of such a key says which object it is, and what its public key is (see `Reference`). It does not say
 //! which library to load: who can write to the CA's directory must not thereby run code in the CA.
 
 use super::{CaKey, SignError, prove};
