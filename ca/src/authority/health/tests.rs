@@ -134,7 +134,8 @@ async fn a_ledger_that_takes_no_records_is_a_fault_while_it_lasts() {
     };
     change("ALTER TABLE change RENAME TO away").unwrap();
     let faults = ca.authority.faults().await;
-    assert!(matches!(&faults[..], [Fault::Ledger(_)]), "{faults:?}");
+    let is_ledger = |fault: &Fault| matches!(fault, Fault::Ledger(_));
+    assert!(faults.iter().any(is_ledger), "{faults:?}");
     change("ALTER TABLE away RENAME TO change").unwrap();
     assert_eq!(ca.authority.faults().await, []);
 }
