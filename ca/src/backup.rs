@@ -16,6 +16,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tar::{Archive, Builder, EntryType, Header};
+use zeroize::Zeroizing;
 
 mod age;
 
@@ -63,14 +64,37 @@ pub fn backup(
     };
     directory::write_new(file, b"").map_err(io)?;
     // The snapshot is as large as the database, and goes where there is room for one.
-    let snapshot = file.with_extension("snapshot");
-    let written = write(directory, database, file, &snapshot, passphrase);
-    let _ = fs::remove_dir_all(&snapshot);
+    let written = in_scratch(file, "snapshot", |snapshot| {
+        write(directory, database, file, snapshot, passphrase)
+    });
     if written.is_err() {
         // Why it failed is worth more than why this might.
         let _ = fs::remove_file(file);
     }
     written
+}
+
+/// Has `work` use a directory beside `file` that is made for it and thrown away afterwards: nobody else's, nor what a
+/// process that was killed has left.
+fn in_scratch<T>(
+    file: &Path,
+    purpose: &str,
+    work: impl FnOnce(&Path) -> Result<T, BackupError>,
+) -> Result<T, BackupError> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).expect("AWS-LC's generator aborts rather than fail");
+    let mut scratch = file.as_os_str().to_owned();
+    scratch.push(format!(".{purpose}-{:016x}", u64::from_ne_bytes(random)));
+    let scratch = PathBuf::from(scratch);
+    let io = |source| BackupError::Io {
+        path: scratch.clone(),
+        source,
+    };
+    directory::create(&scratch).map_err(io)?;
+    let done = work(&scratch);
+    let removed = fs::remove_dir_all(&scratch).map_err(io);
+    // Why the work failed is worth more than why this might.
+    done.and_then(|value| removed.map(|()| value))
 }
 
 fn write(
@@ -84,7 +108,6 @@ fn write(
         let path = path.to_owned();
         move |source| BackupError::Io { path, source }
     };
-    directory::create(snapshot).map_err(io(snapshot))?;
     let names = small_files(directory).map_err(io(directory))?;
     let files = read_all(directory, &names)?;
     store::snapshot(database, &snapshot.join(DATABASE)).map_err(BackupError::Store)?;
@@ -145,13 +168,20 @@ fn is_ours(name: &str) -> bool {
             && name.bytes().all(plain)
 }
 
-fn read_all(directory: &Path, names: &[String]) -> Result<Vec<(String, Vec<u8>)>, BackupError> {
+/// Keys may be among them, in plaintext where that was asked for.
+type Files = Vec<(String, Zeroizing<Vec<u8>>)>;
+
+fn read_all(directory: &Path, names: &[String]) -> Result<Files, BackupError> {
     let mut files = Vec::new();
     for name in names {
         let path = directory.join(name);
-        let mut bytes = Vec::new();
-        let read = File::open(&path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+        let mut bytes = Zeroizing::new(Vec::new());
+        let read = File::open(&path).and_then(|file| {
+            let length = file.metadata()?.len().min(MAX_FILE_BYTES) + 1;
+            // At once, as a vector that grows leaves copies behind.
+            bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
+            file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
+        });
         match read {
             Err(source) => return Err(BackupError::Io { path, source }),
             Ok(length) if length as u64 > MAX_FILE_BYTES => {
@@ -228,19 +258,8 @@ pub fn restore(
 ///
 /// # Errors
 /// As [`restore`].
-pub fn check(
-    file: &Path,
-    scratch: &Path,
-    passphrase: &Passphrase,
-) -> Result<Manifest, BackupError> {
-    let io = |source| BackupError::Io {
-        path: scratch.to_owned(),
-        source,
-    };
-    directory::create(scratch).map_err(io)?;
-    let unpacked = unpack(file, scratch, passphrase);
-    fs::remove_dir_all(scratch).map_err(io)?;
-    unpacked
+pub fn check(file: &Path, passphrase: &Passphrase) -> Result<Manifest, BackupError> {
+    in_scratch(file, "drill", |scratch| unpack(file, scratch, passphrase))
 }
 
 fn unpack(file: &Path, into: &Path, passphrase: &Passphrase) -> Result<Manifest, BackupError> {

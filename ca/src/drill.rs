@@ -207,8 +207,7 @@ fn look_at_disk(report: &mut Report, directory: &Path) {
 }
 
 fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry<'_>) {
-    let scratch = backup.file.with_extension("drill");
-    let manifest = match backup::check(backup.file, &scratch, &backup.passphrase) {
+    let manifest = match backup::check(backup.file, &backup.passphrase) {
         Ok(manifest) => manifest,
         Err(error) => return report.problem("backup", &error),
     };

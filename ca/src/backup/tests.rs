@@ -107,6 +107,36 @@ async fn a_backup_of_a_ca_at_work_is_one_moment_of_it_and_issues_when_restored()
 }
 
 #[tokio::test]
+async fn what_lies_beside_a_backup_is_left_alone_and_in_nobodys_way() {
+    let ca = Ca::new();
+    let dated = |day: &str| ca.folder.path().join(format!("ca.2026-11-{day}"));
+    let theirs = ["snapshot", "drill"].map(|name| ca.folder.path().join("ca").with_extension(name));
+    for directory in &theirs {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("precious"), b"").unwrap();
+    }
+    for day in ["22", "23"] {
+        backup(
+            &ca.dir,
+            &Database::from(&ca.dir),
+            &dated(day),
+            &passphrase(),
+        )
+        .unwrap();
+        check(&dated(day), &passphrase()).unwrap();
+    }
+    assert!(
+        check(&theirs[0].join("precious"), &passphrase()).is_err(),
+        "it is no backup"
+    );
+    for directory in &theirs {
+        let names: Vec<_> = fs::read_dir(directory).unwrap().flatten().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
+    assert_eq!(fs::read_dir(ca.folder.path()).unwrap().count(), 5);
+}
+
+#[tokio::test]
 async fn a_file_that_was_changed_or_cut_off_restores_nothing() {
     let ca = Ca::new();
     ca.backup().unwrap();
