@@ -7,7 +7,7 @@
 
 use super::StoreError;
 use super::session::{Access, Session, Transaction};
-use super::sql::{self, values};
+use super::sql::{self, DatabaseError, values};
 
 struct Migration {
     sql: &'static str,
@@ -72,6 +72,18 @@ pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
         .map_err(StoreError::cannot_record)?
 }
 
+/// Whether what is written is still understood: another replica may have brought the database further while this one ran.
+///
+/// # Errors
+/// [`DatabaseError::Version`] when it is not.
+pub(super) fn require(transaction: &mut Transaction<'_>) -> sql::Result<()> {
+    let found = Found::last(transaction)?;
+    found.check().map_err(|_| DatabaseError::Version {
+        found: found.version,
+        oldest: found.oldest,
+    })
+}
+
 /// Whether a reader may use the database as it is.
 pub(super) fn check(transaction: &mut Transaction<'_>) -> sql::Result<Result<(), StoreError>> {
     Found::read(transaction).map(|found| found.check())
@@ -104,6 +116,10 @@ impl Found {
                 oldest: 0,
             });
         }
+        Self::last(transaction)
+    }
+
+    fn last(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
         let row = transaction.only(
             "SELECT coalesce(max(version), 0), coalesce(max(oldest), 0) FROM schema_version",
             &[],

@@ -229,6 +229,11 @@ pub enum DatabaseError {
     Away,
     #[error("expected an answer from PostgreSQL within {0:?}")]
     Deadline(Duration),
+    /// Brought further by a newer program while this one ran, or set back.
+    #[error(
+        "the database has become version {found}, which takes a program of version {oldest} or later"
+    )]
+    Version { found: u32, oldest: u32 },
     #[error("cannot wait for PostgreSQL")]
     Runtime(#[source] std::io::Error),
     #[error("expected {expected} in column {column} of the answer")]

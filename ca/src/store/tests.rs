@@ -338,6 +338,28 @@ fn a_missing_or_newer_database_does_not_open() {
     );
 }
 
+#[tokio::test]
+async fn a_running_ca_writes_no_more_once_the_database_takes_a_newer_program() {
+    let (temporary, ca) = new_ca();
+    let database = temporary.path().join("ca").join(directory::DATABASE);
+    let connection = Connection::open(database).unwrap();
+    let migrated = |version, oldest| {
+        let sql = "INSERT INTO schema_version (version, oldest) VALUES (?1, ?2)";
+        connection.execute(sql, [version, oldest]).unwrap();
+    };
+    let next = schema::VERSION + 1;
+    migrated(next, schema::VERSION);
+    issue(&ca).await.unwrap();
+    let before = audit(&temporary).records;
+
+    migrated(next + 1, next);
+    issue(&ca).await.unwrap_err();
+    assert!(ca.store().bundle().await.is_err(), "what it knows is old");
+    let records = "SELECT count(*) FROM audit";
+    let after: u64 = connection.query_row(records, [], |row| row.get(0)).unwrap();
+    assert_eq!(after, before);
+}
+
 /// What another process or replica changes is noticed by polling, what this one changes at once.
 #[tokio::test]
 async fn a_change_is_heard_of_by_every_open_store() {

@@ -190,10 +190,12 @@ pub(super) struct Batch<'t, 's> {
 }
 
 impl<'t, 's> Batch<'t, 's> {
+    /// Fails when the database has become one that this program must not write to.
     pub(super) fn begin(
         transaction: &'t mut Transaction<'s>,
         reserve_bytes: u64,
     ) -> sql::Result<Self> {
+        schema::require(transaction)?;
         Ok(Self {
             head: Head::read(transaction)?,
             transaction,
