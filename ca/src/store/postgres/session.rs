@@ -27,8 +27,9 @@ const SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
         WHERE current_setting('synchronous_commit') = 'off'";
 
-/// The lock of those who write; its number says `tipstaff`.
-const BEGIN_WRITE: &str = "BEGIN; SELECT pg_advisory_xact_lock(8388359422130349670)";
+/// The lock of those who write; its number says `tipstaff`. What was committed before it was given has to be seen
+/// after it, which a snapshot from before would not: the database's own default may be another level.
+const BEGIN_WRITE: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_advisory_xact_lock(8388359422130349670)";
 const BEGIN_READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// A connection of one thread, which must not be one that runs tasks: every call blocks it.
