@@ -86,28 +86,31 @@ pub(crate) fn existing(token: &Token, label: &str) -> Result<(CaKey, Reference),
     let labelled = Attribute::Label(label.as_bytes().to_vec());
     let private = device.one(&session, ObjectClass::PRIVATE_KEY, labelled)?;
     let wanted = [AttributeType::Extractable, AttributeType::Id];
-    let mut id = None;
-    for attribute in session
+    let attributes = session
         .get_attributes(private, &wanted)
-        .map_err(device.fault())?
-    {
-        match attribute {
-            Attribute::Extractable(true) => {
-                return Err(device.says(format!(
-                    "expected the key {label:?} not to be extractable, as whoever takes it out is the CA"
-                )));
-            }
-            Attribute::Id(found) => id = Some(found),
-            _ => {}
-        }
+        .map_err(device.fault())?;
+    if !stays_inside(&attributes) {
+        return Err(device.says(format!(
+            "expected the key {label:?} to be marked as not extractable, as whoever takes it out is the CA"
+        )));
     }
-    let id = id
+    let id = attributes
+        .into_iter()
+        .find_map(|attribute| match attribute {
+            Attribute::Id(id) => Some(id),
+            _ => None,
+        })
         .filter(|id| !id.is_empty())
         .ok_or_else(|| device.says(format!("expected the key {label:?} to have an ID")))?;
     let public = device.one(&session, ObjectClass::PUBLIC_KEY, Attribute::Id(id.clone()))?;
     let public = device.public_key(&session, public)?;
     drop((session, library));
     open_as(device, id, public)
+}
+
+/// Whether a token says of a key that it cannot be taken out. One that says nothing does not.
+fn stays_inside(attributes: &[Attribute]) -> bool {
+    attributes.contains(&Attribute::Extractable(false))
 }
 
 /// The key that `reference` names, once it has proven to be the one whose public key is written there.

@@ -7,6 +7,14 @@ fn public_key() -> PublicKey {
 }
 
 #[test]
+fn a_key_of_which_the_token_does_not_say_that_it_stays_inside_is_not_adopted() {
+    let id = || Attribute::Id(vec![1]);
+    assert!(stays_inside(&[Attribute::Extractable(false), id()]));
+    assert!(!stays_inside(&[Attribute::Extractable(true), id()]));
+    assert!(!stays_inside(&[id()]));
+}
+
+#[test]
 fn a_raw_signature_becomes_asn1() {
     let mut raw = [0; 64];
     (raw[31], raw[32], raw[63]) = (0x05, 0x80, 0x01);
