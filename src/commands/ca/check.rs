@@ -12,6 +12,7 @@ use std::process::ExitCode;
 pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
     let config = CaConfig::load(&arguments.config)?;
     let admin = config.admin_listen.map(|address| address.to_string());
+    let crl = config.crl_listen.map(|address| address.to_string());
     let keys = &config.keys;
     let token = keys.pkcs11.as_ref().map(|token| {
         serde_json::json!({
@@ -44,6 +45,7 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "dir": config.dir,
         "listen": config.listen.to_string(),
         "admin": admin,
+        "crl": crl,
         "passphrase": whence(&keys.passphrase, &PASSPHRASE),
         "pkcs11": token,
         "store": store,
