@@ -36,7 +36,7 @@ pub struct Written {
     pub selectors: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Tells a workload with several identities which is for what.
+    /// Kept for clients to come, as `federates_with` is: see [`Entry::hint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -66,17 +66,18 @@ impl Entry {
         &self.selectors
     }
 
-    /// The life to give when the caller asks for none.
+    /// The longest life to give, and what to give when the caller asks for none.
     pub fn ttl(&self) -> Option<Duration> {
         self.ttl
     }
 
-    /// What the workload is told about this identity.
+    /// What a workload is to be told about this identity. Kept for clients that learn their identities from the CA;
+    /// there are none yet.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Whose bundles the workload is to have besides its own.
+    /// Whose bundles a workload is to have besides its own. Kept as [`Self::hint`] is: WatchBundle gives all.
     pub fn federates_with(&self) -> &BTreeSet<TrustDomain> {
         &self.federates_with
     }
@@ -142,7 +143,7 @@ impl TryFrom<Written> for Entry {
 }
 
 /// All selectors have to be of one family, and say whose word they are: a namespace of another cluster, or a name in a
-/// certificate of another CA, is somebody else's.
+/// certificate of another CA, is somebody else's. The same goes for a service account of another namespace.
 fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
     let mut kinds = selectors.iter().map(Selector::kind);
     let family = kinds.next().ok_or(EntryError::NoSelectors)?.family();
@@ -155,9 +156,12 @@ fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
         Family::X509 => (Kind::X509Authority, "x509pop:ca:<name>"),
         Family::Unix => return Ok(()),
     };
-    let named = selectors.iter().any(|selector| selector.kind() == whose);
-    if !named || selectors.len() < 2 {
+    let has = |kind| selectors.iter().any(|selector| selector.kind() == kind);
+    if !has(whose) || !selectors.iter().any(Selector::narrows) {
         return Err(EntryError::Whose { example });
+    }
+    if has(Kind::KubernetesServiceAccount) && !has(Kind::KubernetesNamespace) {
+        return Err(EntryError::Namespace);
     }
     Ok(())
 }
@@ -185,9 +189,13 @@ pub enum EntryError {
     )]
     Mixed,
     #[error(
-        "expected {example}, which says whose word the other selectors are, and at least one other"
+        "expected {example}, which says whose word the other selectors are, and at least one other that is not true of all whom that one vouches for, as a claim iss, aud, exp, iat, nbf or jti is"
     )]
     Whose { example: &'static str },
+    #[error(
+        "expected k8s:ns:<namespace> with k8s:sa: a service account of that name can be made in any namespace"
+    )]
+    Namespace,
     #[error("expected a life of at least a second and at most {MAX_TTL:?}")]
     Ttl,
     #[error("expected a hint of 1 to {MAX_HINT_BYTES} bytes without control characters")]

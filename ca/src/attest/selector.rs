@@ -5,6 +5,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+/// Claims of the token itself. All tokens have them, and an issuer's all have the same, or anybody's can come to have
+/// any: they tell no subject from another.
+const CLAIMS_OF_ALL: [&str; 6] = ["iss", "aud", "exp", "iat", "nbf", "jti"];
+
 /// The longest value; longer facts give no selector.
 pub const MAX_VALUE_BYTES: usize = 256;
 
@@ -134,6 +138,18 @@ impl Selector {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Whether this is a fact of some of those that an attestor vouches for, and not of all.
+    pub(crate) fn narrows(&self) -> bool {
+        match self.kind {
+            Kind::KubernetesCluster | Kind::OidcIssuer | Kind::X509Authority => false,
+            Kind::OidcClaim => {
+                let name = self.value.split_once('=').map_or("", |(name, _)| name);
+                !CLAIMS_OF_ALL.contains(&name)
+            }
+            _ => true,
+        }
     }
 }
 

@@ -71,6 +71,18 @@ fn an_entry_that_could_be_anybodys_or_nobodys_is_refused() {
             "at least one other",
         ),
         (
+            with(|entry| drop(entry.selectors.remove(1))),
+            "can be made in any namespace",
+        ),
+        (
+            with(|entry| {
+                entry.selectors = ["k8s:cluster:a", "k8s:cluster:b"]
+                    .map(str::to_owned)
+                    .to_vec()
+            }),
+            "at least one other",
+        ),
+        (
             with(|entry| entry.selectors.push("unix:uid:0".to_owned())),
             "one kind of attestor",
         ),
@@ -107,6 +119,24 @@ fn an_entry_that_could_be_anybodys_or_nobodys_is_refused() {
     ] {
         assert!(said.contains(words), "{words:?} in {said:?}");
     }
+}
+
+#[test]
+fn a_claim_that_all_tokens_have_tells_nobody_from_another() {
+    let of = |claims: &[&str]| {
+        let selectors = [&["oidc:issuer:ci"], claims].concat();
+        Entry::try_from(Written {
+            selectors: selectors.into_iter().map(str::to_owned).collect(),
+            ..written()
+        })
+    };
+    let claims =
+        ["iss", "aud", "exp", "iat", "nbf", "jti"].map(|name| format!("oidc:claim:{name}=1"));
+    let claims = claims.each_ref().map(String::as_str);
+    let refused = of(&claims).unwrap_err().to_string();
+    assert!(refused.contains("at least one other"), "{refused}");
+    assert!(of(&[claims[1], "oidc:claim:sub=ci"]).is_ok());
+    assert!(of(&["oidc:claim:audit=1"]).is_ok());
 }
 
 #[test]
