@@ -124,7 +124,7 @@ impl Attestors {
         for cluster in &self.clusters {
             if cluster.has_made(&token) {
                 match cluster.attest(&token, text, trust_domain, now).await {
-                    Err(error) if error.may_be_anothers() => refused = error,
+                    Err(error) if error.may_be_anothers() => refused = error.or_before(refused),
                     outcome => return outcome,
                 }
             }
@@ -139,7 +139,7 @@ impl Attestors {
         for provider in &self.providers {
             if provider.has_made(&token) {
                 match provider.attest(&token, now).await {
-                    Err(error) if error.may_be_anothers() => refused = error,
+                    Err(error) if error.may_be_anothers() => refused = error.or_before(refused),
                     outcome => return outcome,
                 }
             }
@@ -222,12 +222,20 @@ pub enum AttestError {
 }
 
 impl AttestError {
-    /// Issuers may have one name, and then differ in their keys.
+    /// Issuers may have one name, and then differ in their keys. While one is away, its keys may be any.
     fn may_be_anothers(&self) -> bool {
         matches!(
             self,
-            Self::Token(TokenError::UnknownKey | TokenError::Signature)
+            Self::Token(TokenError::UnknownKey | TokenError::Signature) | Self::Unavailable
         )
+    }
+
+    /// What to say when several do not vouch: who could not be asked might have.
+    fn or_before(self, before: Self) -> Self {
+        match before {
+            Self::Unavailable => before,
+            _ => self,
+        }
     }
 }
 

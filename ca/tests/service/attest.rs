@@ -329,20 +329,44 @@ async fn without_attestors_no_token_is_believed() {
     .await;
 }
 
+/// Keys of a server that is away.
+fn nowhere(published: &Published) -> KeySource {
+    KeySource::Url(fetch::Server {
+        // Nobody listens on port 1.
+        url: "https://127.0.0.1:1/jwks".parse().unwrap(),
+        ca_file: published.path(),
+        token_file: None,
+    })
+}
+
 #[tokio::test]
 async fn keys_that_cannot_be_read_are_nobodys_fault_but_ours() {
     let signer = Signer::p256("a");
     let published = Published::new(&[&signer]);
     let mut cluster = published.cluster("prod", Identities::ServiceAccount);
-    cluster.token.keys = KeySource::Url(fetch::Server {
-        // Nobody listens on port 1.
-        url: "https://127.0.0.1:1/jwks".parse().unwrap(),
-        ca_file: published.path(),
-        token_file: None,
-    });
+    cluster.token.keys = nowhere(&published);
     let kubernetes = vec![cluster];
     let attestors = clusters(kubernetes).await;
     let ca = Ca::start_believing(attestors, patient()).await;
     let status = ask(&ca, CART, &signer.token(&claims())).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_away_does_not_keep_pods_of_another_with_the_same_issuer_waiting() {
+    let (ours, nobodys) = (Signer::p256("a"), Signer::p256("b"));
+    let published = Published::new(&[&ours]);
+    let here = published.cluster("here", Identities::ServiceAccount);
+    let mut away = published.cluster("away", Identities::Entries);
+    away.token.keys = nowhere(&published);
+    for kubernetes in [
+        vec![away.clone(), here.clone()],
+        vec![here.clone(), away.clone()],
+    ] {
+        let ca = Ca::start_believing(clusters(kubernetes).await, patient()).await;
+        ask(&ca, CART, &ours.token(&claims())).await.unwrap();
+        // It could be of the one that is away.
+        let status = ask(&ca, CART, &nobodys.token(&claims())).await;
+        assert_eq!(status.unwrap_err().code(), Code::Unavailable);
+    }
 }
