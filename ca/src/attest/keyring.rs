@@ -1,4 +1,5 @@
-//! The keys of one issuer, kept up to date: the last good ones stay in use while their source is silent or wrong.
+//! The keys of one issuer, kept up to date: the last good ones stay in use while their source is silent or wrong, for a
+//! day.
 
 use super::AttestError;
 use super::fetch::{self, FetchError, Server};
@@ -16,6 +17,10 @@ const REFRESH: Duration = Duration::from_secs(300);
 /// A token with an unknown `kid` makes us look at once, but no more often than this: anyone can make those up.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// Keys that have not been seen at their source for this long are not believed: one of them may have been withdrawn, and
+/// whoever has it may be who keeps the source silent.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Where an issuer publishes its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
@@ -27,9 +32,27 @@ pub enum KeySource {
 #[derive(Debug)]
 pub(super) struct Keyring {
     source: KeySource,
-    present: RwLock<Arc<KeySet>>,
+    present: RwLock<Arc<Seen>>,
     /// The last look at the source. Held during the next: others wait for its outcome rather than look as well.
     last: Mutex<Option<Look>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    keys: KeySet,
+    at: Instant,
+}
+
+impl Seen {
+    fn now(keys: KeySet) -> Self {
+        let at = Instant::now();
+        Self { keys, at }
+    }
+
+    fn get(&self, id: &str) -> Option<&Key> {
+        let believed = self.at.elapsed() < MAX_AGE;
+        self.keys.get(id).filter(|_| believed)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +73,7 @@ impl Keyring {
         };
         Ok(Self {
             source,
-            present: RwLock::new(Arc::new(present)),
+            present: RwLock::new(Arc::new(Seen::now(present))),
             last: Mutex::new(last),
         })
     }
@@ -78,7 +101,7 @@ impl Keyring {
         }
     }
 
-    fn present(&self) -> Arc<KeySet> {
+    fn present(&self) -> Arc<Seen> {
         let present = self.present.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&present)
     }
@@ -96,7 +119,7 @@ impl Keyring {
         match loaded {
             Ok(keys) => {
                 let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
-                *present = Arc::new(keys);
+                *present = Arc::new(Seen::now(keys));
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;

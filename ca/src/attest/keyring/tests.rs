@@ -84,6 +84,21 @@ async fn the_last_good_keys_stay_while_the_source_is_bad() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn keys_that_nobody_has_seen_for_a_day_are_not_believed_until_they_are_seen() {
+    let (key, token) = signed("key");
+    let (file, keyring) = open(&[&key]).await;
+    std::fs::remove_file(file.path()).unwrap();
+    tokio::time::advance(MAX_AGE - Duration::from_secs(1)).await;
+    assert_eq!(check(&keyring, &token).await, Ok(()));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let unseen = check(&keyring, &token).await;
+    assert_eq!(unseen, Err(AttestError::Unavailable));
+    file.write(&[&key]);
+    tokio::time::advance(LOOK_AGAIN).await;
+    assert_eq!(check(&keyring, &token).await, Ok(()));
+}
+
 #[tokio::test]
 async fn a_file_that_is_bad_at_the_start_stops_the_start() {
     let dir = tempfile::tempdir().unwrap();
