@@ -157,7 +157,7 @@ impl Api {
         let order = IssueOrder {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: requested_ttl(request.ttl_seconds).or(enrolment.ttl),
+            ttl: shorter(requested_ttl(request.ttl_seconds), enrolment.ttl),
             requester: Requester::Enrolment(enrolment.key),
         };
         self.issue_at_its_pace(order).await
@@ -165,11 +165,12 @@ impl Api {
 
     /// Issues the successor of a valid SVID.
     async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
-        self.attest_again(svid, request).await?;
+        let bound = self.attest_again(svid, request).await?;
+        let asked = requested_ttl(request.ttl_seconds).or_else(|| life(svid));
         let order = IssueOrder {
             id: svid.id.clone(),
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: requested_ttl(request.ttl_seconds).or_else(|| life(svid)),
+            ttl: shorter(asked, bound),
             requester: Requester::Svid {
                 serial: svid.serial.clone(),
             },
@@ -353,6 +354,11 @@ impl CertificateAuthority for Api {
 
 fn requested_ttl(seconds: u32) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
+}
+
+/// What a token, an entry or a predecessor allows is not for the caller to exceed.
+fn shorter(asked: Option<Duration>, bound: Option<Duration>) -> Option<Duration> {
+    [asked, bound].into_iter().flatten().min()
 }
 
 /// The life an SVID was given, not counting what its `notBefore` was dated back.

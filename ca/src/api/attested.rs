@@ -1,6 +1,6 @@
 //! Issue and Renew for callers that others vouch for.
 
-use super::{Api, Refused, requested_ttl};
+use super::{Api, Refused, life, requested_ttl, shorter};
 use crate::attest::{self, AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
@@ -46,11 +46,11 @@ impl Api {
         request: &IssueRequest,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
-        let ttl = self.entitlement(&evidence, &asked).await?;
+        let bound = self.entitlement(&evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: requested_ttl(request.ttl_seconds).or(ttl),
+            ttl: shorter(requested_ttl(request.ttl_seconds), bound),
             requester: Requester::Attested(Attested {
                 attestor: evidence.attestor,
                 subject: evidence.subject,
@@ -61,24 +61,24 @@ impl Api {
     }
 
     /// What was vouched for has to be vouched for again, unless its attestor does without. Evidence that comes unasked has to
-    /// be for the identity that is renewed, too.
+    /// be for the identity that is renewed, too. Gives the longest life of the successor: the certificate alone entitles to
+    /// no more than its own.
     pub(super) async fn attest_again(
         &self,
         svid: &Leaf,
         request: &RenewRequest,
-    ) -> Result<(), Refused> {
+    ) -> Result<Option<Duration>, Refused> {
         let Some(attestation) = &request.attestation else {
             let attestor = self.authority.store().attestor_of(&svid.serial).await;
             return match attestor.map_err(Refused::Store)? {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
                     Err(Refused::Attestation(AttestError::Again { attestor }))
                 }
-                _ => Ok(()),
+                _ => Ok(life(svid)),
             };
         };
         let evidence = self.evidence(attestation, &svid.id, &request.csr);
-        self.entitlement(&evidence.await?, &svid.id).await?;
-        Ok(())
+        self.entitlement(&evidence.await?, &svid.id).await
     }
 
     async fn evidence(
@@ -108,7 +108,7 @@ impl Api {
         evidence.map_err(Refused::Attestation)
     }
 
-    /// Whether `evidence` is good for `asked`, and the life that an entry gives then.
+    /// Whether `evidence` is good for `asked`, and the longest life that an entry gives then.
     async fn entitlement(
         &self,
         evidence: &Evidence,

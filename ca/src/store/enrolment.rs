@@ -18,7 +18,7 @@ pub struct TokenGrant {
     pub spiffe_id: SpiffeId,
     pub created_at: SystemTime,
     pub expires_at: SystemTime,
-    /// The life of the certificates this enrolment gets when it asks for none.
+    /// The longest life of the certificates that this enrolment gets, and what it gets when it asks for none.
     pub ttl: Option<Duration>,
 }
 
@@ -27,7 +27,7 @@ pub struct TokenGrant {
 pub struct Enrolment {
     pub key: KeyHash,
     pub spiffe_id: SpiffeId,
-    /// The life to use when the caller asks for none.
+    /// The longest life, and what to use when the caller asks for none.
     pub ttl: Option<Duration>,
 }
 

@@ -1,10 +1,13 @@
 use crate::attest::{clusters, patient};
 use crate::harness::{CART, Ca, LeafKey, id};
-use crate::issuer::{Published, Signer, claims, request};
+use crate::issuer::{Published, Signer, attestation, claims, request};
+use crate::renew::life;
 use ca::attest::kubernetes::Identities;
 use ca::entries::{Entry, Written};
 use ca::metrics::Reason;
-use ca::proto::{self, CreateEntryRequest, DeleteEntryRequest, ListEntriesRequest};
+use ca::proto::{
+    self, CreateEntryRequest, DeleteEntryRequest, IssueRequest, ListEntriesRequest, RenewRequest,
+};
 use ca::store::Author;
 use std::time::SystemTime;
 use tonic::{Code, Status};
@@ -98,6 +101,33 @@ async fn an_entry_of_a_file_gives_its_identity_too() {
         ask(&ca, FRONT, &signer.token(&claims())).await.unwrap(),
         120
     );
+}
+
+#[tokio::test]
+async fn the_life_of_an_entry_is_the_longest_that_can_be_asked_for() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = ca(&published, vec![front()]).await;
+    let token = signer.token(&claims());
+    for (asked, given) in [(60, 60), (3600, 120)] {
+        let leaf = LeafKey::new();
+        let issue = IssueRequest {
+            ttl_seconds: asked,
+            ..request(FRONT, &leaf, &token)
+        };
+        let reply = ca.connect(None).await.issue(issue).await.unwrap();
+        let svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+        assert_eq!(life(&svid).as_secs(), given);
+        let next = LeafKey::new();
+        let renew = RenewRequest {
+            csr: next.csr.clone(),
+            ttl_seconds: 3600,
+            attestation: attestation(&token),
+        };
+        let reply = ca.connect(Some(&svid)).await.renew(renew).await.unwrap();
+        let svid = next.svid(reply.into_inner().certificate.unwrap().chain);
+        assert_eq!(life(&svid).as_secs(), 120, "vouched for anew");
+    }
 }
 
 fn message(entry: &Entry) -> proto::Entry {

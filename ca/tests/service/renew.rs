@@ -1,9 +1,13 @@
 use crate::harness::{CART, Ca, LeafKey, Workload, id, within};
 use ca::metrics::Reason;
+use ca::profile::BACKDATE;
 use ca::proto::{RenewRequest, WatchBundleRequest};
+use ca::store::TokenGrant;
+use ca::token::JoinToken;
 use futures_util::{Stream, StreamExt, stream};
 use identity::Svid;
 use rustls_pki_types::CertificateDer;
+use std::time::{Duration, SystemTime};
 use tonic::Code;
 
 pub(crate) async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
@@ -12,6 +16,12 @@ pub(crate) async fn enrol(ca: &Ca, ttl_seconds: u32) -> Svid {
     request.ttl_seconds = ttl_seconds;
     let reply = ca.connect(None).await.issue(request).await.unwrap();
     workload.svid(reply.into_inner())
+}
+
+/// Without what its begin was dated back.
+pub(crate) fn life(svid: &Svid) -> Duration {
+    let leaf = svid.leaf();
+    leaf.not_after.duration_since(leaf.not_before).unwrap() - BACKDATE
 }
 
 pub(crate) fn renewal(leaf: &LeafKey) -> RenewRequest {
@@ -41,13 +51,39 @@ async fn an_svid_is_renewed_with_a_new_key_and_the_same_life() {
     let renewed = leaf.svid(reply.into_inner().certificate.unwrap().chain);
     assert_eq!(renewed.id(), &id(CART));
     assert_ne!(renewed.leaf().serial, svid.leaf().serial);
-    let life = |svid: &Svid| {
-        svid.leaf()
-            .not_after
-            .duration_since(svid.leaf().not_before)
-            .unwrap()
-    };
     assert_eq!(life(&renewed), life(&svid));
+}
+
+#[tokio::test]
+async fn neither_a_token_nor_a_certificate_is_good_for_a_longer_life_than_its_own() {
+    let ca = Ca::start().await;
+    let token = JoinToken::generate();
+    let now = SystemTime::now();
+    let grant = TokenGrant {
+        spiffe_id: id(CART),
+        created_at: now,
+        expires_at: now + Duration::from_secs(60),
+        ttl: Some(Duration::from_secs(600)),
+    };
+    let store = ca.authority.store();
+    store.create_token(&token, grant).await.unwrap();
+    let workload = Workload::new();
+    let mut request = workload.request(CART, token.reveal().as_ref());
+    request.ttl_seconds = 3600;
+    let reply = ca.connect(None).await.issue(request).await.unwrap();
+    let svid = workload.svid(reply.into_inner());
+    assert_eq!(life(&svid).as_secs(), 600);
+    for (asked, given) in [(300, 300), (3600, 600)] {
+        let leaf = LeafKey::new();
+        let svid = enrol(&ca, 600).await;
+        let longer = RenewRequest {
+            ttl_seconds: asked,
+            ..renewal(&leaf)
+        };
+        let reply = ca.connect(Some(&svid)).await.renew(longer).await.unwrap();
+        let renewed = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+        assert_eq!(life(&renewed).as_secs(), given);
+    }
 }
 
 #[tokio::test]

@@ -34,13 +34,13 @@ pub(crate) struct EntryCreateArgs {
     /// What has to be proven, such as k8s:ns:shop; may be repeated, and then all of it.
     #[arg(long = "selector", value_name = "SELECTOR", required = true)]
     pub(crate) selectors: Vec<String>,
-    /// Life of the certificates when the caller asks for none.
+    /// Longest life of the certificates, and theirs when the caller asks for none.
     #[arg(long, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
-    /// Tells a workload with several identities which is for what.
+    /// Is to tell a workload with several identities which is for what; kept for clients to come.
     #[arg(long)]
     pub(crate) hint: Option<String>,
-    /// A trust domain whose bundle the workload is to have; may be repeated.
+    /// A trust domain whose bundle the workload is to have; may be repeated. Kept for clients to come: all get all.
     #[arg(long = "federates-with", value_name = "NAME")]
     pub(crate) federates_with: Vec<TrustDomain>,
 }
