@@ -83,7 +83,6 @@ impl Wants {
         for name in request.resource_names_unsubscribe {
             self.secrets.remove(&name);
         }
-        check_names(self.secrets.len() + request.resource_names_subscribe.len())?;
         for name in request.resource_names_subscribe {
             // What it still has of an earlier stream is told again only if it is another by now.
             let has = match request.initial_resource_versions.get(&name) {
@@ -92,7 +91,7 @@ impl Wants {
             };
             self.secrets.insert(name, has);
         }
-        Ok(())
+        check_names(self.secrets.len())
     }
 
     /// What the client has not been told, if there is something.
@@ -111,8 +110,9 @@ impl Wants {
                     });
                     *has = Has::Version(secret.version.clone());
                 }
-                // Before the first certificate there is none, and will be: what Envoy waits for is not taken from it.
-                (None, Has::Asked) if view.svids.is_empty() => {}
+                // Before the first certificate there is none, and will be: what Envoy waits for, or still has of an earlier
+                // stream, is not taken from it.
+                (None, Has::Asked | Has::Version(_)) if view.svids.is_empty() => {}
                 (None, _) => {
                     removed.push(name.clone());
                     *has = Has::Nothing;

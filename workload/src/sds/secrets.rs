@@ -157,7 +157,7 @@ fn inline(bytes: Vec<u8>) -> DataSource {
     }
 }
 
-/// RFC 7468 section 10. In one line: Envoy's parser takes it, and nobody reads it.
+/// RFC 7468 section 10.
 fn private_key(pkcs8: &[u8]) -> Vec<u8> {
     let mut pem = b"-----BEGIN PRIVATE KEY-----\n".to_vec();
     let text = zeroize::Zeroizing::new(STANDARD.encode(pkcs8));

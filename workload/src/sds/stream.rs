@@ -62,8 +62,10 @@ impl Conversation {
 /// What the client wants and has.
 #[derive(Debug, Default)]
 struct Wants {
-    /// `None` before the first request.
+    /// `None` when it wants nothing: before the first request, and once it has unsubscribed. An empty list is all there is.
     names: Option<Vec<String>>,
+    /// Whether it ever named what it wants. Naming nothing unsubscribes from then on (xDS, "Unsubscribing From Resources").
+    has_named: bool,
     /// The version last sent, whether it was taken or refused: neither is sent again.
     sent: Option<String>,
     nonce: u64,
@@ -80,8 +82,11 @@ impl Wants {
         if let Some(error) = &request.error_detail {
             log_refusal(&request.version_info, &error.message);
         }
-        if self.names.as_ref() != Some(&request.resource_names) {
-            self.names = Some(request.resource_names);
+        let names = request.resource_names;
+        self.has_named |= !names.is_empty();
+        let names = (!names.is_empty() || !self.has_named).then_some(names);
+        if self.names != names {
+            self.names = names;
             self.sent = None;
         }
         Ok(())
@@ -137,6 +142,18 @@ mod tests {
         wants.take(request(&["ROOTCA"], "2")).unwrap();
         assert_eq!(wants.names.as_deref().unwrap(), ["ROOTCA"]);
         assert!(wants.next("b".to_owned()).is_some());
+    }
+
+    #[test]
+    fn naming_nothing_is_for_all_at_first_and_for_nothing_later() {
+        let mut wants = Wants::default();
+        wants.take(request(&[], "")).unwrap();
+        assert_eq!(wants.names.as_deref(), Some(&[][..]));
+        wants.take(request(&["default"], "")).unwrap();
+        wants.take(request(&[], "")).unwrap();
+        assert_eq!(wants.names, None, "it has unsubscribed");
+        wants.take(request(&["default"], "")).unwrap();
+        assert_eq!(wants.names.as_deref().unwrap(), ["default"]);
     }
 
     #[test]

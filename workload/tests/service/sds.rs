@@ -250,3 +250,37 @@ async fn delta_sends_what_is_new_and_names_what_there_is_not() {
     assert_eq!(names(&three), ["default"]);
     assert_eq!(three.resources[0].version, two.resources[0].version);
 }
+
+#[tokio::test]
+async fn what_a_client_still_has_is_not_taken_from_it_before_the_first_certificate() {
+    let root = Root::new("domain.test", 1);
+    let served = Served::with(root, vec![identity(WEB, None)], own_config);
+    let (requests, mut answers) = delta(&served).await;
+    let mut again = subscribe(&["default", "ROOTCA"]);
+    again.initial_resource_versions = [("default".to_owned(), "earlier".to_owned())].into();
+    requests.send(again).await.unwrap();
+    let one = soon(answers.message()).await.unwrap().unwrap();
+    assert_eq!(names(&one), ["ROOTCA"]);
+    assert!(one.removed_resources.is_empty());
+    let svid = served.root.svid(WEB);
+    served.change(|holdings| holdings.identities[0].svid = Some(svid));
+    let two = soon(answers.message()).await.unwrap().unwrap();
+    assert_eq!(names(&two), ["default"]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_asked_for_again_counts_once() {
+    let served = Served::start();
+    let (requests, mut answers) = delta(&served).await;
+    let many: Vec<_> = (0..63).map(|n| n.to_string()).collect();
+    let mut many: Vec<_> = many.iter().map(String::as_str).collect();
+    many.push("default");
+    for _ in 0..2 {
+        requests.send(subscribe(&many)).await.unwrap();
+        let answer = soon(answers.message()).await.unwrap().unwrap();
+        assert_eq!(names(&answer), ["default"]);
+    }
+    requests.send(subscribe(&["one more"])).await.unwrap();
+    let refused = soon(answers.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
