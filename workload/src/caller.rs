@@ -9,6 +9,7 @@ mod process;
 
 pub(crate) use process::{Digests, Process};
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
@@ -76,12 +77,19 @@ impl Peer {
 
 /// A handle on the process that connected.
 fn handle(stream: &UnixStream, pid: Option<i32>) -> Option<OwnedFd> {
-    if let Ok(handle) = getsockopt(stream, sockopt::PeerPidfd) {
-        return Some(handle);
+    or_by_number(getsockopt(stream, sockopt::PeerPidfd), pid)
+}
+
+/// Before Linux 6.5 there is only the number. A process that ended between its connecting and our asking could have been
+/// followed by another with the same number; `process::read` cannot see that, so it is asked at once, at the accept.
+///
+/// A kernel that has the handle and does not give it, as for a process that is gone, is not asked by number.
+fn or_by_number(asked: nix::Result<OwnedFd>, pid: Option<i32>) -> Option<OwnedFd> {
+    match asked {
+        Ok(handle) => Some(handle),
+        Err(Errno::ENOPROTOOPT) => pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok(),
+        Err(_) => None,
     }
-    // Before Linux 6.5 there is only the number. A process that ended between its connecting and our asking could have been
-    // followed by another with the same number; `process::read` cannot see that, so it is asked at once, at the accept.
-    pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok()
 }
 
 #[cfg(test)]

@@ -63,3 +63,12 @@ async fn nothing_is_said_of_a_process_that_has_ended() {
     peer.pid = i32::try_from(std::process::id()).ok();
     assert_eq!(peer.attest(&Digests::default()).process, None);
 }
+
+#[test]
+fn only_a_kernel_without_handles_is_asked_by_number() {
+    let own = i32::try_from(std::process::id()).ok();
+    assert!(or_by_number(Err(Errno::ENOPROTOOPT), own).is_some());
+    for gone in [Errno::ESRCH, Errno::EINVAL, Errno::ENODATA, Errno::EMFILE] {
+        assert!(or_by_number(Err(gone), own).is_none(), "{gone}");
+    }
+}
