@@ -159,7 +159,7 @@ impl View {
             |(a, b): (&Svid, &Svid)| Arc::ptr_eq(&a.portable, &b.portable) && a.hint == b.hint;
         self.svids.len() == other.svids.len()
             && self.svids.iter().zip(&other.svids).all(same_svid)
-            && self.has_same_bundles(other)
+            && self.has_same_authorities(other)
     }
 
     /// Our own and those of others, each on its own.
@@ -169,5 +169,14 @@ impl View {
 
     pub(crate) fn has_same_bundles(&self, other: &Self) -> bool {
         self.own == other.own && self.federated == other.federated
+    }
+
+    /// Whether certificates are verified as before: a new key for tokens is no reason to send keys of certificates again.
+    pub(crate) fn has_same_authorities(&self, other: &Self) -> bool {
+        let said = |bundle: &Arc<TrustBundle>| {
+            let domain = bundle.trust_domain().clone();
+            (domain, bundle.authorities().to_vec())
+        };
+        self.bundles().map(said).eq(other.bundles().map(said))
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tonic::Code;
 use workload::proto::{
     JwtBundlesRequest, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse,
+    ValidateJwtsvidResponse, X509svidRequest,
 };
 use workload::{Holdings, Identity, TokenAsk};
 
@@ -185,4 +185,29 @@ async fn new_keys_are_sent_before_a_stream_is_asked_again() {
     served.change(|holdings| vouch(holdings, JwtKeys::default()));
     let next = soon(answers.message()).await.unwrap().unwrap();
     assert!(read(&next.bundles["spiffe://domain.test"]).is_empty());
+}
+
+#[tokio::test]
+async fn a_new_key_for_tokens_sends_no_key_of_a_certificate_again() {
+    let (served, _signer) = served();
+    let [first, next] = [(); 2].map(|()| served.root.svid(WEB));
+    served.change(|holdings| holdings.identities[0].svid = Some(first));
+    let mut api = served.api().await;
+    let call = asked(X509svidRequest::default());
+    let certificates = soon(api.fetch_x509svid(call)).await.unwrap();
+    let mut certificates = certificates.into_inner();
+    soon(certificates.message()).await.unwrap().unwrap();
+    let call = asked(JwtBundlesRequest::default());
+    let mut keys = soon(api.fetch_jwt_bundles(call))
+        .await
+        .unwrap()
+        .into_inner();
+    soon(keys.message()).await.unwrap().unwrap();
+
+    served.change(|holdings| vouch(holdings, JwtKeys::default()));
+    soon(keys.message()).await.unwrap().unwrap();
+    served.change(|holdings| holdings.identities[0].svid = Some(Arc::clone(&next)));
+    // Had the change of keys been told, it would come first, with the certificate from before.
+    let answer = soon(certificates.message()).await.unwrap().unwrap();
+    assert_eq!(answer.svids[0].x509_svid, next.chain()[0].as_ref());
 }
