@@ -38,10 +38,10 @@ impl Calls {
         }))
     }
 
-    /// Finds out who asks.
+    /// Finds out who asks. Nothing that it sends is read before.
     ///
     /// # Errors
-    /// `PermissionDenied` for a process that the socket does not admit.
+    /// `PermissionDenied` for a process that the socket does not admit, or that is entitled to nothing.
     pub(crate) async fn authenticate(&self) -> Result<Entitlement, Status> {
         if !self.0.is_admitted {
             return Err(Status::permission_denied(
@@ -58,16 +58,18 @@ impl Calls {
         } else {
             self.0.peer.user()
         };
-        Ok(Entitlement {
+        let mut entitlement = Entitlement {
             caller,
             holdings: service.holdings.clone(),
             leaving: self.0.leaving.clone(),
-        })
+        };
+        entitlement.view()?;
+        Ok(entitlement)
     }
 }
 
 /// A caller that is known, and what it may have from now on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entitlement {
     caller: Caller,
     holdings: watch::Receiver<Arc<Holdings>>,

@@ -8,7 +8,7 @@ mod delta;
 mod secrets;
 mod stream;
 
-use crate::call::Calls;
+use crate::call::Entitlement;
 use crate::proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -26,9 +26,9 @@ const MOST_SHOWN: usize = 200;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The calls of one connection as SDS.
+/// One call of SDS, whose caller is known.
 #[derive(Debug)]
-pub(crate) struct Sds(pub(crate) Calls);
+pub(crate) struct Sds(pub(crate) Entitlement);
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for Sds {
@@ -38,8 +38,7 @@ impl SecretDiscoveryService for Sds {
         &self,
         call: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        let mut entitlement = self.0.authenticate().await?;
-        entitlement.view()?;
+        let entitlement = self.0.clone();
         let answers = stream::answers(entitlement, call.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
@@ -50,8 +49,7 @@ impl SecretDiscoveryService for Sds {
         &self,
         call: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        let mut entitlement = self.0.authenticate().await?;
-        entitlement.view()?;
+        let entitlement = self.0.clone();
         let answers = delta::answers(entitlement, call.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
@@ -60,7 +58,7 @@ impl SecretDiscoveryService for Sds {
         &self,
         call: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
-        let mut entitlement = self.0.authenticate().await?;
+        let mut entitlement = self.0.clone();
         let view = entitlement.view_with_svid()?;
         let request = call.into_inner();
         check_type(&request.type_url)?;

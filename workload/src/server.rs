@@ -3,6 +3,7 @@
 //! Everything counted per user is bounded, and every wait on a caller that has not asked for anything has a deadline. What
 //! happens on one connection is in `server/connection.rs`.
 
+mod arriving;
 mod authority;
 mod connection;
 mod places;

@@ -2,7 +2,7 @@
 
 mod jwt;
 
-use crate::call::Calls;
+use crate::call::Entitlement;
 use crate::holdings::{Svid, View};
 use crate::proto::spiffe_workload_api_server::SpiffeWorkloadApi;
 use crate::proto::{
@@ -11,6 +11,7 @@ use crate::proto::{
     X509svidResponse,
 };
 use futures_util::stream::Stream;
+use http::HeaderMap;
 use identity::TrustBundle;
 use rustls_pki_types::CertificateDer;
 use std::pin::Pin;
@@ -21,9 +22,9 @@ const HEADER: &str = "workload.spiffe.io";
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The calls of one connection as the Workload API.
+/// One call of the Workload API. Its metadata has passed [`check_header`], and its caller is known.
 #[derive(Debug)]
-pub(crate) struct WorkloadApi(pub(crate) Calls);
+pub(crate) struct WorkloadApi(pub(crate) Entitlement);
 
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for WorkloadApi {
@@ -31,10 +32,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn fetch_x509svid(
         &self,
-        call: Request<X509svidRequest>,
+        _: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        check_header(&call)?;
-        let mut entitlement = self.0.authenticate().await?;
+        let mut entitlement = self.0.clone();
         let first = entitlement.view_with_svid()?;
         let answers = entitlement.follow(first, View::is_same, x509_svids);
         Ok(Response::new(Box::pin(answers)))
@@ -44,12 +44,11 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn fetch_x509_bundles(
         &self,
-        call: Request<X509BundlesRequest>,
+        _: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        check_header(&call)?;
-        let mut entitlement = self.0.authenticate().await?;
+        let mut entitlement = self.0.clone();
         let first = entitlement.view()?;
-        let answers = entitlement.follow(first, View::has_same_bundles, x509_bundles);
+        let answers = entitlement.follow(first, View::has_same_authorities, x509_bundles);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -57,8 +56,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         call: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        check_header(&call)?;
-        let view = self.0.authenticate().await?.view()?;
+        let view = self.0.clone().view()?;
         jwt::svids(&view, call.into_inner())
             .await
             .map(Response::new)
@@ -68,10 +66,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
 
     async fn fetch_jwt_bundles(
         &self,
-        call: Request<JwtBundlesRequest>,
+        _: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        check_header(&call)?;
-        let mut entitlement = self.0.authenticate().await?;
+        let mut entitlement = self.0.clone();
         let first = entitlement.view()?;
         let answers = entitlement.follow(first, View::has_same_bundles, jwt::bundles);
         Ok(Response::new(Box::pin(answers)))
@@ -81,15 +78,14 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         call: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        check_header(&call)?;
-        let view = self.0.authenticate().await?.view()?;
+        let view = self.0.clone().view()?;
         jwt::validate(&view, &call.into_inner()).map(Response::new)
     }
 }
 
 /// Exactly once, and exactly `true`.
-fn check_header<T>(call: &Request<T>) -> Result<(), Status> {
-    let mut values = call.metadata().get_all(HEADER).iter();
+pub(crate) fn check_header(headers: &HeaderMap) -> Result<(), Status> {
+    let mut values = headers.get_all(HEADER).iter();
     match (values.next(), values.next()) {
         (Some(value), None) if value == "true" => Ok(()),
         _ => Err(Status::invalid_argument(

@@ -1,13 +1,16 @@
 //! One connection: HTTP/2, calls to one of two services, told to go away when it has been of no use.
+//!
+//! A call is admitted by what the kernel says of the caller; only then is what it sends read.
 
+use super::arriving::{Arriving, Ends};
 use super::authority::Readable;
 use super::{Service, Tasks};
-use crate::call::Calls;
+use crate::call::{Calls, Entitlement};
 use crate::caller::Peer;
 use crate::proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
 use crate::proto::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use crate::sds::Sds;
-use crate::workload_api::WorkloadApi;
+use crate::workload_api::{self, WorkloadApi};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -16,18 +19,23 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service as _;
 
-/// The largest message taken: a token to validate, or a few dozen names of secrets.
-const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// Calls open at once on one connection: Envoy opens a stream for each secret.
-const MAX_STREAMS: u32 = 128;
+/// The largest message to the Workload API: a token to validate.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+/// The same to SDS: Envoy says with its first request what it is made of, some hundreds of extensions.
+const MAX_SDS_MESSAGE_BYTES: usize = 64 * 1024;
+/// From the beginning of a message to its end.
+const MESSAGE: Duration = Duration::from_secs(10);
+/// Calls open at once on one connection. Envoy opens a stream for each secret, and another connection when these are open.
+const MAX_STREAMS: u32 = 32;
 const MAX_HEADER_BYTES: u32 = 8 * 1024;
 /// Both windows. What callers send is small.
 const WINDOW_BYTES: u32 = 64 * 1024;
@@ -43,6 +51,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 
 const WORKLOAD_API: &str = "/SpiffeWorkloadAPI/";
 const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+/// The one call of SDS that is not a stream of messages.
+const SDS_FETCH: &str = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets";
 
 /// Serves one socket until the caller closes it, it is idle, or the server drains.
 pub(super) async fn serve(service: Service, stream: UnixStream, peer: Peer, is_admitted: bool) {
@@ -53,12 +63,24 @@ pub(super) async fn serve(service: Service, stream: UnixStream, peer: Peer, is_a
     let _left = leaving.clone().drop_guard();
     let calls = Calls::new(service, peer, is_admitted, leaving.clone());
     let use_of = Arc::new(Use::default());
+    let in_vain = CancellationToken::new();
     let connection = builder(tasks).serve_connection(
         TokioIo::new(Readable::new(stream)),
         service_fn(|request| {
-            let (calls, open) = (calls.clone(), use_of.begin());
+            let (calls, open, in_vain) = (calls.clone(), use_of.begin(), in_vain.clone());
             async move {
-                let response = answer(calls, request).await;
+                let response = match calls.authenticate().await {
+                    Ok(entitlement) => {
+                        open.0.is_served.store(true, Ordering::Relaxed);
+                        answer(entitlement, request).await
+                    }
+                    Err(refusal) => {
+                        if !open.0.is_served.load(Ordering::Relaxed) {
+                            in_vain.cancel();
+                        }
+                        refusal.into_http()
+                    }
+                };
                 // The call is open for as long as its body is.
                 Ok::<_, Infallible>(response.map(|body| Body::new(Held { body, _open: open })))
             }
@@ -68,6 +90,7 @@ pub(super) async fn serve(service: Service, stream: UnixStream, peer: Peer, is_a
     tokio::select! {
         _ = &mut connection => return,
         () = use_of.is_over() => {}
+        () = in_vain.cancelled() => {}
         () = drain.cancelled() => {}
     }
     leaving.cancel();
@@ -88,16 +111,26 @@ fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-async fn answer(calls: Calls, request: Request<Incoming>) -> Response<Body> {
+async fn answer(entitlement: Entitlement, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
     let answered = if path.starts_with(WORKLOAD_API) {
-        SpiffeWorkloadApiServer::new(WorkloadApi(calls))
+        if let Err(refusal) = workload_api::check_header(request.headers()) {
+            return refusal.into_http();
+        }
+        let request = request.map(|body| Arriving::new(body, Ends::Body, MESSAGE));
+        SpiffeWorkloadApiServer::new(WorkloadApi(entitlement))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .call(request)
             .await
     } else if path.starts_with(SDS) {
-        SecretDiscoveryServiceServer::new(Sds(calls))
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        let ends = if path == SDS_FETCH {
+            Ends::Body
+        } else {
+            Ends::EachMessage
+        };
+        let request = request.map(|body| Arriving::new(body, ends, MESSAGE));
+        SecretDiscoveryServiceServer::new(Sds(entitlement))
+            .max_decoding_message_size(MAX_SDS_MESSAGE_BYTES)
             .call(request)
             .await
     } else {
@@ -109,9 +142,11 @@ async fn answer(calls: Calls, request: Request<Incoming>) -> Response<Body> {
     }
 }
 
-/// How many calls a connection has open, and has had.
+/// What a connection is used for: how many calls it has open, and has had.
 #[derive(Debug, Default)]
 struct Use {
+    /// Whether a call was ever admitted. A connection whose first one is refused is of no use.
+    is_served: AtomicBool,
     open: AtomicUsize,
     begun: AtomicUsize,
 }

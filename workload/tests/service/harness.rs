@@ -207,7 +207,7 @@ pub(crate) fn asked_with<T>(message: T, values: &[&'static str]) -> tonic::Reque
     request
 }
 
-async fn connect(socket: &Path) -> Calls {
+pub(crate) async fn connect(socket: &Path) -> Calls {
     let stream = UnixStream::connect(socket).await.unwrap();
     let (requests, driver) = http2::Builder::new(TokioExecutor::new())
         .handshake(TokioIo::new(stream))
@@ -220,6 +220,46 @@ async fn connect(socket: &Path) -> Calls {
 /// hyper's sender in the form that generated clients take.
 #[derive(Debug, Clone)]
 pub(crate) struct Calls(SendRequest<Body>);
+
+impl Calls {
+    pub(crate) async fn send(&mut self, request: http::Request<Body>) -> http::Response<Incoming> {
+        soon(self.0.send_request(request)).await.unwrap()
+    }
+
+    /// Ready once the server has closed the connection.
+    pub(crate) async fn closed(&self) {
+        soon(async {
+            while !self.0.is_closed() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// A body of which nothing ever comes.
+struct Never;
+
+impl hyper::body::Body for Never {
+    type Data = hyper::body::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, tonic::Status>>> {
+        Poll::Pending
+    }
+}
+
+/// A call of `path` that has begun and never sends its message.
+pub(crate) fn unfinished(path: &str) -> http::Request<Body> {
+    http::Request::post(format!("http://localhost{path}"))
+        .header("content-type", "application/grpc")
+        .header("workload.spiffe.io", "true")
+        .body(Body::new(Never))
+        .unwrap()
+}
 
 impl tower_service::Service<http::Request<Body>> for Calls {
     type Response = http::Response<Incoming>;

@@ -1,7 +1,8 @@
 //! The X.509 profile of the Workload API, and who gets what.
 
 use crate::harness::{
-    JOBS, Root, Served, WEB, asked, asked_with, identity, own_config, own_uid, soon,
+    JOBS, Root, Served, WEB, asked, asked_with, connect, identity, own_config, own_uid, soon,
+    unfinished,
 };
 use identity::TrustBundle;
 use std::os::unix::fs::MetadataExt;
@@ -128,6 +129,28 @@ async fn a_user_that_is_not_listed_is_denied() {
     assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
     let mode = std::fs::metadata(served.socket()).unwrap().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Otherwise whoever can connect has memory held for what it never sends.
+#[tokio::test]
+async fn who_is_refused_is_told_so_before_it_has_sent_anything_and_is_rid_of_its_connection() {
+    let served = Served::start();
+    served.change(|holdings| {
+        holdings.identities[0].entitled = Entitled::Selected(vec![Selector::Uid(own_uid() + 1)]);
+    });
+    for path in [
+        "/SpiffeWorkloadAPI/FetchX509SVID",
+        "/SpiffeWorkloadAPI/ValidateJWTSVID",
+        "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
+        "/nonsense",
+    ] {
+        let mut calls = connect(&served.socket()).await;
+        let answer = calls.send(unfinished(path)).await;
+        let code = Code::from_bytes(answer.headers()["grpc-status"].as_bytes());
+        assert_eq!(code, Code::PermissionDenied, "{path}");
+        drop(answer);
+        calls.closed().await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,214 @@
+//! What a caller sends, with a deadline: whoever begins a message has to end it.
+//!
+//! A message is held in memory until it is whole, and a call with one message is not answered before its body ends. Without
+//! a deadline, whoever sends all but the last byte has that memory for as long as it likes.
+
+use hyper::body::{Body, Bytes, Frame, SizeHint};
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+
+/// What has to end in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// All of it: a call with one message.
+    Body,
+    /// Each message of a stream, the first from the beginning of the call. Between two there may be any time.
+    EachMessage,
+}
+
+/// A body that ends in time, or with `DeadlineExceeded`.
+#[derive(Debug)]
+pub(super) struct Arriving<B> {
+    body: B,
+    ends: Ends,
+    patience: Duration,
+    /// `None` between two messages of a stream.
+    deadline: Option<Pin<Box<Sleep>>>,
+    framing: Framing,
+}
+
+impl<B> Arriving<B> {
+    pub(super) fn new(body: B, ends: Ends, patience: Duration) -> Self {
+        Self {
+            body,
+            ends,
+            patience,
+            deadline: Some(Box::pin(sleep(patience))),
+            framing: Framing::default(),
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        let is_another = self.framing.read(bytes);
+        if self.ends == Ends::Body {
+            return;
+        }
+        if self.framing.is_between() {
+            self.deadline = None;
+        } else if is_another || self.deadline.is_none() {
+            self.deadline = Some(Box::pin(sleep(self.patience)));
+        }
+    }
+}
+
+impl<B> Body for Arriving<B>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // Looked at first, so that whoever sends without end is not heard without end.
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            let late = Status::deadline_exceeded("expected the rest of a message");
+            return Poll::Ready(Some(Err(late.into())));
+        }
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_err(Into::into)?;
+        if let Some(bytes) = frame.data_ref() {
+            self.read(bytes);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Where messages begin and end: a flag and four bytes of length before each (gRPC over HTTP/2, Length-Prefixed-Message).
+#[derive(Debug, Default)]
+struct Framing {
+    prefix: [u8; 5],
+    known: usize,
+    left: usize,
+}
+
+impl Framing {
+    /// Whether a message ended within `bytes`.
+    fn read(&mut self, mut bytes: &[u8]) -> bool {
+        let mut has_ended = false;
+        while let Some((first, rest)) = bytes.split_first() {
+            if let Some(next) = self.prefix.get_mut(self.known) {
+                *next = *first;
+                self.known += 1;
+                bytes = rest;
+                let [_, length @ ..] = self.prefix;
+                self.left = u32::from_be_bytes(length) as usize;
+            } else {
+                let taken = self.left.min(bytes.len());
+                self.left -= taken;
+                bytes = &bytes[taken..];
+            }
+            if self.known == self.prefix.len() && self.left == 0 {
+                *self = Self::default();
+                has_ended = true;
+            }
+        }
+        has_ended
+    }
+
+    fn is_between(&self) -> bool {
+        self.known == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    /// Sends what it has, and nothing more for ever.
+    struct Stalled(VecDeque<Bytes>);
+
+    impl Body for Stalled {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.0.pop_front() {
+                Some(bytes) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                None => Poll::Pending,
+            }
+        }
+    }
+
+    /// What ends a stalled body; `None` when it may rest.
+    async fn end_of(parts: &[&'static [u8]], ends: Ends) -> Option<Status> {
+        let parts = parts.iter().map(|part| Bytes::from_static(part));
+        let body = Stalled(parts.collect());
+        let mut body = Arriving::new(body, ends, Duration::from_millis(20));
+        loop {
+            let is_waited_for = body.deadline.is_some();
+            if body.body.0.is_empty() && !is_waited_for {
+                return None;
+            }
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            if let Err(error) = frame.unwrap() {
+                return error.downcast::<Status>().ok().map(|status| *status);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_a_message_has_to_end_it() {
+        let late = Some(tonic::Code::DeadlineExceeded);
+        let cases: [(&[&'static [u8]], _, _); 6] = [
+            (&[], late, late),
+            (&[&[0, 0, 0, 0, 2, b'a']], late, late),
+            (&[&[0, 0, 0, 0, 2], b"a"], late, late),
+            (&[&[0, 0, 0, 0, 2], b"a", b"b"], late, None),
+            (&[&[0, 0, 0, 0, 0]], late, None),
+            (&[&[0, 0, 0, 0, 1, b'a', 0]], late, late),
+        ];
+        for (parts, whole, each) in cases {
+            for (ends, expected) in [(Ends::Body, whole), (Ends::EachMessage, each)] {
+                let code = end_of(parts, ends).await.map(|status| status.code());
+                assert_eq!(code, expected, "{parts:?}, {ends:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn messages_end_where_they_end_however_they_are_cut(
+            lengths in prop::collection::vec(0_u8..20, 0..6),
+            cut in 1_usize..9,
+        ) {
+            let mut whole = Vec::new();
+            let mut ends = vec![0];
+            for length in lengths {
+                whole.extend_from_slice(&[0, 0, 0, 0, length]);
+                whole.extend(std::iter::repeat_n(0xff, usize::from(length)));
+                ends.push(whole.len());
+            }
+            let (mut framing, mut read) = (Framing::default(), 0);
+            for part in whole.chunks(cut) {
+                framing.read(part);
+                read += part.len();
+                prop_assert_eq!(framing.is_between(), ends.contains(&read));
+            }
+        }
+    }
+}
