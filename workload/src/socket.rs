@@ -92,7 +92,7 @@ fn check_folder(folder: &Path) -> Result<(), BindError> {
         source,
     })?;
     let own = rustix::process::geteuid().as_raw();
-    let is_ours = metadata.uid() == own || metadata.uid() == 0;
+    let is_ours = is_trusted(metadata.uid(), own);
     let others_write = metadata.mode() & 0o022 != 0;
     // In a sticky folder, such as /tmp, files are replaced and removed by their owners alone.
     let is_sticky = metadata.mode() & 0o1000 != 0;
@@ -124,16 +124,26 @@ fn is_answered(path: &Path) -> bool {
     !UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
+fn is_trusted(owner: u32, own: u32) -> bool {
+    owner == own || owner == 0
+}
+
+/// Whether the file is ours or root's.
+fn is_of_trusted(path: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(|found| is_trusted(found.uid(), own))
+}
+
 fn file_id(path: &Path) -> io::Result<FileId> {
     fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 impl Bound {
     /// Binds again if the file was removed, or leads to a socket that nobody answers on: that of a process which meant to
-    /// replace this one, and ended. What another process serves is left to it.
+    /// replace this one, and ended. What another process of ours or root's serves is left to it; that of anybody else is an error.
     pub(crate) fn restore(&self) -> Option<Result<Self, BindError>> {
         let is_ours = file_id(&self.path).is_ok_and(|file| file == self.file);
-        let is_served = is_ours || (self.path.exists() && is_answered(&self.path));
+        let is_served = is_ours || (is_of_trusted(&self.path) && is_answered(&self.path));
         (!is_served).then(|| bind(&self.path, self.mode, Predecessor::None))
     }
 }
@@ -231,6 +241,12 @@ mod tests {
         drop(living);
         assert!(UnixStream::connect(&path).is_ok(), "the successor's stays");
         drop(successor);
+    }
+
+    #[test]
+    fn only_our_own_sockets_and_roots_are_left_in_our_place() {
+        assert!(is_trusted(1000, 1000) && is_trusted(0, 1000) && is_trusted(0, 0));
+        assert!(!is_trusted(1001, 1000) && !is_trusted(1000, 0));
     }
 
     #[test]
