@@ -1,14 +1,20 @@
 //! What every call begins with: who asks, and what that caller may have.
 
-use crate::caller::{Caller, Peer};
+use crate::caller::{Caller, Look, Peer};
 use crate::holdings::{Holdings, View};
+use crate::sampler::Sampler;
 use crate::server::Service;
 use futures_util::stream::{self, Stream};
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::SystemTime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
+
+/// For a caller to be looked at, those before it included. Reading a gigabyte that is not in memory takes about as long.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The calls of one connection.
 #[derive(Debug, Clone)]
@@ -18,6 +24,10 @@ pub(crate) struct Calls(Arc<Connection>);
 struct Connection {
     service: Service,
     peer: Peer,
+    /// Held while a process of this user is looked at.
+    looks: Arc<Semaphore>,
+    /// Held while this one is.
+    look: Arc<Semaphore>,
     is_admitted: bool,
     /// Cancelled when the connection is told to go away: streams end then.
     leaving: CancellationToken,
@@ -26,13 +36,15 @@ struct Connection {
 impl Calls {
     pub(crate) fn new(
         service: Service,
-        peer: Peer,
+        (peer, looks): (Peer, Arc<Semaphore>),
         is_admitted: bool,
         leaving: CancellationToken,
     ) -> Self {
         Self(Arc::new(Connection {
             service,
             peer,
+            looks,
+            look: Arc::new(Semaphore::new(1)),
             is_admitted,
             leaving,
         }))
@@ -49,17 +61,18 @@ impl Calls {
             ));
         }
         let service = &self.0.service;
-        let asks = service.holdings.borrow().asks_for_process();
-        let caller = if asks {
-            let (peer, digests) = (self.0.peer.clone(), Arc::clone(&service.digests));
-            tokio::task::spawn_blocking(move || peer.attest(&digests))
+        let (mut caller, mut seen) = (self.0.peer.user(), Look::User);
+        let asks_for = |caller: &Caller, seen| service.holdings.borrow().asks_for(caller, seen);
+        while let Some(next) = asks_for(&caller, seen) {
+            caller = timeout(LOOK, self.look(next))
                 .await
-                .map_err(|_| Status::internal("cannot tell who asks"))?
-        } else {
-            self.0.peer.user()
-        };
+                .map_err(|_| Status::unavailable("it takes too long to tell who asks"))??;
+            seen = next;
+        }
         let mut entitlement = Entitlement {
             caller,
+            seen,
+            lines: Arc::clone(&service.lines),
             holdings: service.holdings.clone(),
             leaving: self.0.leaving.clone(),
         };
@@ -68,10 +81,33 @@ impl Calls {
     }
 }
 
+impl Calls {
+    /// The caller, looked at on a thread that may wait. Whoever holds the permits is that thread: a caller that goes away, or
+    /// is not waited for any more, does not make room for another before its file has been read.
+    async fn look(&self, look: Look) -> Result<Caller, Status> {
+        let unknown = |_| Status::internal("cannot tell who asks");
+        let own = Arc::clone(&self.0.look).acquire_owned().await;
+        let of_user = Arc::clone(&self.0.looks).acquire_owned().await;
+        let permits = (own.map_err(unknown)?, of_user.map_err(unknown)?);
+        let (peer, digests) = (self.0.peer.clone(), Arc::clone(&self.0.service.digests));
+        let looking = tokio::task::spawn_blocking(move || {
+            let caller = peer.attest((look == Look::Contents).then_some(&*digests));
+            drop(permits);
+            caller
+        });
+        looking
+            .await
+            .map_err(|_| Status::internal("cannot tell who asks"))
+    }
+}
+
 /// A caller that is known, and what it may have from now on.
 #[derive(Debug, Clone)]
 pub(crate) struct Entitlement {
     caller: Caller,
+    /// How much of it was looked at.
+    seen: Look,
+    lines: Arc<Sampler>,
     holdings: watch::Receiver<Arc<Holdings>>,
     leaving: CancellationToken,
 }
@@ -104,17 +140,26 @@ impl Entitlement {
     pub(crate) async fn changed(&mut self) -> bool {
         tokio::select! {
             () = self.leaving.cancelled() => false,
-            changed = self.holdings.changed() => changed.is_ok(),
+            // What depends on more than was looked at is for the next call: this one ends, and is asked again.
+            changed = self.holdings.changed() => changed.is_ok() && self.is_enough(),
         }
     }
 
+    fn is_enough(&self) -> bool {
+        let holdings = self.holdings.borrow();
+        holdings.asks_for(&self.caller, self.seen).is_none()
+    }
+
     fn refusal(&self) -> Status {
-        tracing::warn!(
-            caller.uid = self.caller.uid,
-            caller.gid = self.caller.gid,
-            caller.process = ?self.caller.process,
-            "a process that is entitled to no identity asked for one"
-        );
+        if let Some(left_out) = self.lines.admit() {
+            tracing::warn!(
+                caller.uid = self.caller.uid,
+                caller.gid = self.caller.gid,
+                caller.process = ?self.caller.process,
+                left_out,
+                "a process that is entitled to no identity asked for one"
+            );
+        }
         Status::permission_denied("no identity is issued to this process")
     }
 

@@ -17,6 +17,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
+/// How much of a caller is looked at, each with what is before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Look {
+    /// User and group, which the kernel has said.
+    User,
+    /// The paths of its program and its parent's.
+    Program,
+    /// The digest of its program.
+    Contents,
+}
+
 /// What is known of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
@@ -57,8 +68,8 @@ impl Peer {
         }
     }
 
-    /// The same and what it runs. Reads files, so not on a thread that serves others.
-    pub(crate) fn attest(&self, digests: &Digests) -> Caller {
+    /// The same and what it runs; with `digests` its contents too. Reads files, so not on a thread that serves others.
+    pub(crate) fn attest(&self, digests: Option<&Digests>) -> Caller {
         let process = match (self.pid, &self.handle) {
             (Some(pid), Some(handle)) => process::read(pid, handle, digests),
             _ => Err(io::Error::from(io::ErrorKind::Unsupported)),

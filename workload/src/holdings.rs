@@ -2,7 +2,7 @@
 //!
 //! Whoever talks to the CA publishes it whole, through a watch channel; the calls read it, and look again when it changes.
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Look};
 use crate::selector::Selector;
 use identity::{PortableSvid, SpiffeId, TrustBundle, TrustDomain};
 use std::sync::Arc;
@@ -66,6 +66,17 @@ impl Entitled {
                 !selectors.is_empty() && selectors.iter().all(|one| one.selects(caller))
             }
         }
+    }
+
+    fn asks_for(&self, caller: &Caller, seen: Look) -> Option<Look> {
+        let Self::Selected(selectors) = self else {
+            return None;
+        };
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            selectors.iter().partition(|one| one.looks_at() <= seen);
+        let is_open = known.iter().all(|one| one.selects(caller));
+        let next = unknown.iter().map(|one| one.looks_at()).min();
+        next.filter(|_| is_open)
     }
 }
 
@@ -139,12 +150,12 @@ impl Holdings {
         })
     }
 
-    /// Whether entitlement depends on more of a caller than its user and group.
-    pub(crate) fn asks_for_process(&self) -> bool {
-        self.identities.iter().any(|identity| {
-            matches!(&identity.entitled, Entitled::Selected(selectors)
-                if selectors.iter().any(Selector::asks_for_process))
-        })
+    /// What to look at next to tell what `caller` may have, of whom `seen` is known; `None` when that is enough. What is known
+    /// already and excludes it is not looked behind: contents take time to read.
+    pub(crate) fn asks_for(&self, caller: &Caller, seen: Look) -> Option<Look> {
+        let identities = self.identities.iter();
+        let next = identities.filter_map(|identity| identity.entitled.asks_for(caller, seen));
+        next.min()
     }
 }
 
@@ -178,5 +189,69 @@ impl View {
             (domain, bundle.authorities().to_vec())
         };
         self.bundles().map(said).eq(other.bundles().map(said))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Process;
+
+    /// Otherwise whoever can connect has a gigabyte read with each call.
+    #[test]
+    fn no_more_of_a_caller_is_looked_at_than_decides() {
+        let digest = format!("unix:sha256:{}", "ab".repeat(32));
+        let caller = |path: Option<&str>| Caller {
+            uid: 1000,
+            gid: 100,
+            process: path.map(|path| Process {
+                path: path.into(),
+                sha256: None,
+                parent: None,
+            }),
+        };
+        let (unseen, app, other) = (caller(None), caller(Some("/app")), caller(Some("/other")));
+        for (selectors, at_first, of_app, of_other) in [
+            (&["unix:uid:1000"][..], None, None, None),
+            (&["unix:uid:1", &digest], None, None, None),
+            (
+                &["unix:uid:1000", "unix:path:/app"],
+                Some(Look::Program),
+                None,
+                None,
+            ),
+            (
+                &["unix:path:/app", &digest],
+                Some(Look::Program),
+                Some(Look::Contents),
+                None,
+            ),
+            (
+                &[&digest],
+                Some(Look::Contents),
+                Some(Look::Contents),
+                Some(Look::Contents),
+            ),
+        ] {
+            let selectors = selectors.iter().map(|text| text.parse().unwrap());
+            let entitled = Entitled::Selected(selectors.collect());
+            assert_eq!(
+                entitled.asks_for(&unseen, Look::User),
+                at_first,
+                "{entitled:?}"
+            );
+            assert_eq!(
+                entitled.asks_for(&app, Look::Program),
+                of_app,
+                "{entitled:?}"
+            );
+            assert_eq!(
+                entitled.asks_for(&other, Look::Program),
+                of_other,
+                "{entitled:?}"
+            );
+            assert_eq!(entitled.asks_for(&app, Look::Contents), None);
+        }
+        assert_eq!(Entitled::Admitted.asks_for(&unseen, Look::User), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What an operator can require of a caller: its user, its group, the program it runs and that of its parent.
 
-use crate::caller::Caller;
+use crate::caller::{Caller, Look};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -35,9 +35,13 @@ impl Selector {
         }
     }
 
-    /// Whether it is about the program rather than the user.
-    pub(crate) fn asks_for_process(&self) -> bool {
-        !matches!(self, Self::Uid(_) | Self::Gid(_))
+    /// What has to be looked at to tell.
+    pub(crate) fn looks_at(&self) -> Look {
+        match self {
+            Self::Uid(_) | Self::Gid(_) => Look::User,
+            Self::Path(_) | Self::ParentPath(_) => Look::Program,
+            Self::Sha256(_) => Look::Contents,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod places;
 
 use crate::caller::{Digests, Peer};
 use crate::holdings::Holdings;
+use crate::sampler::Sampler;
 use crate::socket::{self, BindError, Bound, Predecessor};
 use places::Places;
 use std::future::Future;
@@ -84,6 +85,8 @@ pub(crate) struct Service {
     pub(crate) holdings: watch::Receiver<Arc<Holdings>>,
     pub(crate) digests: Arc<Digests>,
     pub(crate) tasks: Tasks,
+    /// For all lines that a caller can cause without being entitled to anything.
+    pub(crate) lines: Arc<Sampler>,
 }
 
 impl Server {
@@ -104,6 +107,7 @@ impl Server {
                 holdings,
                 digests: Arc::default(),
                 tasks: Tasks::default(),
+                lines: Arc::default(),
             },
         })
     }
@@ -172,19 +176,31 @@ async fn accept(listener: &UnixListener, admits: &Admits, places: &Arc<Places>, 
             }
         };
         let Some(place) = places.take(peer.uid) else {
-            tracing::warn!(peer.uid, "too many connections to the Workload API");
+            if let Some(left_out) = service.lines.admit() {
+                tracing::warn!(
+                    peer.uid,
+                    left_out,
+                    "too many connections to the Workload API"
+                );
+            }
             continue;
         };
         let is_admitted = admits.includes(&peer);
-        if !is_admitted {
+        if !is_admitted && let Some(left_out) = service.lines.admit() {
             tracing::warn!(
                 peer.uid,
                 peer.gid,
                 peer.pid,
+                left_out,
                 "the Workload API refuses a process"
             );
         }
-        let connection = connection::serve(service.clone(), stream, peer, is_admitted);
+        let connection = connection::serve(
+            service.clone(),
+            stream,
+            (peer, Arc::clone(&place.looks)),
+            is_admitted,
+        );
         service.tasks.spawn(async move {
             connection.await;
             drop(place);

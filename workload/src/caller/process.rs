@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The digest of a larger program is not known. A gigabyte takes about a second.
 const LARGEST_PROGRAM: u64 = 1024 * 1024 * 1024;
@@ -21,19 +21,19 @@ const MOST_DIGESTS: usize = 256;
 pub(crate) struct Process {
     /// The program's file; one that was removed since has ` (deleted)` behind it and is nothing that could be selected.
     pub(crate) path: PathBuf,
-    /// `None` for a program that cannot be read or is too large.
+    /// `None` when nobody asked, and for a program that cannot be read or is too large.
     pub(crate) sha256: Option<[u8; 32]>,
     /// The program of its parent; `None` when that cannot be told for certain.
     pub(crate) parent: Option<PathBuf>,
 }
 
 /// Reads what `pid` runs, which is the process that `handle` is on.
-pub(super) fn read(pid: i32, handle: &OwnedFd, digests: &Digests) -> io::Result<Process> {
+pub(super) fn read(pid: i32, handle: &OwnedFd, digests: Option<&Digests>) -> io::Result<Process> {
     let program = Program::of(pid)?;
     let parent = parent(pid).ok().flatten();
     let process = Process {
         path: program.path()?,
-        sha256: program.digest(digests).ok().flatten(),
+        sha256: digests.and_then(|digests| program.digest(digests).ok().flatten()),
         parent,
     };
     // While the process lives its number is its own: had it ended before, another could have been read instead.
@@ -67,16 +67,13 @@ impl Program {
             bytes: metadata.len(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         };
-        if let Some(digest) = digests.known().get(&name) {
-            return Ok(Some(*digest));
+        let slot = digests.slot(name);
+        // Whoever asks for the same program meanwhile waits here for the one who reads it.
+        let mut digest = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if digest.is_none() {
+            *digest = Some(hash(&self.0)?);
         }
-        let digest = hash(&self.0)?;
-        let mut known = digests.known();
-        if known.len() >= MOST_DIGESTS {
-            known.clear();
-        }
-        known.insert(name, digest);
-        Ok(Some(digest))
+        Ok(*digest)
     }
 }
 
@@ -91,11 +88,18 @@ struct Version {
 
 /// The digests of programs that called before.
 #[derive(Debug, Default)]
-pub(crate) struct Digests(Mutex<HashMap<Version, [u8; 32]>>);
+pub(crate) struct Digests(Mutex<HashMap<Version, Slot>>);
+
+/// Empty until one caller has read the program.
+type Slot = Arc<Mutex<Option<[u8; 32]>>>;
 
 impl Digests {
-    fn known(&self) -> MutexGuard<'_, HashMap<Version, [u8; 32]>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn slot(&self, version: Version) -> Slot {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST_DIGESTS && !known.contains_key(&version) {
+            known.clear();
+        }
+        Arc::clone(known.entry(version).or_default())
     }
 }
 
@@ -143,4 +147,29 @@ fn has_ended(handle: &OwnedFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(handle, PollFlags::IN)];
     let at_once = Timespec::default();
     Ok(poll(&mut fds, Some(&at_once))? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_read_once_and_others_wait_for_that() {
+        let digests = Digests::default();
+        let version = |inode| Version {
+            device: 1,
+            inode,
+            bytes: 1,
+            changed: (0, 0),
+        };
+        let first = digests.slot(version(0));
+        assert!(Arc::ptr_eq(&first, &digests.slot(version(0))));
+        for inode in 0..1000 {
+            assert_eq!(
+                Arc::ptr_eq(&first, &digests.slot(version(inode))),
+                inode == 0
+            );
+        }
+        assert!(digests.0.lock().unwrap().len() <= MOST_DIGESTS);
+    }
 }

@@ -36,7 +36,8 @@ async fn a_caller_is_known_by_its_user_its_program_and_its_parents() {
     let connecting = Connecting::start(folder.path());
     let peer = Peer::of(&connecting.stream).unwrap();
     assert_eq!(peer.pid, i32::try_from(connecting.child.id()).ok());
-    let caller = peer.attest(&Digests::default());
+    assert_eq!(peer.attest(None).process.unwrap().sha256, None);
+    let caller = peer.attest(Some(&Digests::default()));
     assert_eq!(caller.uid, rustix::process::geteuid().as_raw());
     let process = caller.process.unwrap();
     let program = std::fs::read_link(format!("/proc/{}/exe", connecting.child.id())).unwrap();
@@ -58,10 +59,10 @@ async fn nothing_is_said_of_a_process_that_has_ended() {
     let mut peer = Peer::of(&connecting.stream).unwrap();
     drop(connecting.child.stdin.take());
     connecting.child.wait().unwrap();
-    assert_eq!(peer.attest(&Digests::default()).process, None);
+    assert_eq!(peer.attest(Some(&Digests::default())).process, None);
     // As if its number were given out again, to this very process.
     peer.pid = i32::try_from(std::process::id()).ok();
-    assert_eq!(peer.attest(&Digests::default()).process, None);
+    assert_eq!(peer.attest(Some(&Digests::default())).process, None);
 }
 
 #[test]

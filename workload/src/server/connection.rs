@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -55,13 +56,18 @@ const SDS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 const SDS_FETCH: &str = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets";
 
 /// Serves one socket until the caller closes it, it is idle, or the server drains.
-pub(super) async fn serve(service: Service, stream: UnixStream, peer: Peer, is_admitted: bool) {
+pub(super) async fn serve(
+    service: Service,
+    stream: UnixStream,
+    caller: (Peer, Arc<Semaphore>),
+    is_admitted: bool,
+) {
     let drain = service.tasks.drain.clone();
     let tasks = service.tasks.clone();
     // Ends the streams of this connection on every way out.
     let leaving = drain.child_token();
     let _left = leaving.clone().drop_guard();
-    let calls = Calls::new(service, peer, is_admitted, leaving.clone());
+    let calls = Calls::new(service, caller, is_admitted, leaving.clone());
     let use_of = Arc::new(Use::default());
     let in_vain = CancellationToken::new();
     let connection = builder(tasks).serve_connection(

@@ -2,12 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Processes of one user that are looked at together.
+const LOOKS_OF_USER: usize = 4;
 
 /// Counts open connections by user. Has an entry only for a user with one, so it is bounded by their number.
 #[derive(Debug)]
 pub(super) struct Places {
     all: usize,
-    open: Mutex<HashMap<u32, usize>>,
+    open: Mutex<HashMap<u32, User>>,
+}
+
+/// What one user has.
+#[derive(Debug)]
+struct User {
+    open: usize,
+    looks: Arc<Semaphore>,
 }
 
 /// One open connection; its place is free again when this is dropped.
@@ -15,6 +26,8 @@ pub(super) struct Places {
 pub(super) struct Place {
     places: Arc<Places>,
     uid: u32,
+    /// For looking at the user's processes, which reads files: so many at once, over all of its connections.
+    pub(super) looks: Arc<Semaphore>,
 }
 
 impl Places {
@@ -28,20 +41,26 @@ impl Places {
     /// A place for a connection of `uid`, which may have half of them.
     pub(super) fn take(self: &Arc<Self>, uid: u32) -> Option<Place> {
         let mut open = self.open();
-        let together: usize = open.values().sum();
-        let own = open.get(&uid).copied().unwrap_or_default();
+        let together: usize = open.values().map(|user| user.open).sum();
+        let own = open.get(&uid).map_or(0, |user| user.open);
         if together >= self.all || own >= self.all.div_ceil(2) {
             return None;
         }
-        *open.entry(uid).or_default() += 1;
+        let user = open.entry(uid).or_insert_with(|| User {
+            open: 0,
+            looks: Arc::new(Semaphore::new(LOOKS_OF_USER)),
+        });
+        user.open += 1;
+        let looks = Arc::clone(&user.looks);
         drop(open);
         Some(Place {
             places: Arc::clone(self),
             uid,
+            looks,
         })
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+    fn open(&self) -> MutexGuard<'_, HashMap<u32, User>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -49,9 +68,9 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.places.open();
-        if let Some(count) = open.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(user) = open.get_mut(&self.uid) {
+            user.open -= 1;
+            if user.open == 0 {
                 open.remove(&self.uid);
             }
         }
@@ -67,6 +86,8 @@ mod tests {
         let places = Places::new(4);
         let held: Vec<_> = (0..3).map(|_| places.take(1)).collect();
         assert!(held[1].is_some() && held[2].is_none());
+        let looks = held.iter().flatten().map(|place| Arc::as_ptr(&place.looks));
+        assert_eq!(looks.collect::<std::collections::HashSet<_>>().len(), 1);
         let others: Vec<_> = (2..5).map(|uid| places.take(uid)).collect();
         assert!(others[1].is_some() && others[2].is_none(), "all are taken");
         drop((held, others));
