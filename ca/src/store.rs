@@ -129,6 +129,12 @@ impl Store {
         })
     }
 
+    /// Has what has long expired leave the database from now on. For the process that serves: one that was started for a
+    /// command has known its clock for too short a time to delete by it.
+    pub(crate) fn sweep(&self) {
+        self.writer.sweep();
+    }
+
     /// Makes the tables of a new CA, in a directory that has no database yet or in a PostgreSQL database without one.
     pub(crate) fn create(database: &Database, new: &NewCa<'_>) -> Result<(), StoreError> {
         if let Database::Sqlite { directory } = database {
@@ -412,6 +418,7 @@ fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Resul
         intermediate: fingerprint(new.intermediate),
     };
     Batch::begin(transaction, 0)?.audit(new.now, &event)?;
+    writer::clock::save(transaction, unix_seconds(new.now))?;
     Ok(Ok(()))
 }
 

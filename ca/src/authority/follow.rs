@@ -19,6 +19,7 @@ impl Authority {
 
     /// Reads again what other processes and replicas have changed in the database. Never returns.
     pub(crate) async fn follow(&self) {
+        self.store.sweep();
         let (mut state, mut bundle_read) = (self.store.state(), 0);
         loop {
             let versions = state.borrow_and_update().versions;

@@ -2,8 +2,8 @@
 
 use super::session::{Access, Session, Transaction};
 use super::sql::{self, values};
-use super::unix_seconds;
 use super::writer::Batch;
+use super::{schema, unix_seconds};
 use crate::config::MAX_TTL;
 use crate::ledger::Event;
 use std::time::{Duration, SystemTime};
@@ -40,6 +40,7 @@ impl Sweep {
         }
         let present = *self;
         *self = session.transaction(Access::Write, |transaction| {
+            schema::require(transaction)?;
             let mut next = present;
             if !present.unfinished {
                 next = Self::begin(transaction, expired_by, now)?;

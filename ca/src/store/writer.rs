@@ -6,11 +6,15 @@ use super::sql;
 use super::sweep::Sweep;
 use super::{Database, StoreError, schema};
 use crate::ledger::{Event, Head};
+use clock::Clock;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
+
+pub(super) mod clock;
 
 /// Callers above this number wait to be let in.
 const QUEUE: usize = 1024;
@@ -22,6 +26,7 @@ const MAX_BATCH: usize = 256;
 pub(super) struct Writer {
     /// `Some` until drop.
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    sweeps: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,6 +43,8 @@ impl Writer {
     ) -> Result<Self, StoreError> {
         let (jobs, mut queue) = mpsc::channel(QUEUE);
         let (ready, opened) = std::sync::mpsc::channel();
+        let sweeps = Arc::new(AtomicBool::new(false));
+        let may_sweep = Arc::clone(&sweeps);
         let thread = thread::Builder::new()
             .name("ca-store".to_owned())
             .spawn(move || {
@@ -50,11 +57,16 @@ impl Writer {
                     reserve_bytes,
                     nudge,
                     sweep: Sweep::default(),
+                    clock: None,
+                    started: Instant::now(),
                 };
                 ready.send(Ok(())).unwrap_or_default();
                 let mut group = Vec::new();
                 while queue.blocking_recv_many(&mut group, MAX_BATCH) > 0 {
                     committer.commit_group(&mut group);
+                    if !may_sweep.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     while committer.sweep_once() && queue.is_empty() && !queue.is_closed() {}
                 }
             })
@@ -62,8 +74,14 @@ impl Writer {
         opened.recv().map_err(|_| StoreError::Stopped)??;
         Ok(Self {
             jobs: Some(jobs),
+            sweeps,
             thread: Some(thread),
         })
+    }
+
+    /// From now on what has long expired goes, after writes.
+    pub(super) fn sweep(&self) {
+        self.sweeps.store(true, Ordering::Relaxed);
     }
 
     /// Runs `operation` in the next transaction and returns its result once that is committed and synced.
@@ -111,6 +129,9 @@ struct Committer {
     reserve_bytes: u64,
     nudge: Nudge,
     sweep: Sweep,
+    /// Read for the first sweep.
+    clock: Option<Clock>,
+    started: Instant,
 }
 
 impl Committer {
@@ -140,11 +161,20 @@ impl Committer {
 
     /// A transaction of its own, as no caller's write may fail for it. Gives whether another is due.
     fn sweep_once(&mut self) -> bool {
-        let step = self.sweep.step(&mut self.session, SystemTime::now());
-        step.unwrap_or_else(|error| {
+        self.try_sweep().unwrap_or_else(|error| {
             tracing::warn!(%error, "expired certificates are not swept");
             false
         })
+    }
+
+    fn try_sweep(&mut self) -> sql::Result<bool> {
+        let ran = self.started.elapsed();
+        let clock = match &mut self.clock {
+            Some(clock) => clock,
+            None => self.clock.insert(Clock::open(&mut self.session, ran)?),
+        };
+        let now = clock.time(&mut self.session, SystemTime::now(), ran)?;
+        self.sweep.step(&mut self.session, now)
     }
 }
 

@@ -120,20 +120,52 @@ async fn the_writer_sweeps_by_itself() {
             [],
         )
         .unwrap();
-    let issued = issue(&ca).await.unwrap();
+    issue(&ca).await.unwrap();
+    assert_eq!(rows(&connection), 2, "not for a command");
+    ca.store().sweep();
+    issue(&ca).await.unwrap();
     // It begins once the caller has its answer.
     let swept = async {
-        while rows(&connection) > 1 {
+        while rows(&connection) > 2 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(30), swept)
         .await
         .expect("it is swept");
-    let left: String = connection
-        .query_row("SELECT serial FROM certificate", [], |row| row.get(0))
+    let left: u32 = connection
+        .query_row(
+            "SELECT count(*) FROM certificate WHERE serial = 'f'",
+            [],
+            |row| row.get(0),
+        )
         .unwrap();
-    assert_eq!(left, issued.serial);
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_far_ahead_of_the_last_sweep_takes_nothing() {
+    let (temporary, ca) = new_ca();
+    let (mut session, connection) = open(&temporary);
+    // As the database of a CA looks whose clock is a day ahead now.
+    let yesterday = SystemTime::now() - 24 * HOUR;
+    session
+        .transaction(Access::Write, |transaction| {
+            crate::store::writer::clock::save(transaction, unix_seconds(yesterday))
+        })
+        .unwrap();
+    connection
+        .execute(
+            "INSERT INTO certificate VALUES ('f', 'x', 0, ?1, 0, x'00', 1)",
+            [unix_seconds(yesterday + HOUR)],
+        )
+        .unwrap();
+    ca.store().sweep();
+    // Each write is followed by its sweep before the next one begins.
+    for issued in 1..=3 {
+        issue(&ca).await.unwrap();
+        assert_eq!(rows(&connection), 1 + issued);
+    }
 }
 
 /// Certificates of five minutes, on a clock of the test: the file grows until as many rows go as come, and then no more.
