@@ -49,6 +49,7 @@ pub struct Authority {
     /// For reading the directory again.
     options: OpenOptions,
     on_disk: health::OnDisk,
+    behind: std::sync::Mutex<Option<std::time::Instant>>,
 }
 
 impl Authority {
@@ -80,6 +81,7 @@ impl Authority {
             directory: directory.to_owned(),
             options: options.clone(),
             on_disk: health::OnDisk::new(directory),
+            behind: std::sync::Mutex::default(),
         })
     }
 

@@ -151,8 +151,32 @@ pub(crate) fn open(
     mode: u32,
     options: &OpenOptions,
 ) -> Result<CaKey, KeyError> {
-    let Some((found, lines)) = held_in_token(text) else {
+    let Some(reference) = reference(label, text)? else {
         return unseal(label, text, mode, options.passphrase.as_ref()).map(CaKey::in_memory);
+    };
+    let token = options.token.as_ref().ok_or(KeyError::TokenMissing)?;
+    Ok(pkcs11::open(token, reference)?)
+}
+
+/// The same, but of a key in a token only what the file says: whoever looks often must not log in each time, as after a
+/// few wrong PINs the token locks. That key does not sign.
+pub(crate) fn recognise(
+    label: &'static str,
+    text: &str,
+    mode: u32,
+    options: &OpenOptions,
+) -> Result<CaKey, KeyError> {
+    match reference(label, text)? {
+        None => open(label, text, mode, options),
+        Some(_) if options.token.is_none() => Err(KeyError::TokenMissing),
+        Some(reference) => Ok(CaKey::unopened(reference.public)),
+    }
+}
+
+/// Which key of a token `text` says that `label` names; `None` when it holds the key itself.
+fn reference(label: &'static str, text: &str) -> Result<Option<Reference>, KeyError> {
+    let Some((found, lines)) = held_in_token(text) else {
+        return Ok(None);
     };
     if found != label {
         return Err(KeyError::Label {
@@ -163,8 +187,7 @@ pub(crate) fn open(
     let reference = Reference::parse(lines).ok_or(KeyError::Format {
         expected: "\"held-in\", \"object\" and \"public-key\"",
     })?;
-    let token = options.token.as_ref().ok_or(KeyError::TokenMissing)?;
-    Ok(pkcs11::open(token, reference)?)
+    Ok(Some(reference))
 }
 
 /// The label and the lines after it, when `text` says that the key is in a token.

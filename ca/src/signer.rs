@@ -38,6 +38,8 @@ pub(crate) trait Custody: Send + Sync {
 pub enum SignError {
     #[error("the key in memory does not sign")]
     Memory,
+    #[error("the key was looked at and not opened")]
+    Unopened,
     #[error("no signature within {} s", .0.as_secs())]
     Timeout(Duration),
     #[error("the token {token:?} cannot be used: {fault}")]
@@ -63,6 +65,11 @@ impl CaKey {
         let public = PublicKey::from_spki(&key.subject_public_key_info())
             .expect("only P-256 keys are made and read");
         Self::new(public, Memory(key))
+    }
+
+    /// A key of which no more is known than its public half: it does not sign.
+    pub(crate) fn unopened(public: PublicKey) -> Self {
+        Self::new(public, Unopened)
     }
 
     pub(crate) fn public(&self) -> &PublicKey {
@@ -128,6 +135,18 @@ impl rcgen::SigningKey for CaKey {
 impl fmt::Debug for CaKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CaKey({})", self.hash())
+    }
+}
+
+struct Unopened;
+
+impl Custody for Unopened {
+    fn sign(&self, _message: &[u8]) -> Result<Vec<u8>, SignError> {
+        Err(SignError::Unopened)
+    }
+
+    fn width(&self) -> usize {
+        1
     }
 }
 

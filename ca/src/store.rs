@@ -129,6 +129,11 @@ impl Store {
         })
     }
 
+    /// When the database last told what has changed.
+    pub(crate) fn answered(&self) -> std::time::Instant {
+        self.watcher.answered()
+    }
+
     /// Has what has long expired leave the database from now on. For the process that serves: one that was started for a
     /// command has known its clock for too short a time to delete by it.
     pub(crate) fn sweep(&self) {

@@ -194,7 +194,19 @@ pub(super) struct Parts {
     pub(super) revocations: Revocations,
 }
 
+/// How a key file becomes a key: [`keys::open`], or [`keys::recognise`] for a look that must not open it.
+type ReadKey = fn(&'static str, &str, u32, &OpenOptions) -> Result<CaKey, KeyError>;
+
 pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
+    read_with(directory, options, keys::open)
+}
+
+/// What the next start would find, as far as that shows without a look into a token. What is in one does not sign.
+pub(super) fn look(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
+    read_with(directory, options, keys::recognise)
+}
+
+fn read_with(directory: &Path, options: &OpenOptions, key: ReadKey) -> Result<Parts, OpenError> {
     if directory.join(INTERMEDIATE_REQUEST).exists() {
         return Err(OpenError::Unfinished);
     }
@@ -204,7 +216,7 @@ pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, Ope
         return Err(OpenError::RootNotInBundle);
     }
     let (intermediate, intermediate_info) = read_certificate(directory, INTERMEDIATE_CERTIFICATE)?;
-    let key = read_key(directory, options)?;
+    let key = read_key_with(directory, options, key)?;
     Ok(Parts {
         // That the intermediate was signed by the root is checked with each certificate that is issued.
         issuer: intermediate_info
@@ -238,6 +250,14 @@ pub(super) fn fingerprint(directory: &Path) -> Result<[u8; 32], OpenError> {
 }
 
 pub(super) fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey, OpenError> {
+    read_key_with(directory, options, keys::open)
+}
+
+fn read_key_with(
+    directory: &Path,
+    options: &OpenOptions,
+    read: ReadKey,
+) -> Result<CaKey, OpenError> {
     let path = directory.join(INTERMEDIATE_KEY);
     let io = |source| OpenError::Io {
         path: path.clone(),
@@ -245,7 +265,7 @@ pub(super) fn read_key(directory: &Path, options: &OpenOptions) -> Result<CaKey,
     };
     let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
     let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(io)?;
-    keys::open(INTERMEDIATE, &text, mode, options).map_err(|source| OpenError::Key { path, source })
+    read(INTERMEDIATE, &text, mode, options).map_err(|source| OpenError::Key { path, source })
 }
 
 pub(crate) fn read_certificate(

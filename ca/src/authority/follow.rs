@@ -4,8 +4,8 @@ use super::Authority;
 use crate::revoke::crl::Crl;
 use crate::store::{StoreError, Topic};
 use identity::Revocations;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 /// Between attempts to read what has changed.
@@ -24,22 +24,35 @@ impl Authority {
         loop {
             let versions = state.borrow_and_update().versions;
             let mut all_read = true;
-            if versions.of(Topic::Bundle) != bundle_read {
+            let bundle_is_old = versions.of(Topic::Bundle) != bundle_read;
+            let held = self.revocations.borrow().sequence;
+            let revocations_are_old = held < versions.of(Topic::Revocations);
+            if bundle_is_old || revocations_are_old {
+                self.behind().get_or_insert_with(Instant::now);
+            }
+            if bundle_is_old {
                 all_read = self.read_bundle().await;
                 bundle_read = versions.of(Topic::Bundle);
             }
-            let held = self.revocations.borrow().sequence;
-            if held < versions.of(Topic::Revocations) {
+            if revocations_are_old {
                 all_read &= self.read_revocations().await;
             }
             if !all_read {
                 bundle_read = 0;
                 tokio::time::sleep(RETRY).await;
-            } else if state.changed().await.is_err() {
+                continue;
+            }
+            *self.behind() = None;
+            if state.changed().await.is_err() {
                 // The thread that finds changes has died, which was reported. What is published here itself still is.
                 std::future::pending::<()>().await;
             }
         }
+    }
+
+    /// Since when something has changed that could not be read.
+    pub(super) fn behind(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it could be read.

@@ -9,14 +9,19 @@ use crate::inspect::rfc3339;
 use crate::signer::SignError;
 use crate::store::{StoreError, unix_seconds};
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant, SystemTime};
 
 #[cfg(test)]
 mod tests;
 
 /// How long the ledger may take for one record before it counts as one that takes none.
 const LEDGER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a look may take, besides the ledger. A signature has 5 s, and reading an encrypted key some more.
+const LOOK_DEADLINE: Duration = Duration::from_secs(15);
+/// How old what a CA goes by may be. Changes are asked for twice a second.
+const MAX_LAG: Duration = Duration::from_secs(10);
 
 /// Why a CA should not be asked for certificates.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +40,11 @@ pub enum Fault {
     Ledger(String),
     #[error("the ledger takes more than {} s for a record", LEDGER_DEADLINE.as_secs())]
     LedgerSlow,
+    /// What was revoked or published since may be unknown here.
+    #[error("what the database says is more than {} s newer than what is gone by here", MAX_LAG.as_secs())]
+    Behind,
+    #[error("key and files do not answer within {} s", LOOK_DEADLINE.as_secs())]
+    LookSlow,
     /// What is written goes into a file that nobody will find again.
     #[error("the database file is another one than was opened, or gone")]
     LedgerMoved,
@@ -47,6 +57,8 @@ pub(super) struct OnDisk {
     files: Mutex<Option<([u8; 32], KeyHash)>>,
     /// Device and number of the database file; `None` when it is elsewhere.
     database: Option<(u64, u64)>,
+    /// Held while somebody looks: one that never ends must not be joined by another every few seconds.
+    looking: Mutex<()>,
 }
 
 impl OnDisk {
@@ -54,6 +66,7 @@ impl OnDisk {
         Self {
             files: Mutex::new(None),
             database: database_file(directory),
+            looking: Mutex::default(),
         }
     }
 }
@@ -69,15 +82,42 @@ impl Authority {
     pub async fn faults(self: &Arc<Self>) -> Vec<Fault> {
         let this = Arc::clone(self);
         // Keys may be slow, and files are.
-        let looked = tokio::task::spawn_blocking(move || {
-            [this.key_fault(), this.disk_fault(), this.issuer_fault()]
-        });
-        let mut faults: Vec<_> = match looked.await {
-            Ok(faults) => faults.into_iter().flatten().collect(),
-            Err(_) => vec![Fault::Signer(SignError::Memory)],
+        let looked = tokio::task::spawn_blocking(move || this.look());
+        let mut faults = match tokio::time::timeout(LOOK_DEADLINE, looked).await {
+            Ok(Ok(faults)) => faults,
+            Ok(Err(_)) => vec![Fault::Signer(SignError::Memory)],
+            Err(_) => vec![Fault::LookSlow],
         };
-        faults.extend(self.ledger_fault().await);
+        faults.extend(self.lag_fault(Instant::now()));
+        if !faults.contains(&Fault::LedgerMoved) {
+            faults.extend(self.ledger_fault().await);
+        }
         faults
+    }
+
+    fn look(&self) -> Vec<Fault> {
+        let _looking = match self.on_disk.looking.try_lock() {
+            Ok(looking) => looking,
+            Err(TryLockError::Poisoned(looking)) => looking.into_inner(),
+            Err(TryLockError::WouldBlock) => return vec![Fault::LookSlow],
+        };
+        let moved = self.on_disk.database != database_file(&self.directory);
+        [
+            self.key_fault(),
+            self.disk_fault(),
+            self.issuer_fault(),
+            moved.then_some(Fault::LedgerMoved),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+
+    /// Either nobody knows whether something has changed, or what has could not be read.
+    fn lag_fault(&self, now: Instant) -> Option<Fault> {
+        let old = |since| now.saturating_duration_since(since) > MAX_LAG;
+        let behind = old(self.store.answered()) || self.behind().is_some_and(old);
+        behind.then_some(Fault::Behind)
     }
 
     fn key_fault(&self) -> Option<Fault> {
@@ -100,7 +140,7 @@ impl Authority {
         if *last == known {
             return None;
         }
-        match directory::read(&self.directory, &self.options) {
+        match directory::look(&self.directory, &self.options) {
             Err(error) => Some(failed(error)),
             Ok(parts) if parts.issuer.key().hash() != in_use => Some(Fault::OtherKeyOnDisk {
                 in_use,
@@ -121,9 +161,6 @@ impl Authority {
     }
 
     async fn ledger_fault(&self) -> Option<Fault> {
-        if self.on_disk.database != database_file(&self.directory) {
-            return Some(Fault::LedgerMoved);
-        }
         match tokio::time::timeout(LEDGER_DEADLINE, self.store.touch()).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(ledger_fault(&error)),

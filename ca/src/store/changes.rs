@@ -10,8 +10,9 @@ use super::session::{Access, Session, Transaction};
 use super::sql::{self, values};
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the counters are read, if nothing says that it is worth while.
@@ -92,6 +93,7 @@ pub(super) fn announce_from(
 #[derive(Debug)]
 pub(super) struct Watcher {
     state: watch::Receiver<State>,
+    answered: Arc<Mutex<Instant>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -118,11 +120,14 @@ impl Watcher {
     pub(super) fn spawn(database: Database) -> io::Result<(Self, Nudge)> {
         let (sender, state) = watch::channel(State::default());
         let (nudge, nudged) = channel();
+        let answered = Arc::new(Mutex::new(Instant::now()));
+        let answers = Arc::clone(&answered);
         let thread = thread::Builder::new()
             .name("ca-changes".to_owned())
-            .spawn(move || follow(&database, &sender, &nudged))?;
+            .spawn(move || follow(&database, &sender, &nudged, &answers))?;
         let watcher = Self {
             state,
+            answered,
             thread: Some(thread),
         };
         Ok((watcher, Nudge(nudge)))
@@ -130,6 +135,11 @@ impl Watcher {
 
     pub(super) fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
+    }
+
+    /// When the counters were last read: long ago if the database does not answer, or the thread is stuck or dead.
+    pub(super) fn answered(&self) -> Instant {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -142,10 +152,19 @@ impl Drop for Watcher {
     }
 }
 
-fn follow(database: &Database, sender: &watch::Sender<State>, nudged: &Receiver<()>) {
+fn follow(
+    database: &Database,
+    sender: &watch::Sender<State>,
+    nudged: &Receiver<()>,
+    answered: &Mutex<Instant>,
+) {
     let mut session = None;
     loop {
+        let asked = Instant::now();
         let found = read(database, &mut session);
+        if found.is_ok() {
+            *answered.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+        }
         sender.send_if_modified(|present| {
             let next = match &found {
                 Ok(versions) => State {

@@ -1,3 +1,4 @@
+use super::MAX_LAG;
 use crate::authority::{Authority, Fault, init};
 use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::keys::Passphrase;
@@ -5,7 +6,7 @@ use identity::TrustDomain;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 struct Ca {
@@ -138,4 +139,74 @@ async fn a_ledger_that_takes_no_records_is_a_fault_while_it_lasts() {
     assert!(faults.iter().any(is_ledger), "{faults:?}");
     change("ALTER TABLE away RENAME TO change").unwrap();
     assert_eq!(ca.authority.faults().await, []);
+}
+
+/// The module does not exist: whoever loads it to log in, fails.
+#[tokio::test]
+async fn a_key_in_a_token_is_recognised_without_the_token() {
+    let token = crate::signer::pkcs11::Token {
+        module: "/nonexistent/module.so".into(),
+        label: "ca".to_owned(),
+        pin: Passphrase::new(b"wrong".to_vec()).unwrap(),
+    };
+    let open = OpenOptions {
+        token: Some(token),
+        ..OpenOptions::default()
+    };
+    let (ca, other) = (ca(&options(), &open), Ca::of(&options()));
+    let reference = |of: &Ca| {
+        let public = of.authority.signer.issuer.key().public().clone();
+        let id = vec![1];
+        crate::signer::pkcs11::Reference { id, public }.to_text("intermediate")
+    };
+    let file = ca.dir.join("intermediate.key");
+    fs::write(&file, reference(&ca)).unwrap();
+    assert_eq!(ca.authority.faults().await, []);
+    fs::write(&file, reference(&other)).unwrap();
+    let faults = ca.authority.faults().await;
+    assert!(
+        matches!(&faults[..], [Fault::Disk(text)] if text.contains("another key")),
+        "{faults:?}"
+    );
+}
+
+#[tokio::test]
+async fn changes_that_nobody_can_ask_for_or_read_are_a_fault() {
+    let ca = Ca::of(&options());
+    let (authority, now) = (&ca.authority, Instant::now());
+    assert_eq!(authority.lag_fault(now), None);
+    // The counters have not been read since.
+    assert_eq!(authority.lag_fault(now + 2 * MAX_LAG), Some(Fault::Behind));
+
+    let change = |sql| {
+        let connection = rusqlite::Connection::open(ca.dir.join("ca.db")).unwrap();
+        connection.execute_batch(sql).unwrap();
+    };
+    let until = async |behind: bool| {
+        while authority.behind().is_some() != behind {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let steps = async {
+        change("ALTER TABLE bundle RENAME TO away; INSERT INTO change VALUES ('bundle', 1000)");
+        until(true).await;
+        *authority.behind() = now.checked_sub(2 * MAX_LAG);
+        assert_eq!(authority.lag_fault(now), Some(Fault::Behind));
+        change("ALTER TABLE away RENAME TO bundle");
+        until(false).await;
+        assert_eq!(authority.lag_fault(now), None);
+    };
+    tokio::select! {
+        () = authority.follow() => {}
+        done = tokio::time::timeout(Duration::from_secs(60), steps) => done.expect("it is noticed"),
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_does_not_end_is_a_fault_and_not_joined_by_others() {
+    let ca = Ca::of(&options());
+    let stuck = ca.authority.on_disk.looking.lock().unwrap();
+    assert_eq!(ca.authority.look(), [Fault::LookSlow]);
+    drop(stuck);
+    assert_eq!(ca.authority.look(), []);
 }
