@@ -33,7 +33,7 @@ type FileId = (u64, u64);
 
 /// Binds `path` with permissions `mode`. A missing folder is made, for its owner alone to write to.
 ///
-/// The socket appears whole: it is bound beside, given its mode, and renamed into place. So it is never open to more than
+/// The socket appears whole: it is bound beside, in a folder that nobody else can enter, given its mode, and renamed into place. So it is never open to more than
 /// `mode` says, and there is no moment without one when another is replaced.
 pub(crate) fn bind(path: &Path, mode: u32, predecessor: Predecessor) -> Result<Bound, BindError> {
     if path.as_os_str().len() > MAX_PATH_BYTES {
@@ -57,11 +57,16 @@ pub(crate) fn bind(path: &Path, mode: u32, predecessor: Predecessor) -> Result<B
     let mut beside = path.as_os_str().to_owned();
     beside.push(format!(".{}", std::process::id()));
     let beside = PathBuf::from(beside);
-    // What a process with the same number left is nobody's.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-        _ => {}
+    // What a process with the same number left is nobody's. Within a folder only if it is ours, and so no link to elsewhere.
+    let own = rustix::process::geteuid().as_raw();
+    if fs::symlink_metadata(&beside).is_ok_and(|left| left.is_dir() && left.uid() == own) {
+        let _ = fs::remove_file(beside.join("s"));
     }
+    let _ = fs::remove_file(&beside).or_else(|_| fs::remove_dir(&beside));
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&beside)
+        .map_err(fail)?;
     let listener = listen(&beside, path, mode).map_err(fail)?;
     Ok(Bound {
         listener,
@@ -71,17 +76,20 @@ pub(crate) fn bind(path: &Path, mode: u32, predecessor: Predecessor) -> Result<B
     })
 }
 
+/// In the folder `beside`, which is open to nobody else and is gone afterwards; then at `path`.
 fn listen(beside: &Path, path: &Path, mode: u32) -> io::Result<UnixListener> {
-    let listener = UnixListener::bind(beside)?;
-    let placed = chmod(beside, Mode::from_raw_mode(mode))
-        .map_err(io::Error::from)
-        .and_then(|()| fs::rename(beside, path))
-        .and_then(|()| listener.set_nonblocking(true));
-    if let Err(error) = placed {
-        let _ = fs::remove_file(beside);
-        return Err(error);
+    let hidden = beside.join("s");
+    let placed = UnixListener::bind(&hidden).and_then(|listener| {
+        chmod(&hidden, Mode::from_raw_mode(mode))?;
+        listener.set_nonblocking(true)?;
+        fs::rename(&hidden, path)?;
+        Ok(listener)
+    });
+    if placed.is_err() {
+        let _ = fs::remove_file(&hidden);
     }
-    Ok(listener)
+    let _ = fs::remove_dir(beside);
+    placed
 }
 
 /// Whoever may write to the folder may put another socket in the place of ours, and be asked for tokens by workloads, or
@@ -209,12 +217,20 @@ mod tests {
     fn a_socket_has_its_mode_and_goes_with_its_process() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api/socket");
+        let left = folder
+            .path()
+            .join(format!("api/socket.{}", std::process::id()));
+        fs::create_dir_all(&left).unwrap();
+        fs::set_permissions(path.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(left.join("s"), "by one that was killed").unwrap();
         let bound = bind(&path, 0o660, Predecessor::None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
         assert_eq!(
             fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777,
             0o755
         );
+        let around = fs::read_dir(path.parent().unwrap()).unwrap();
+        assert_eq!(around.count(), 1, "nothing is left beside it");
         drop(bound);
         assert!(!path.exists());
     }
