@@ -16,12 +16,18 @@ const CAPACITY: usize = 16 * 1024;
 /// Refusals without an identity that all sources may cause together, in units of one source's budget.
 const SOURCES_WORTH: u32 = 64;
 
+/// Refusals that all certificates of one identity may cause together, in units of one certificate's budget: the holder of
+/// one does not use up what the identity's other replicas have.
+const CERTIFICATES_WORTH: u32 = 8;
+
 /// Who a refusal is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Source {
     /// A caller without a client certificate. IPv6 addresses count by their /64, which one host has to itself.
     Address(IpAddr),
     Identity(SpiffeId),
+    /// One certificate, by its serial, of an identity.
+    Certificate(SpiffeId, String),
 }
 
 impl Source {
@@ -33,10 +39,11 @@ impl Source {
     }
 }
 
-/// The budgets. A budget of `n` per minute allows a burst of `n`.
+/// The budgets. Certificates have one each, and one that those of an identity share. A budget of `n` per minute allows a burst of `n`.
 #[derive(Debug)]
 pub(crate) struct Admission {
     per_source: Budget,
+    per_certificates: Budget,
     together: Budget,
     state: Mutex<State>,
 }
@@ -53,6 +60,9 @@ impl Admission {
     pub(crate) fn new(refusals_per_minute: u32, now: Instant) -> Self {
         Self {
             per_source: Budget::per_minute(refusals_per_minute),
+            per_certificates: Budget::per_minute(
+                refusals_per_minute.saturating_mul(CERTIFICATES_WORTH),
+            ),
             together: Budget::per_minute(refusals_per_minute.saturating_mul(SOURCES_WORTH)),
             state: Mutex::new(State {
                 sources: HashMap::new(),
@@ -68,39 +78,66 @@ impl Admission {
     /// How long to wait before the next call, when a budget is used up.
     pub(crate) fn admit(&self, source: &Source, now: Instant) -> Result<(), Duration> {
         let state = self.lock();
-        let own = match state.sources.get(source) {
-            Some(spent_until) => *spent_until,
-            None if state.sources.len() < CAPACITY => now,
-            None => state.overflow,
-        };
-        self.per_source.check(own, now)?;
+        self.per_source.check(state.spent(source, now), now)?;
         match source {
             Source::Address(_) => self.together.check(state.together, now),
             Source::Identity(_) => Ok(()),
+            Source::Certificate(id, _) => {
+                let shared = Source::Identity(id.clone());
+                self.per_certificates.check(state.spent(&shared, now), now)
+            }
         }
     }
 
     /// Charges `source` with a refusal that was its fault.
     pub(crate) fn charge(&self, source: &Source, now: Instant) {
         let mut state = self.lock();
-        if matches!(source, Source::Address(_)) {
-            state.together = self.together.spend(state.together, now);
+        match source {
+            Source::Address(_) => state.together = self.together.spend(state.together, now),
+            Source::Identity(_) => {}
+            Source::Certificate(id, _) => {
+                let shared = Source::Identity(id.clone());
+                state.charge(&shared, self.per_certificates, now);
+            }
         }
-        if !state.sources.contains_key(source) && state.sources.len() >= CAPACITY {
-            // An entry whose time has passed says no more than a missing one.
-            state.sources.retain(|_, spent_until| *spent_until > now);
-        }
-        if state.sources.len() < CAPACITY || state.sources.contains_key(source) {
-            let spent = state.sources.entry(source.clone()).or_insert(now);
-            *spent = self.per_source.spend(*spent, now);
-        } else {
-            state.overflow = self.per_source.spend(state.overflow, now);
+        state.charge(source, self.per_source, now);
+    }
+
+    /// Takes back a charge: what it was for has left nothing behind.
+    pub(crate) fn give_back(&self, source: &Source) {
+        if let Some(spent) = self.lock().sources.get_mut(source) {
+            *spent = spent
+                .checked_sub(self.per_source.interval)
+                .unwrap_or(*spent);
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         // Every change is one assignment, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn spent(&self, source: &Source, now: Instant) -> Instant {
+        match self.sources.get(source) {
+            Some(spent_until) => *spent_until,
+            None if self.sources.len() < CAPACITY => now,
+            None => self.overflow,
+        }
+    }
+
+    fn charge(&mut self, source: &Source, budget: Budget, now: Instant) {
+        if !self.sources.contains_key(source) && self.sources.len() >= CAPACITY {
+            // An entry whose time has passed says no more than a missing one.
+            self.sources.retain(|_, spent_until| *spent_until > now);
+        }
+        if self.sources.len() < CAPACITY || self.sources.contains_key(source) {
+            let spent = self.sources.entry(source.clone()).or_insert(now);
+            *spent = budget.spend(*spent, now);
+        } else {
+            self.overflow = budget.spend(self.overflow, now);
+        }
     }
 }
 
@@ -168,6 +205,41 @@ mod tests {
         assert!(admission.admit(&address(200), now).is_err());
         let caller = Source::Identity(SpiffeId::parse("spiffe://demo.test/a").unwrap());
         assert_eq!(admission.admit(&caller, now), Ok(()));
+    }
+
+    #[test]
+    fn one_certificate_does_not_use_up_what_the_others_of_its_identity_have() {
+        let now = Instant::now();
+        let admission = Admission::new(2, now);
+        let id = SpiffeId::parse("spiffe://demo.test/a").unwrap();
+        let of = |serial: &str| Source::Certificate(id.clone(), serial.to_owned());
+        let thief = of("thief");
+        let mut refused = 0;
+        for _ in 0..100 {
+            match admission.admit(&thief, now) {
+                Ok(()) => admission.charge(&thief, now),
+                Err(_) => refused += 1,
+            }
+        }
+        assert_eq!(refused, 98);
+        assert_eq!(admission.admit(&of("0"), now), Ok(()));
+        // With many certificates it comes to an end all the same.
+        for serial in 0..CERTIFICATES_WORTH - 1 {
+            for _ in 0..2 {
+                admission.charge(&of(&serial.to_string()), now);
+            }
+        }
+        assert!(admission.admit(&of("new"), now).is_err());
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_spent_again() {
+        let now = Instant::now();
+        let admission = Admission::new(1, now);
+        admission.charge(&address(1), now);
+        assert!(admission.admit(&address(1), now).is_err());
+        admission.give_back(&address(1));
+        assert_eq!(admission.admit(&address(1), now), Ok(()));
     }
 
     #[test]

@@ -179,8 +179,14 @@ impl Api {
     }
 
     async fn issue_at_its_pace(&self, order: IssueOrder) -> Result<Issued, Refused> {
+        let source = Source::Identity(order.id.clone());
         self.keep_pace(&order.id)?;
-        self.authority.issue(order).await.map_err(Refused::Issue)
+        let issued = self.authority.issue(order).await;
+        // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
+        if let Err(IssueError::Lineage(_)) = &issued {
+            self.pace.give_back(&source);
+        }
+        issued.map_err(Refused::Issue)
     }
 
     /// Certificates and tokens alike leave records.

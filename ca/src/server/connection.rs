@@ -163,7 +163,7 @@ fn builder(tasks: Tasks, streams: u32) -> http2::Builder<Tasks> {
 /// One call: admit, run within its time, count the refusal and charge it to whoever caused it.
 async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
     let source = match &peer.svid {
-        Some(svid) => Source::Identity(svid.leaf.id.clone()),
+        Some(svid) => Source::Certificate(svid.leaf.id.clone(), svid.leaf.serial.clone()),
         None => Source::address(peer.address),
     };
     if let Err(retry_after) = service.admission.admit(&source, Instant::now()) {
@@ -224,7 +224,9 @@ async fn answer(api: &Api, source: &Source, request: Request<Incoming>) -> Respo
         _ => return response,
     };
     let status = match source {
-        Source::Identity(caller) => api.audit(caller, "call", refused).await,
+        Source::Identity(caller) | Source::Certificate(caller, _) => {
+            api.audit(caller, "call", refused).await
+        }
         Source::Address(_) => refused.into(),
     };
     status.into_http()

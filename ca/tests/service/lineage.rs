@@ -5,6 +5,7 @@ use ca::client;
 use ca::inspect::frozen_lineages;
 use ca::lineage::LineageName;
 use ca::metrics::{Call, Reason};
+use ca::server::Options;
 use identity::Svid;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
@@ -97,6 +98,25 @@ async fn another_enrolment_of_the_same_identity_is_not_frozen_with_it() {
     let ca = Ca::start().await;
     let other = enrol(&ca, &Workload::new()).await;
     Stolen::from(&ca).await;
+    renew(&ca, &other, &LeafKey::new()).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_renews_a_frozen_certificate_time_and_again_holds_up_no_other_of_its_identity() {
+    let ca = Ca::start_with(Options {
+        refusals_per_minute: 5,
+        certificates_per_minute: 5,
+        ..Options::default()
+    })
+    .await;
+    let other = enrol(&ca, &Workload::new()).await;
+    let stolen = Stolen::from(&ca).await;
+    let mut limited = 0;
+    for _ in 0..10 {
+        let refused = renew(&ca, &stolen.thief, &LeafKey::new()).await;
+        limited += u32::from(refused.unwrap_err().code() == Code::ResourceExhausted);
+    }
+    assert_eq!(limited, 5);
     renew(&ca, &other, &LeafKey::new()).await.unwrap();
 }
 
