@@ -31,6 +31,7 @@ use crate::token::JoinToken;
 use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
 use refused::Refused;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -165,7 +166,7 @@ impl Api {
 
     /// Issues the successor of a valid SVID.
     async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
-        let bound = self.attest_again(svid, request).await?;
+        let (attested, bound) = self.attest_again(svid, request).await?;
         let asked = requested_ttl(request.ttl_seconds).or_else(|| life(svid));
         let order = IssueOrder {
             id: svid.id.clone(),
@@ -173,6 +174,7 @@ impl Api {
             ttl: shorter(asked, bound),
             requester: Requester::Svid {
                 serial: svid.serial.clone(),
+                attested,
             },
         };
         self.issue_at_its_pace(order).await
@@ -199,10 +201,11 @@ impl Api {
         Ok(())
     }
 
-    /// Writes the refusal of a known caller to the audit log. The refusal stands even if that fails.
+    /// Writes the refusal of a known caller, by its ID or by what vouches for it, to the audit log. The refusal stands even
+    /// if that fails.
     pub(crate) async fn audit(
         &self,
-        caller: &SpiffeId,
+        caller: &(dyn Display + Sync),
         operation: &'static str,
         refused: Refused,
     ) -> Status {
@@ -220,7 +223,7 @@ impl Api {
         }
         if refused.reason().is_callers_fault() {
             let refusal = Refusal {
-                caller: caller.clone(),
+                caller: caller.to_string(),
                 operation,
                 reason: refused.to_string(),
             };
@@ -233,9 +236,9 @@ impl Api {
             }
         } else {
             let error = &refused as &dyn std::error::Error;
-            tracing::error!(error, peer.id = %caller, "certificate not issued");
+            error!(error, peer.id = %caller, call = operation, "call failed");
         }
-        refused.into()
+        Status::from(&refused)
     }
 
     fn certificate(&self, call: Call, issued: &Issued) -> Certificate {

@@ -344,8 +344,11 @@ pub enum Requester {
     Enrolment(KeyHash),
     /// What an attestor vouches for.
     Attested(Attested),
-    /// A renewal over mTLS with the SVID that has this serial.
-    Svid { serial: String },
+    /// A renewal over mTLS with the SVID that has this serial, and what was attested beside it.
+    Svid {
+        serial: String,
+        attested: Option<Attested>,
+    },
     /// `tipstaff ca issue`.
     Operator,
     /// The CA itself, for its server certificate.
@@ -361,12 +364,22 @@ pub struct Attested {
     pub holder: Option<String>,
 }
 
+impl std::fmt::Display for Attested {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.attestor, self.subject)
+    }
+}
+
 impl std::fmt::Display for Requester {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Enrolment(key) => write!(f, "enrolment {key}"),
-            Self::Attested(attested) => write!(f, "{}: {}", attested.attestor, attested.subject),
-            Self::Svid { serial } => write!(f, "svid {serial}"),
+            Self::Attested(attested) => attested.fmt(f),
+            Self::Svid {
+                serial,
+                attested: Some(attested),
+            } => write!(f, "svid {serial}, {attested}"),
+            Self::Svid { serial, .. } => write!(f, "svid {serial}"),
             Self::Operator => f.write_str("operator"),
             Self::Ca => f.write_str("ca"),
         }

@@ -16,6 +16,7 @@ pub const MAX_ENTRIES_PER_ID: u32 = 64;
 /// As many service accounts as a large company has.
 pub const MAX_ENTRIES: u32 = 100_000;
 const MAX_HINT_BYTES: usize = 64;
+const NAME_DIGITS: usize = 16;
 
 /// A checked entry: its selectors can be true of one caller, and name who establishes them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Entry {
             text.push_str(&selector.to_string());
         }
         let mut name = fingerprint(text.as_bytes());
-        name.truncate(16);
+        name.truncate(NAME_DIGITS);
         name
     }
 
@@ -96,6 +97,14 @@ impl Entry {
             federates_with: texts(&self.federates_with),
         }
     }
+}
+
+/// Whether `text` has the form of [`Entry::name`]. What has not is no text that every database takes.
+pub(crate) fn is_name(text: &str) -> bool {
+    text.len() == NAME_DIGITS
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn texts<T: ToString>(values: &BTreeSet<T>) -> Vec<String> {

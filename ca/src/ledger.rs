@@ -8,7 +8,6 @@ use crate::csr::KeyHash;
 use crate::store::session::Transaction;
 use crate::store::sql::{self, values};
 use aws_lc_rs::digest::{Context, SHA256};
-use identity::SpiffeId;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,8 +28,8 @@ const MAX_REASON_CHARS: usize = 256;
 /// The refusal of a caller that had proven who it is.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// Who was refused: the ID of its SVID or of its enrolment.
-    pub caller: SpiffeId,
+    /// Who was refused: the ID of its SVID or of its enrolment, or an attestor and what it says.
+    pub caller: String,
     /// What it asked for: `issue`, `renew`, or `call` when it was not understood.
     pub operation: &'static str,
     /// One line; cut at 256 characters.
@@ -142,7 +141,7 @@ pub(crate) enum Event {
 impl From<&Refusal> for Event {
     fn from(refusal: &Refusal) -> Self {
         Self::Refused {
-            caller: refusal.caller.to_string(),
+            caller: refusal.caller.clone(),
             operation: refusal.operation.to_owned(),
             reason: refusal.reason.chars().take(MAX_REASON_CHARS).collect(),
         }

@@ -1,7 +1,7 @@
 //! The calls of administrators: who asks -> may they -> change, under their name.
 
 use super::{Api, Refused};
-use crate::entries::{Entry, EntryError, Written};
+use crate::entries::{Entry, EntryError, Written, is_name};
 use crate::proto;
 use crate::proto::administration_server::Administration;
 use crate::proto::{
@@ -52,6 +52,23 @@ impl Api {
         let created = created.map_err(Refused::Store)?.map_err(Refused::Entry)?;
         Ok((entry, created))
     }
+
+    async fn delete(&self, author: SpiffeId, name: String) -> Result<bool, Refused> {
+        if !is_name(&name) {
+            return Err(Refused::EntryName);
+        }
+        let (store, author) = (self.authority.store(), Author::Administrator(author));
+        let deleted = store.delete_entry(name, author, SystemTime::now()).await;
+        deleted.map_err(Refused::Store)
+    }
+
+    async fn page(&self, after: String) -> Result<Vec<Entry>, Refused> {
+        if !after.is_empty() && !is_name(&after) {
+            return Err(Refused::EntryName);
+        }
+        let entries = self.authority.store().entries(after, PAGE).await;
+        entries.map_err(Refused::Store)
+    }
 }
 
 #[tonic::async_trait]
@@ -75,22 +92,22 @@ impl Administration for Api {
         &self,
         call: Request<DeleteEntryRequest>,
     ) -> Result<Response<DeleteEntryResponse>, Status> {
-        let author = Author::Administrator(self.administrator(&call).await?);
-        let name = call.into_inner().name;
-        let store = self.authority.store();
-        let deleted = store.delete_entry(name, author, SystemTime::now()).await;
-        let deleted = deleted.map_err(Refused::Store)?;
-        Ok(Response::new(DeleteEntryResponse { deleted }))
+        let author = self.administrator(&call).await?;
+        match self.delete(author.clone(), call.into_inner().name).await {
+            Ok(deleted) => Ok(Response::new(DeleteEntryResponse { deleted })),
+            Err(refused) => Err(self.audit(&author, "delete_entry", refused).await),
+        }
     }
 
     async fn list_entries(
         &self,
         call: Request<ListEntriesRequest>,
     ) -> Result<Response<ListEntriesResponse>, Status> {
-        self.administrator(&call).await?;
-        let after = call.into_inner().after;
-        let entries = self.authority.store().entries(after, PAGE).await;
-        let entries = entries.map_err(Refused::Store)?;
+        let caller = self.administrator(&call).await?;
+        let entries = match self.page(call.into_inner().after).await {
+            Ok(entries) => entries,
+            Err(refused) => return Err(self.audit(&caller, "list_entries", refused).await),
+        };
         let last = entries.last().filter(|_| entries.len() >= PAGE as usize);
         Ok(Response::new(ListEntriesResponse {
             next_after: last.map(Entry::name).unwrap_or_default(),

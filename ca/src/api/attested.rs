@@ -29,56 +29,62 @@ impl Api {
             return Err(Refused::TwoProofs.into());
         }
         let evidence = self.evidence(attestation, &asked, &request.csr).await?;
-        let natural_id = evidence.natural_id.clone();
-        match (self.issue_for(evidence, asked, request).await, natural_id) {
-            (Ok(issued), _) => Ok(issued),
-            (Err(refused), Some(caller)) => {
-                Err(self.audit(&caller, Call::Issue.as_str(), refused).await)
-            }
-            (Err(refused), None) => Err(refused.into()),
+        let caller = match &evidence.natural_id {
+            Some(id) => id.to_string(),
+            None => Attested::from(&evidence).to_string(),
+        };
+        match self.issue_for(&evidence, asked, request).await {
+            Ok(issued) => Ok(issued),
+            Err(refused) => Err(self.audit(&caller, Call::Issue.as_str(), refused).await),
         }
     }
 
     async fn issue_for(
         &self,
-        evidence: Evidence,
+        evidence: &Evidence,
         asked: SpiffeId,
         request: &IssueRequest,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
-        let bound = self.entitlement(&evidence, &asked).await?;
+        let bound = self.entitlement(evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), bound),
-            requester: Requester::Attested(Attested {
-                attestor: evidence.attestor,
-                subject: evidence.subject,
-                holder: evidence.holder,
-            }),
+            requester: Requester::Attested(evidence.into()),
         };
         self.issue_at_its_pace(order).await
     }
 
-    /// What was vouched for has to be vouched for again, unless its attestor does without. Evidence that comes unasked has to
-    /// be for the identity that is renewed, too. Gives the longest life of the successor: the certificate alone entitles to
-    /// no more than its own.
+    /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does
+    /// without: evidence of another pod is good for a lineage of its own. Evidence that comes unasked is held to the same.
+    ///
+    /// Gives what was attested, and the longest life of the successor: the certificate alone entitles to no more than its
+    /// own.
     pub(super) async fn attest_again(
         &self,
         svid: &Leaf,
         request: &RenewRequest,
-    ) -> Result<Option<Duration>, Refused> {
+    ) -> Result<(Option<Attested>, Option<Duration>), Refused> {
+        let word = self.authority.store().word_for(&svid.serial).await;
+        let word = word.map_err(Refused::Store)?;
         let Some(attestation) = &request.attestation else {
-            let attestor = self.authority.store().attestor_of(&svid.serial).await;
-            return match attestor.map_err(Refused::Store)? {
+            return match word.map(|word| word.attestor) {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
                     Err(Refused::Attestation(AttestError::Again { attestor }))
                 }
-                _ => Ok(life(svid)),
+                _ => Ok((None, life(svid))),
             };
         };
         let evidence = self.evidence(attestation, &svid.id, &request.csr);
-        self.entitlement(&evidence.await?, &svid.id).await
+        let evidence = evidence.await?;
+        let bound = self.entitlement(&evidence, &svid.id).await?;
+        if word.is_some_and(|word| !word.is_given_again_by(&evidence)) {
+            return Err(Refused::OtherHolder {
+                found: (&evidence).into(),
+            });
+        }
+        Ok((Some((&evidence).into()), bound))
     }
 
     async fn evidence(
@@ -126,6 +132,16 @@ impl Api {
             None => Err(Refused::NotEntitled {
                 asked: asked.clone(),
             }),
+        }
+    }
+}
+
+impl From<&Evidence> for Attested {
+    fn from(evidence: &Evidence) -> Self {
+        Self {
+            attestor: evidence.attestor.clone(),
+            subject: evidence.subject.clone(),
+            holder: evidence.holder.clone(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Every way to refuse a call: its gRPC code, its reason for metrics, and the sentence the caller gets.
 
 use crate::attest::{AttestError, ProofError};
-use crate::authority::IssueError;
+use crate::authority::{Attested, IssueError};
 use crate::csr::CsrError;
 use crate::jwt::TokenError;
 use crate::lineage::LineageError;
@@ -39,6 +39,12 @@ pub(crate) enum Refused {
     TwoProofs,
     #[error("expected the ID of what was attested, or one that an entry gives it, found {asked}")]
     NotEntitled { asked: SpiffeId },
+    #[error(
+        "expected evidence of whom the certificate's lineage began with, found that of {found}: it is good for Issue"
+    )]
+    OtherHolder { found: Attested },
+    #[error("expected the name of an entry, 16 lower-case hexadecimal digits")]
+    EntryName,
     #[error("expected an administrator of this CA")]
     NotAnAdministrator,
     #[error("{0}")]
@@ -62,11 +68,11 @@ pub(crate) enum Refused {
     #[error("{0}")]
     Audience(TokenError),
     #[error("{0}")]
-    Issue(IssueError),
+    Issue(#[source] IssueError),
     #[error(
         "the CA cannot read or write its database at present; nothing was issued, try again later"
     )]
-    Store(StoreError),
+    Store(#[source] StoreError),
     #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
     RateLimited { retry_after: Duration },
     #[error("too many certificates for this identity; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
@@ -91,6 +97,7 @@ impl Refused {
             | Self::MalformedToken(_)
             | Self::TwoProofs
             | Self::Entry(CreateEntryError::Entry(_))
+            | Self::EntryName
             | Self::Audience(_)
             | Self::Malformed => Code::InvalidArgument,
             Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
@@ -107,6 +114,7 @@ impl Refused {
             )
             | Self::OtherId { .. }
             | Self::NotAnAdministrator
+            | Self::OtherHolder { .. }
             | Self::NotEntitled { .. } => Code::PermissionDenied,
             Self::Entry(CreateEntryError::Differs { .. }) => Code::AlreadyExists,
             Self::Entry(CreateEntryError::Full) => Code::ResourceExhausted,
@@ -140,9 +148,9 @@ impl Refused {
             Self::NotEnrolled => Reason::NotEnrolled,
             Self::Attestation(AttestError::Unavailable) => Reason::Unavailable,
             Self::Attestation(_) => Reason::InvalidAttestation,
-            Self::NotEntitled { .. } => Reason::NotEntitled,
+            Self::NotEntitled { .. } | Self::OtherHolder { .. } => Reason::NotEntitled,
             Self::NotAnAdministrator => Reason::NotAnAdministrator,
-            Self::Entry(_) => Reason::InvalidEntry,
+            Self::Entry(_) | Self::EntryName => Reason::InvalidEntry,
             Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
             | Self::OtherId { .. } => Reason::OtherId,
             Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,
@@ -195,8 +203,16 @@ impl From<&Refused> for Status {
     }
 }
 
+/// Of a caller that is not known. What is known of others is logged with them, by [`super::Api::audit`].
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
+        // Strangers cannot bring these about, and the caller is not told what they are.
+        if let Refused::Store(_) | Refused::Issue(_) = &refused
+            && !refused.reason().is_callers_fault()
+        {
+            let error = &refused as &dyn std::error::Error;
+            tracing::error!(error, "call failed");
+        }
         Self::from(&refused)
     }
 }

@@ -1,21 +1,47 @@
-//! Which certificates stand on somebody's word: their renewals may have to be vouched for again.
+//! Which certificates stand on somebody's word: their renewals may have to be vouched for again, by the same for the same.
 
 use super::sql::{self, values};
 use super::writer::Batch;
 use super::{CertificateRecord, Store, StoreError};
+use crate::attest::Evidence;
 use crate::authority::Requester;
+use crate::lineage::LineageName;
+
+/// On whose word a certificate stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Word {
+    /// Who vouched for the holder at the lineage's first certificate.
+    pub(crate) attestor: String,
+    lineage: LineageName,
+}
+
+impl Word {
+    /// Whether `evidence` is the same attestor's, and for the same holder if that can be told.
+    pub(crate) fn is_given_again_by(&self, evidence: &Evidence) -> bool {
+        let of = |holder: &String| LineageName::of_holder(&evidence.attestor, holder);
+        let holder = evidence.holder.as_ref();
+        evidence.attestor == self.attestor && holder.is_none_or(|holder| of(holder) == self.lineage)
+    }
+}
 
 impl Store {
-    /// Who vouched for the holder of the certificate with this serial, at its lineage's first certificate.
-    pub(crate) async fn attestor_of(&self, serial: &str) -> Result<Option<String>, StoreError> {
+    /// The word on which the certificate with this serial stands; `None` if on nobody's.
+    pub(crate) async fn word_for(&self, serial: &str) -> Result<Option<Word>, StoreError> {
         let serial = serial.to_owned();
         self.writer
             .write(move |batch| {
                 let row = batch.first(
-                    "SELECT attestor FROM attested WHERE serial = $1",
+                    "SELECT attestor, lineage FROM attested JOIN descent ON descent.serial = attested.serial
+                     WHERE attested.serial = $1",
                     values![&serial],
                 )?;
-                row.map(|row| row.get(0)).transpose()
+                row.map(|row| {
+                    Ok(Word {
+                        attestor: row.get(0)?,
+                        lineage: LineageName::new(row.get::<String>(1)?),
+                    })
+                })
+                .transpose()
             })
             .await
     }
@@ -29,7 +55,7 @@ impl CertificateRecord {
                 "INSERT INTO attested (serial, attestor) VALUES ($1, $2)",
                 values![&self.leaf.serial, &attested.attestor],
             )?,
-            Requester::Svid { serial } => batch.execute(
+            Requester::Svid { serial, .. } => batch.execute(
                 "INSERT INTO attested (serial, attestor) SELECT $1, attestor FROM attested WHERE serial = $2",
                 values![&self.leaf.serial, serial],
             )?,

@@ -79,7 +79,7 @@ impl CertificateRecord {
     ) -> sql::Result<Result<Option<Descent>, LineageError>> {
         let (lineage, predecessor) = match &self.requester {
             Requester::Ca => return Ok(Ok(None)),
-            Requester::Svid { serial } => match lineage_of(batch, serial)? {
+            Requester::Svid { serial, .. } => match lineage_of(batch, serial)? {
                 Some(lineage) => (lineage, Some(serial)),
                 None => {
                     let serial = serial.clone();

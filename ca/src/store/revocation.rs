@@ -257,7 +257,7 @@ impl CertificateRecord {
         lineage: &LineageName,
     ) -> sql::Result<Option<LineageError>> {
         let revoked = |target: Target| LineageError::Revoked { target };
-        if let Requester::Svid { serial } = &self.requester
+        if let Requester::Svid { serial, .. } = &self.requester
             && batch
                 .first(
                     "SELECT 1 FROM revocation WHERE serial = $1",

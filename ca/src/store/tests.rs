@@ -236,7 +236,7 @@ async fn room_is_kept_for_issuance_and_not_spent_on_refusals() {
     let store = Store::open_with_reserve((&temporary.path().join("ca")).into(), u64::MAX).unwrap();
     let now = SystemTime::now();
     let refusal = Refusal {
-        caller: id(ORDERS),
+        caller: ORDERS.to_owned(),
         operation: "renew",
         reason: "x".to_owned(),
     };

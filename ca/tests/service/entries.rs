@@ -77,6 +77,23 @@ async fn an_entry_gives_its_identity_and_life_to_whoever_meets_it_until_it_is_de
 }
 
 #[tokio::test]
+async fn the_refusal_of_somebody_without_an_id_of_its_own_is_on_record() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = ca(&published, Vec::new()).await;
+    ask(&ca, FRONT, &signer.token(&claims())).await.unwrap_err();
+    let records = ca::ledger::records(&ca.directory(), 1, 100).unwrap();
+    let last = records.last().unwrap();
+    assert_eq!(last.kind, "refused");
+    let caller = last.fields["caller"].as_str().unwrap();
+    assert!(
+        caller.starts_with("kubernetes/prod: namespace shop"),
+        "{caller}"
+    );
+    assert!(last.fields["reason"].as_str().unwrap().contains(FRONT));
+}
+
+#[tokio::test]
 async fn an_entry_for_others_gives_nothing() {
     let signer = Signer::p256("a");
     let published = Published::new(&[&signer]);
@@ -177,6 +194,27 @@ async fn an_administrator_changes_entries_under_its_own_name() {
         .map(|record| (record.kind.as_str(), record.fields["by"].as_str().unwrap()))
         .collect();
     assert_eq!(by, [("entry_created", ALICE), ("entry_deleted", ALICE)]);
+}
+
+#[tokio::test]
+async fn what_is_no_name_of_an_entry_does_not_get_to_the_database() {
+    let published = Published::new(&[&Signer::p256("a")]);
+    let ca = ca(&published, Vec::new()).await;
+    let alice = ca.identity(ALICE).await;
+    let mut calls = ca.administer(Some(&alice)).await;
+    for name in ["0123456789abcde\0", "0123456789ABCDEF", "' OR 1=1 --"] {
+        let name = name.to_owned();
+        let after = name.clone();
+        let listed = calls.list_entries(ListEntriesRequest { after }).await;
+        let deleted = calls.delete_entry(DeleteEntryRequest { name }).await;
+        assert_eq!(listed.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(deleted.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let name = String::new();
+    calls
+        .delete_entry(DeleteEntryRequest { name })
+        .await
+        .unwrap_err();
 }
 
 #[tokio::test]

@@ -33,6 +33,36 @@ async fn evidence_beside_a_renewal_has_to_be_for_the_same_identity() {
 }
 
 #[tokio::test]
+async fn a_lineage_is_renewed_with_evidence_of_its_own_pod_alone() {
+    let signer = Signer::p256("a");
+    let published = Published::new(&[&signer]);
+    let ca = believing(&published).await;
+    let leaf = LeafKey::new();
+    let asked = request(CART, &leaf, &signer.token(&claims()));
+    let reply = ca.connect(None).await.issue(asked).await.unwrap();
+    let svid = leaf.svid(reply.into_inner().certificate.unwrap().chain);
+    let renew = |claims: Value| RenewRequest {
+        csr: LeafKey::new().csr,
+        attestation: attestation(&signer.token(&claims)),
+        ..RenewRequest::default()
+    };
+    let replica = with(
+        "/kubernetes.io/pod",
+        json!({"name": "cart-1", "uid": "81c7"}),
+    );
+    let mut calls = ca.connect(Some(&svid)).await;
+    let status = calls.renew(renew(replica)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    assert!(status.message().contains("pod cart-1"), "{status:?}");
+    calls.renew(renew(claims())).await.unwrap();
+    let records = ca::ledger::records(&ca.directory(), 1, 100).unwrap();
+    let issued = records.iter().rfind(|record| record.kind == "issued");
+    let requester = issued.unwrap().fields["requester"].as_str().unwrap();
+    assert!(requester.starts_with("svid "), "{requester}");
+    assert!(requester.contains("pod cart-0"), "{requester}");
+}
+
+#[tokio::test]
 async fn an_identity_that_was_vouched_for_is_vouched_for_at_each_renewal() {
     let signer = Signer::p256("a");
     let published = Published::new(&[&signer]);
