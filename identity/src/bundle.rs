@@ -5,6 +5,7 @@ mod document;
 use crate::TrustDomain;
 use crate::cert::{self, CertError, Signer};
 use crate::jwt::{JwtKeyError, JwtKeys};
+use crate::revoked::SignerKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
@@ -183,6 +184,7 @@ impl TrustBundle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Anchor {
     pub(crate) trust_anchor: TrustAnchor<'static>,
+    pub(crate) key: SignerKey,
     /// Path validation itself does not look at an anchor's validity; [`TrustBundle::anchors_at`] does.
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
@@ -197,6 +199,7 @@ impl Anchor {
         }
         Some(Self {
             trust_anchor: webpki::anchor_from_trusted_cert(authority).ok()?.to_owned(),
+            key: signer.key,
             not_before: signer.not_before,
             not_after: signer.not_after,
         })

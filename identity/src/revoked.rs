@@ -102,18 +102,19 @@ mod tests {
     #[test]
     fn a_certificate_is_revoked_by_its_serial_its_identity_or_a_key_above_it_and_by_nothing_else() {
         let (one, other) = (chain(), chain());
-        assert_eq!(one.signers.len(), 1);
+        assert_eq!(one.signers.len(), 2, "the intermediate and the root");
         let by_serial = Revocations {
             serials: [one.leaf.serial.clone()].into(),
             ..Revocations::default()
         };
-        let by_signer = Revocations {
-            signers: one.signers.iter().copied().collect(),
+        let by_signer = |key| Revocations {
+            signers: [key].into(),
             ..Revocations::default()
         };
         for (list, expected) in [
             (&by_serial, Revoked::Certificate),
-            (&by_signer, Revoked::Authority),
+            (&by_signer(one.signers[0]), Revoked::Authority),
+            (&by_signer(one.signers[1]), Revoked::Authority),
         ] {
             assert_eq!(what(list, &one), Some(expected));
             assert_eq!(what(list, &other), None, "{expected}");

@@ -24,7 +24,7 @@ pub enum Usage {
 pub struct VerifiedChain {
     /// What the leaf says.
     pub leaf: Leaf,
-    /// The keys of all signing certificates that were sent with it, used or not.
+    /// The keys of all signing certificates that were sent with it, used or not, and that of the authority it leads to.
     pub signers: Vec<SignerKey>,
 }
 
@@ -79,7 +79,7 @@ impl TrustBundle {
     }
 
     /// All but the leaf's own profile: signatures, validity and constraints (RFC 5280 section 6). Answers when all but the
-    /// leaf are valid, and the keys of the intermediates.
+    /// leaf are valid, and the keys of the intermediates and of the authority.
     fn check_path(
         &self,
         first: &CertificateDer<'_>,
@@ -109,24 +109,26 @@ impl TrustBundle {
         let since_epoch = now
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        EndEntityCert::try_from(first)
-            .and_then(|end_entity| {
-                end_entity
-                    .verify_for_usage(
-                        webpki::ALL_VERIFICATION_ALGS,
-                        &anchors,
-                        intermediates,
-                        UnixTime::since_unix_epoch(since_epoch),
-                        match usage {
-                            Usage::Client => KeyUsage::client_auth(),
-                            Usage::Server => KeyUsage::server_auth(),
-                        },
-                        None,
-                        None,
-                    )
-                    .map(|_| ())
-            })
+        let end_entity = EndEntityCert::try_from(first).map_err(VerifyError::from_path)?;
+        let path = end_entity
+            .verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                &anchors,
+                intermediates,
+                UnixTime::since_unix_epoch(since_epoch),
+                match usage {
+                    Usage::Client => KeyUsage::client_auth(),
+                    Usage::Server => KeyUsage::server_auth(),
+                },
+                None,
+                None,
+            )
             .map_err(VerifyError::from_path)?;
+        // Authorities that are equal for path validation have the same key.
+        let used = self
+            .anchors_at(now)
+            .find(|anchor| anchor.trust_anchor == *path.anchor());
+        keys.push(used.ok_or(VerifyError::UnknownIssuer)?.key);
         let validity = validities.into_iter().reduce(overlap);
         Ok((validity.ok_or(VerifyError::NoAuthority)?, keys))
     }
