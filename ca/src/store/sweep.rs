@@ -20,6 +20,18 @@ const TOKEN_GRACE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Rows in one transaction: it holds up whoever waits behind it for some milliseconds.
 const MAX_ROWS: u64 = 1000;
 
+/// Certificates that ended by $1 and are no longer needed. As long as an older one of the lineage could be renewed, what came
+/// after it is what says no, however short its own life was.
+macro_rules! forgettable {
+    () => {
+        "certificate WHERE not_after <= $1 AND NOT EXISTS
+             (SELECT 1 FROM descent AS own JOIN descent AS other ON other.lineage = own.lineage
+              JOIN certificate AS older ON older.serial = other.serial
+              WHERE own.serial = certificate.serial
+                  AND older.audit_seq < certificate.audit_seq AND older.not_after > $1)"
+    };
+}
+
 /// How far the sweep has come. No row goes before the record that announces it, and the first go with it: a process that
 /// lives for one certificate must not only announce.
 #[derive(Debug, Clone, Copy, Default)]
@@ -73,7 +85,7 @@ impl Sweep {
             values![before(now, MAX_TTL + GRACE)],
         )?;
         let found = transaction.first(
-            "SELECT 1 FROM certificate WHERE not_after <= $1 LIMIT 1",
+            concat!("SELECT 1 FROM ", forgettable!(), " LIMIT 1"),
             values![expired_by],
         )?;
         if found.is_some() {
@@ -87,8 +99,11 @@ impl Sweep {
 
     fn remove(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
         transaction.execute(
-            "DELETE FROM certificate WHERE audit_seq IN
-                 (SELECT audit_seq FROM certificate WHERE not_after <= $1 LIMIT $2)",
+            concat!(
+                "DELETE FROM certificate WHERE audit_seq IN (SELECT audit_seq FROM ",
+                forgettable!(),
+                " LIMIT $2)"
+            ),
             values![self.expired_by, MAX_ROWS],
         )
     }

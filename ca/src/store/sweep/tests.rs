@@ -221,3 +221,45 @@ fn five_minutes(number: u64, now: SystemTime) -> CertificateRecord {
         key: crate::csr::KeyHash([0; 32]),
     }
 }
+
+/// Else the thief of a certificate's key would have it renewed for a minute, and once that is forgotten its owner would be
+/// its first successor again.
+#[tokio::test]
+async fn a_successor_is_remembered_for_as_long_as_what_it_succeeded_may_be_renewed() {
+    let (temporary, ca) = new_ca();
+    let (mut session, connection) = open(&temporary);
+    let start = SystemTime::now();
+    let record = |number: u8, after: Option<u8>, life| {
+        let mut record = five_minutes(number.into(), start);
+        record.leaf.not_after = start + life;
+        record.key = crate::csr::KeyHash([number; 32]);
+        if let Some(after) = after {
+            let serial = format!("{after:032x}");
+            record.requester = crate::Requester::Svid {
+                serial,
+                attested: None,
+            };
+        }
+        ca.store().record_issuance(record, start)
+    };
+    record(1, None, 24 * HOUR).await.unwrap().unwrap();
+    record(2, Some(1), HOUR / 60).await.unwrap().unwrap();
+    record(3, Some(2), 24 * HOUR).await.unwrap().unwrap();
+
+    let later = start + 3 * HOUR;
+    let before = audit(&temporary).records;
+    assert!(!Sweep::default().step(&mut session, later).unwrap());
+    assert_eq!((rows(&connection), audit(&temporary).records), (3, before));
+    let second = record(4, Some(1), HOUR).await.unwrap();
+    assert!(matches!(
+        second,
+        Err(crate::lineage::LineageError::SecondSuccessor { .. })
+    ));
+    // In the end all of it goes.
+    for hours in [26, 27] {
+        Sweep::default()
+            .step(&mut session, start + hours * HOUR)
+            .unwrap();
+    }
+    assert_eq!(rows(&connection), 0);
+}
