@@ -3,7 +3,8 @@
 //! An enrolment begins a lineage, and each certificate in it has one successor. A renewal may be repeated with the key
 //! it was first asked for: its reply was lost. A second successor with another key means that two hold the key of the
 //! first certificate, one of them a thief: the lineage is frozen, and nothing more is issued to it until an operator has
-//! looked at it. What was issued before stays valid until it ends or is revoked.
+//! looked at it. Whoever proves anew who it is, as after a restart, begins a chain beside which the older ones of the same
+//! identity in the lineage are not continued: a key that was copied before is of no use then. What was issued before stays valid until it ends or is revoked.
 //!
 //! The rules are applied in the transaction that records a certificate (`store/lineage.rs`), so that of two renewals at
 //! the same moment, by whichever replica, one is first.
@@ -58,6 +59,14 @@ pub enum LineageError {
         "the certificate {serial} has been renewed with another key before; its lineage {lineage} is frozen until an operator has looked at it"
     )]
     SecondSuccessor {
+        serial: String,
+        lineage: LineageName,
+    },
+    /// Its holder has proven anew who it is since, and got another. No alarm: an old process may end beside its successor.
+    #[error(
+        "the certificate {serial} is not renewed: its lineage {lineage} has had a certificate issued anew since; prove again who you are"
+    )]
+    Superseded {
         serial: String,
         lineage: LineageName,
     },

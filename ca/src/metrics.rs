@@ -164,6 +164,8 @@ labels! {
         ReservedId = "reserved_id",
         /// A certificate was renewed again with another key: two hold its own. Someone has to look at it.
         SecondSuccessor = "second_successor",
+        /// The certificate's holder has proven anew who it is since: an old process, or somebody with a copied key.
+        Superseded = "superseded",
         FrozenLineage = "frozen_lineage",
         Revoked = "revoked",
         UnknownCertificate = "unknown_certificate",

@@ -18,6 +18,10 @@ use std::time::SystemTime;
 /// the authority, which takes one entry.
 pub const MAX_SERIALS: u64 = 65_536;
 
+/// What revoked identities and authorities take on the list at most, in bytes: with the serials, what sidecars are sent stays
+/// below 3 MiB, of 4 that they take. More than ten thousand identities.
+pub const MAX_NAMES_BYTES: u64 = 1024 * 1024;
+
 /// What is revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
@@ -118,6 +122,10 @@ pub enum RevokeError {
         "expected at most {MAX_SERIALS} revoked certificates that have not expired, found {found} with these: revoke the identity or the authority instead"
     )]
     TooMany { found: u64 },
+    #[error(
+        "expected at most {MAX_NAMES_BYTES} bytes of revoked identities and authorities, found {found} with this one: revoke the authority instead, or reinstate identities that nobody can have"
+    )]
+    TooManyNames { found: u64 },
     #[error("expected something that is revoked and may be had again, found {0}")]
     NotBarred(String),
 }

@@ -161,6 +161,7 @@ impl Refused {
                 IssueError::Lineage(LineageError::SecondSuccessor { .. }) => {
                     Reason::SecondSuccessor
                 }
+                IssueError::Lineage(LineageError::Superseded { .. }) => Reason::Superseded,
                 IssueError::Lineage(LineageError::Frozen { .. }) => Reason::FrozenLineage,
                 IssueError::Lineage(LineageError::Revoked { .. }) => Reason::Revoked,
                 IssueError::Lineage(LineageError::Unknown { .. }) => Reason::UnknownCertificate,

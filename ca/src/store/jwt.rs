@@ -2,6 +2,7 @@
 
 use super::changes::Topic;
 use super::lineage::{is_frozen, lineage_of};
+use super::revocation;
 use super::session::Transaction;
 use super::sql::{self, values};
 use super::{Store, StoreError, unix_seconds};
@@ -10,6 +11,9 @@ use crate::lineage::LineageError;
 use identity::SpiffeId;
 use identity::jwt::{JwtKey, JwtKeys};
 use std::time::SystemTime;
+
+#[cfg(test)]
+mod tests;
 
 /// A signed token, about to be recorded.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub(crate) struct TokenRecord {
 }
 
 impl Store {
-    /// Records a token, unless the lineage of its holder forbids it: then the inner error, and no such token exists.
+    /// Records a token, unless its holder is revoked or the lineage forbids it: then the inner error, and no such token exists.
     pub(crate) async fn record_token(
         &self,
         token: TokenRecord,
@@ -37,6 +41,10 @@ impl Store {
                     let serial = token.serial.clone();
                     return Ok(Err(LineageError::Unknown { serial }));
                 };
+                let (serial, id) = (Some(token.serial.as_str()), &token.spiffe_id);
+                if let Some(refused) = revocation::bar(batch, serial, id, &lineage)? {
+                    return Ok(Err(refused));
+                }
                 if is_frozen(batch, &lineage)? {
                     return Ok(Err(LineageError::Frozen { lineage }));
                 }
@@ -85,11 +93,15 @@ impl Store {
     }
 }
 
-/// The keys that are published. One that has expired stays until the next is published, as every change of the bundle has
+/// The keys that are published, the latest if they are too many: each start of a CA brings one. One that has expired stays until the next is published, as every change of the bundle has
 /// a sequence of its own.
 pub(super) fn keys(transaction: &mut Transaction<'_>) -> sql::Result<JwtKeys> {
     let mut keys = JwtKeys::default();
-    for row in transaction.query("SELECT kid, point FROM jwt_key ORDER BY kid LIMIT 256", &[])? {
+    let latest = transaction.query(
+        "SELECT kid, point FROM jwt_key ORDER BY expires_at DESC, kid LIMIT 256",
+        &[],
+    )?;
+    for row in latest {
         let (kid, point): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
         // What was written here is a key; whatever else it became vouches for nothing.
         if let Ok(key) = JwtKey::p256(&kid, &point) {

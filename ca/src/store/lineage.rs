@@ -1,5 +1,6 @@
 //! Who may have a successor: decided in the transaction that records it.
 
+use super::revocation;
 use super::sql::{self, values};
 use super::writer::Batch;
 use super::{CertificateRecord, Store, StoreError};
@@ -90,19 +91,25 @@ impl CertificateRecord {
             Requester::Attested(attested) => (self.attested_lineage(attested), None),
             Requester::Operator => (LineageName::new(&*self.leaf.serial), None),
         };
-        if let Some(refused) = self.bar(batch, &lineage)? {
+        let asking = predecessor.map(String::as_str);
+        if let Some(refused) = revocation::bar(batch, asking, &self.leaf.id, &lineage)? {
             return Ok(Err(refused));
         }
         if is_frozen(batch, &lineage)? {
             return Ok(Err(LineageError::Frozen { lineage }));
         }
-        if let Some(serial) = predecessor
-            && let Some((successor, key)) = successor_of(batch, serial)?
-            && key != self.key.to_string()
-        {
-            self.freeze(batch, &lineage, serial, successor, now)?;
-            let serial = serial.clone();
-            return Ok(Err(LineageError::SecondSuccessor { serial, lineage }));
+        if let Some(serial) = predecessor {
+            if let Some((successor, key)) = successor_of(batch, serial)?
+                && key != self.key.to_string()
+            {
+                self.freeze(batch, &lineage, serial, successor, now)?;
+                let serial = serial.clone();
+                return Ok(Err(LineageError::SecondSuccessor { serial, lineage }));
+            }
+            if self.is_superseded(batch, serial, &lineage)? {
+                let serial = serial.clone();
+                return Ok(Err(LineageError::Superseded { serial, lineage }));
+            }
         }
         Ok(Ok(Some(Descent {
             lineage,
@@ -116,6 +123,29 @@ impl CertificateRecord {
             Some(holder) => LineageName::of_holder(&attested.attestor, holder),
             None => LineageName::new(&*self.leaf.serial),
         }
+    }
+
+    /// Whether the identity was proven anew in this lineage after the certificate that asks was issued. That the reply
+    /// was lost and the same key now comes by the other way is no other holder.
+    fn is_superseded(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        serial: &str,
+        lineage: &LineageName,
+    ) -> sql::Result<bool> {
+        let anew = batch.first(
+            "SELECT 1 FROM descent JOIN certificate ON certificate.serial = descent.serial
+             WHERE descent.lineage = $1 AND descent.predecessor IS NULL AND descent.key_hash <> $2
+                 AND certificate.spiffe_id = $3
+                 AND certificate.audit_seq > (SELECT audit_seq FROM certificate WHERE serial = $4) LIMIT 1",
+            values![
+                lineage.as_str(),
+                &self.key.to_string(),
+                self.leaf.id.as_str(),
+                serial
+            ],
+        )?;
+        Ok(anew.is_some())
     }
 
     /// Follows the certificate's own row.

@@ -4,15 +4,17 @@ use super::changes::{self, Topic};
 use super::session::Transaction;
 use super::sql::{self, Row, values};
 use super::writer::Batch;
-use super::{CertificateRecord, Store, StoreError};
-use crate::authority::Requester;
+use super::{Store, StoreError};
 use crate::csr::KeyHash;
 use crate::ledger::Event;
 use crate::lineage::{LineageError, LineageName};
 use crate::profile::BACKDATE;
-use crate::revoke::{Entry, MAX_SERIALS, Reason, RevokeError, Target};
+use crate::revoke::{Entry, MAX_NAMES_BYTES, MAX_SERIALS, Reason, RevokeError, Target};
 use identity::{Revocations, SpiffeId};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a name takes beside its own bytes: its length, and the time since when it may be had again.
+const NAME_OVERHEAD: u64 = 24;
 
 impl Store {
     /// Revokes `target`, durably and audited. Gives how many certificates that concerns. What is revoked already stays so.
@@ -62,8 +64,19 @@ impl Store {
     }
 }
 
-/// The certificates that a revocation names: a statement that counts those that are valid after $2, and one that revokes
-/// them.
+/// Revoked certificates that have to be told one by one, which leaves out those that the identity's own entry refuses: all of
+/// them, or, of one that may be had again, those from before ($1 is how much earlier than issued a certificate begins).
+macro_rules! told {
+    () => {
+        "revocation WHERE NOT EXISTS
+             (SELECT 1 FROM barred WHERE kind = 'identity' AND name = revocation.spiffe_id
+              AND (lifted_at IS NULL OR lifted_at - CAST($1 AS BIGINT) >
+                  (SELECT not_before FROM certificate WHERE certificate.serial = revocation.serial)))"
+    };
+}
+
+/// The certificates that a revocation names: a statement that counts those that are valid after $2, and how many of them are
+/// revoked already; and one that revokes them.
 struct Named {
     name: String,
     count: &'static str,
@@ -75,20 +88,26 @@ impl Named {
     fn by(target: &Target) -> Option<Self> {
         let (count, revoke) = match target {
             Target::Serial(_) => (
-                "SELECT count(*) FROM certificate WHERE serial = $1 AND not_after > $2",
+                "SELECT count(*), count(revocation.serial) FROM certificate
+                 LEFT JOIN revocation ON revocation.serial = certificate.serial
+                 WHERE certificate.serial = $1 AND certificate.not_after > $2",
                 "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
                  SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
                  WHERE serial = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
             ),
             Target::Identity(_) => (
-                "SELECT count(*) FROM certificate WHERE spiffe_id = $1 AND not_after > $2",
+                "SELECT count(*), count(revocation.serial) FROM certificate
+                 LEFT JOIN revocation ON revocation.serial = certificate.serial
+                 WHERE certificate.spiffe_id = $1 AND certificate.not_after > $2",
                 "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
                  SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
                  WHERE spiffe_id = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
             ),
             Target::Lineage(_) => (
-                "SELECT count(*) FROM certificate WHERE not_after > $2 AND serial IN
-                     (SELECT serial FROM descent WHERE lineage = $1)",
+                "SELECT count(*), count(revocation.serial) FROM certificate
+                 LEFT JOIN revocation ON revocation.serial = certificate.serial
+                 WHERE certificate.serial IN (SELECT serial FROM descent WHERE lineage = $1)
+                     AND certificate.not_after > $2",
                 "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
                  SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
                  WHERE not_after > $1 AND serial IN (SELECT serial FROM descent WHERE lineage = $3)
@@ -110,18 +129,22 @@ fn revoke(
     reason: Reason,
     now: SystemTime,
 ) -> sql::Result<Result<u64, RevokeError>> {
-    let mut certificates = 0;
-    if let Some(Named {
-        name,
-        count,
-        revoke,
-    }) = Named::by(target)
+    let named = Named::by(target);
+    let (mut certificates, mut known) = (0, 0);
+    if let Some(Named { name, count, .. }) = &named {
+        let row = batch.only(count, values![name, now])?;
+        (certificates, known) = (row.get(0)?, row.get(1)?);
+    }
+    if let Target::Serial(serial) = target
+        && certificates == 0
     {
-        certificates = batch.only(count, values![&name, now])?.get(0)?;
-        if let Err(refused) = has_room(batch, target, certificates)? {
-            return Ok(Err(refused));
-        }
-        batch.execute(revoke, values![now, reason.as_str(), &name])?;
+        return Ok(Err(RevokeError::UnknownSerial(serial.clone())));
+    }
+    if let Err(refused) = has_room(batch, target, certificates - known)? {
+        return Ok(Err(refused));
+    }
+    if let Some(Named { name, revoke, .. }) = &named {
+        batch.execute(revoke, values![now, reason.as_str(), name])?;
     }
     if !matches!(target, Target::Serial(_)) {
         batch.execute(
@@ -144,23 +167,29 @@ fn revoke(
     Ok(Ok(certificates))
 }
 
-/// Whether the list has room for so many more serials. Of an identity, sidecars are told by its name alone.
+/// Whether the list has room for the target: by name, or for so many more serials.
 fn has_room(
     batch: &mut Batch<'_, '_>,
     target: &Target,
     certificates: u64,
 ) -> sql::Result<Result<(), RevokeError>> {
-    match target {
-        Target::Serial(serial) if certificates == 0 => {
-            return Ok(Err(RevokeError::UnknownSerial(serial.clone())));
-        }
-        Target::Identity(_) => return Ok(Ok(())),
-        _ => {}
+    if let Target::Identity(_) | Target::Authority(_) = target {
+        let name = target.name();
+        let others = batch.only(
+            "SELECT CAST(coalesce(sum(length(name) + CAST($1 AS BIGINT)), 0) AS BIGINT) FROM barred
+             WHERE kind <> 'lineage' AND name <> $2",
+            values![NAME_OVERHEAD, &name],
+        )?;
+        let found = others.get::<u64>(0)? + name.len() as u64 + NAME_OVERHEAD;
+        return Ok(if found > MAX_NAMES_BYTES {
+            Err(RevokeError::TooManyNames { found })
+        } else {
+            Ok(())
+        });
     }
     let listed = batch.only(
-        "SELECT count(*) FROM revocation WHERE spiffe_id NOT IN
-             (SELECT name FROM barred WHERE kind = 'identity')",
-        &[],
+        concat!("SELECT count(*) FROM ", told!()),
+        values![BACKDATE.as_secs()],
     )?;
     let found = listed.get::<u64>(0)? + certificates;
     Ok(if found > MAX_SERIALS {
@@ -209,9 +238,8 @@ pub(super) fn list(transaction: &mut Transaction<'_>) -> sql::Result<Revocations
         add_barred(&mut list, &row)?;
     }
     let serials = transaction.query(
-        "SELECT serial FROM revocation WHERE spiffe_id NOT IN
-             (SELECT name FROM barred WHERE kind = 'identity')",
-        &[],
+        concat!("SELECT serial FROM ", told!()),
+        values![BACKDATE.as_secs()],
     )?;
     for row in serials {
         list.serials.insert(row.get(0)?);
@@ -249,37 +277,35 @@ fn add_barred(list: &mut Revocations, row: &Row) -> sql::Result<()> {
     Ok(())
 }
 
-impl CertificateRecord {
-    /// Why nothing is issued to the identity, the lineage, or for the certificate that asks.
-    pub(super) fn bar(
-        &self,
-        batch: &mut Batch<'_, '_>,
-        lineage: &LineageName,
-    ) -> sql::Result<Option<LineageError>> {
-        let revoked = |target: Target| LineageError::Revoked { target };
-        if let Requester::Svid { serial, .. } = &self.requester
-            && batch
-                .first(
-                    "SELECT 1 FROM revocation WHERE serial = $1",
-                    values![serial],
-                )?
-                .is_some()
-        {
-            return Ok(Some(revoked(Target::Serial(serial.clone()))));
-        }
-        let id = &self.leaf.id;
-        for target in [
-            Target::Identity(id.clone()),
-            Target::Lineage(lineage.clone()),
-        ] {
-            let found = batch.first(
-                "SELECT 1 FROM barred WHERE kind = $1 AND name = $2 AND lifted_at IS NULL",
-                values![target.kind(), &target.name()],
-            )?;
-            if found.is_some() {
-                return Ok(Some(revoked(target)));
-            }
-        }
-        Ok(None)
+/// Why nothing is issued to an identity, to a lineage, or for the certificate that asks.
+pub(super) fn bar(
+    batch: &mut Batch<'_, '_>,
+    serial: Option<&str>,
+    id: &SpiffeId,
+    lineage: &LineageName,
+) -> sql::Result<Option<LineageError>> {
+    let revoked = |target: Target| LineageError::Revoked { target };
+    if let Some(serial) = serial
+        && batch
+            .first(
+                "SELECT 1 FROM revocation WHERE serial = $1",
+                values![serial],
+            )?
+            .is_some()
+    {
+        return Ok(Some(revoked(Target::Serial(serial.to_owned()))));
     }
+    for target in [
+        Target::Identity(id.clone()),
+        Target::Lineage(lineage.clone()),
+    ] {
+        let found = batch.first(
+            "SELECT 1 FROM barred WHERE kind = $1 AND name = $2 AND lifted_at IS NULL",
+            values![target.kind(), &target.name()],
+        )?;
+        if found.is_some() {
+            return Ok(Some(revoked(target)));
+        }
+    }
+    Ok(None)
 }

@@ -101,6 +101,35 @@ async fn another_enrolment_of_the_same_identity_is_not_frozen_with_it() {
     renew(&ca, &other, &LeafKey::new()).await.unwrap();
 }
 
+/// A restarted sidecar proves anew who it is, and nobody renews what it had before; nor what a thief has made of that.
+#[tokio::test]
+async fn a_key_that_was_copied_before_a_restart_is_of_no_use_after_it() {
+    let ca = Ca::start().await;
+    let owner = Workload::new();
+    let issue_again = async |leaf: &LeafKey| {
+        let request = owner.request_with(CART, "", leaf.csr.clone());
+        let reply = ca.connect(None).await.issue(request).await.unwrap();
+        leaf.svid(reply.into_inner().certificate.unwrap().chain)
+    };
+    let first = enrol(&ca, &owner).await;
+    let copied = renew(&ca, &first, &LeafKey::new()).await.unwrap();
+    let restarted = issue_again(&LeafKey::new()).await;
+    for _ in 0..2 {
+        let refused = renew(&ca, &copied, &LeafKey::new()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("issued anew"), "{refused:?}");
+    }
+    assert_eq!(ca.metrics.refused(Reason::Superseded), 2);
+    let new = renew(&ca, &restarted, &LeafKey::new()).await.unwrap();
+
+    // Two processes beside each other, as in an upgrade, are no thieves: each goes on with the enrolment key.
+    let old = issue_again(&LeafKey::new()).await;
+    renew(&ca, &new, &LeafKey::new()).await.unwrap_err();
+    renew(&ca, &old, &LeafKey::new()).await.unwrap();
+    assert!(frozen_lineages(&ca.directory(), 10).unwrap().is_empty());
+    ca.audit();
+}
+
 #[tokio::test]
 async fn whoever_renews_a_frozen_certificate_time_and_again_holds_up_no_other_of_its_identity() {
     let ca = Ca::start_with(Options {

@@ -4,9 +4,9 @@ use crate::renew::{add_root, watching};
 use ca::inspect::certificate;
 use ca::lineage::LineageName;
 use ca::metrics::Reason as Refusal;
-use ca::revoke::{Reason, RevokeError, Target};
+use ca::revoke::{MAX_NAMES_BYTES, MAX_SERIALS, Reason, RevokeError, Target};
 use ca::store::Store;
-use identity::Svid;
+use identity::{Svid, TrustBundle, Usage};
 use std::time::SystemTime;
 use tonic::Code;
 use x509_parser::prelude::{CertificateRevocationList, FromDer};
@@ -18,11 +18,30 @@ async fn revoke(ca: &Ca, target: Target) -> Result<u64, RevokeError> {
     revoked.await.unwrap()
 }
 
-/// The server has read what is revoked.
-async fn told(ca: &Ca, sequence: u64) {
+/// The server has read a list that is newer than `held`. Sequences are seconds of the clock, or more.
+async fn told(ca: &Ca, held: u64) {
     let mut revocations = ca.authority.revocations();
-    let told = revocations.wait_for(|list| list.sequence >= sequence);
+    let told = revocations.wait_for(|list| list.sequence > held);
     within(told).await.unwrap();
+}
+
+fn held(ca: &Ca) -> u64 {
+    ca.authority.revocations().borrow().sequence
+}
+
+/// What a sidecar makes of a certificate by the list that the server sends.
+fn is_revoked(ca: &Ca, svid: &Svid) -> bool {
+    let now = SystemTime::now();
+    let chain = TrustBundle::verify_chain(&ca.bundle(), svid.chain(), Usage::Client, now);
+    let list = ca.authority.revocations().borrow().clone();
+    list.check(&chain.unwrap()).is_err()
+}
+
+async fn reinstate(ca: &Ca) {
+    let target = Target::Identity(id(CART));
+    let store = ca.authority.store();
+    let lifted = store.lift(target, "a drill".to_owned(), SystemTime::now());
+    lifted.await.unwrap().unwrap();
 }
 
 fn serial(svid: &Svid) -> Target {
@@ -49,7 +68,7 @@ async fn a_revoked_certificate_is_not_renewed_and_its_enrolment_key_gets_another
     let renewal = crate::renew::renewal(&LeafKey::new());
     let refused = open.renew(renewal).await.unwrap_err();
     assert!(refused.message().contains("revoked"), "{refused:?}");
-    told(&ca, 1).await;
+    told(&ca, 0).await;
     // A handshake of TLS 1.3 fails for the client when it first reads.
     if let Ok(mut calls) = ca.try_connect(Some(&first)).await {
         let renewal = crate::renew::renewal(&LeafKey::new());
@@ -88,22 +107,87 @@ async fn a_revoked_identity_gets_nothing_by_any_way_until_it_is_reinstated_and_i
         .issue(workload.request(CART, ""))
         .await
         .unwrap_err();
-    let store = ca.authority.store();
-    let lifted = store.lift(
-        Target::Identity(id(CART)),
-        "a drill".to_owned(),
-        SystemTime::now(),
-    );
-    lifted.await.unwrap().unwrap();
-    ca.connect(None)
+    let barred = held(&ca);
+    reinstate(&ca).await;
+    let reply = ca
+        .connect(None)
         .await
         .issue(workload.request(CART, ""))
         .await
         .unwrap();
-    told(&ca, 2).await;
+    told(&ca, barred).await;
+    let again = workload.svid(reply.into_inner());
+    assert!(is_revoked(&ca, &first) && !is_revoked(&ca, &again));
     if let Ok(mut calls) = ca.try_connect(Some(&first)).await {
         let renewal = crate::renew::renewal(&LeafKey::new());
         calls.renew(renewal).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn what_an_identity_got_once_it_was_reinstated_is_revoked_by_serial_and_by_lineage_as_any_other()
+ {
+    let ca = Ca::start().await;
+    let old = enrol(&ca, &Workload::new()).await;
+    revoke(&ca, Target::Identity(id(CART))).await.unwrap();
+    reinstate(&ca).await;
+    let (one, other) = (
+        enrol(&ca, &Workload::new()).await,
+        enrol(&ca, &Workload::new()).await,
+    );
+    let (listed, _) = certificate(&ca.directory(), &other.leaf().serial)
+        .unwrap()
+        .unwrap();
+    let lineage = Target::Lineage(LineageName::new(listed.lineage.unwrap()));
+    for (svid, target) in [(&one, serial(&one)), (&other, lineage)] {
+        assert!(!is_revoked(&ca, svid));
+        let before = held(&ca);
+        assert_eq!(revoke(&ca, target).await, Ok(1));
+        told(&ca, before).await;
+        assert!(is_revoked(&ca, svid));
+    }
+    assert!(is_revoked(&ca, &old));
+}
+
+#[tokio::test]
+async fn the_list_stays_as_short_as_sidecars_take_it_and_what_is_on_it_counts_once() {
+    let ca = Ca::start().await;
+    let workload = Workload::new();
+    let first = enrol(&ca, &workload).await;
+    assert_eq!(revoke(&ca, serial(&first)).await, Ok(1));
+    let database = rusqlite::Connection::open(ca.directory().join("ca.db")).unwrap();
+    let fill = |table: &str, row: &str, rows: u64| {
+        let sql = format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
+             INSERT INTO {table} SELECT {row} FROM n"
+        );
+        database.execute(&sql, [rows]).unwrap();
+    };
+    let row = "'serial ' || i, 'x', 4000000000, 0, 'unspecified'";
+    fill("revocation", row, MAX_SERIALS - 1);
+    let other = enrol(&ca, &Workload::new()).await;
+    assert!(matches!(
+        revoke(&ca, serial(&other)).await,
+        Err(RevokeError::TooMany { .. })
+    ));
+    assert_eq!(
+        revoke(&ca, serial(&first)).await,
+        Ok(1),
+        "it is on the list"
+    );
+
+    let row = "'identity', 'spiffe://demo.test/many/' || i, 0, NULL, 'unspecified'";
+    fill("barred", row, MAX_NAMES_BYTES / 48);
+    let identity = || Target::Identity(id(CART));
+    assert!(matches!(
+        revoke(&ca, identity()).await,
+        Err(RevokeError::TooManyNames { .. })
+    ));
+    database
+        .execute("DELETE FROM barred WHERE name LIKE '%/many/1%'", [])
+        .unwrap();
+    for _ in 0..2 {
+        assert_eq!(revoke(&ca, identity()).await, Ok(2));
     }
 }
 
@@ -119,7 +203,7 @@ async fn a_revoked_lineage_takes_all_its_certificates_along_and_no_other() {
         .unwrap();
     let lineage = Target::Lineage(LineageName::new(listed.lineage.unwrap()));
     assert_eq!(revoke(&ca, lineage).await, Ok(2));
-    told(&ca, 1).await;
+    told(&ca, 0).await;
     let list = ca.authority.revocations().borrow().clone();
     for svid in [&first, &second] {
         assert!(list.serials.contains(&svid.leaf().serial));
@@ -210,7 +294,7 @@ async fn the_crl_names_what_is_revoked_and_its_number_grows() {
         "it is not signed anew each time"
     );
     revoke(&ca, serial(&revoked)).await.unwrap();
-    told(&ca, 1).await;
+    told(&ca, 0).await;
     let full = ca.authority.crl().await.unwrap();
     assert_eq!((number(&empty).1, number(&full).1), (0, 1));
     assert!(number(&full).0 > number(&empty).0);
