@@ -46,12 +46,13 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     let (status_sender, status) = watch::channel(reload::status_of(&policy));
     let (policy_sender, policy) = watch::channel(Arc::new(policy));
     let policies = PolicyFeed { policy, status };
+    let readiness = Readiness::new();
     let bound = Proxy::build_on(
         inherited,
         config.proxy,
         feed(&handles),
         policies,
-        Readiness::new(),
+        readiness.clone(),
     )?;
     tracing::info!(addresses = ?bound.addresses(), "listening");
     let drain = Drain::new();
@@ -84,9 +85,8 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     tokio::spawn(reload.run());
     tokio::spawn(upgrade::on_signal(upgrades));
     if let Some(workload_api) = workload_api {
-        let draining = drain.clone();
         // To its end: streams are told to go elsewhere, and whoever takes over has the socket by then.
-        tokio::spawn(workload_api.run(async move { draining.started().await }));
+        tokio::spawn(workload_api.run(drain.clone(), readiness));
     }
     let serving = async {
         match predecessor {

@@ -7,10 +7,15 @@ use crate::config::Identity;
 use crate::enrolment;
 use anyhow::Context;
 use ca::client::{self, Handles, Keys};
-use identity::TrustBundle;
+use identity::{PortableSvid, Revocations, TrustBundle, Usage};
+use proxy::drain::{Drain, Readiness};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use workload::{Config, Entitled, FederatesWith, Holdings, Predecessor, Server};
+
+/// Between attempts to bind the socket again.
+const BIND_AGAIN: Duration = Duration::from_secs(1);
 
 /// Who is entitled to an identity, and on what terms.
 #[derive(Debug, Clone)]
@@ -25,7 +30,7 @@ pub(crate) fn of_sidecar(
     served: Config,
     identity: &Identity,
     takes_over: bool,
-) -> anyhow::Result<Server> {
+) -> anyhow::Result<Sidecars> {
     let terms = Terms {
         entitled: Entitled::Admitted,
         hint: String::new(),
@@ -35,7 +40,55 @@ pub(crate) fn of_sidecar(
         true => Predecessor::Replaced,
         false => Predecessor::None,
     };
-    bind(served, vec![(identity, terms)], predecessor)
+    let holdings = holdings(vec![(identity, terms)])?;
+    Ok(Sidecars {
+        server: Server::bind(served.clone(), holdings.clone(), predecessor)?,
+        served,
+        holdings,
+    })
+}
+
+/// A sidecar's, which is bound and lasts as long as the sidecar.
+pub(crate) struct Sidecars {
+    server: Server,
+    served: Config,
+    holdings: watch::Receiver<Arc<Holdings>>,
+}
+
+impl Sidecars {
+    /// Serves until `drain` starts. Should it end before, it is bound again, and until then the sidecar is not ready.
+    pub(crate) async fn run(self, drain: Drain, readiness: Readiness) {
+        let (mut server, mut unready) = (Some(self.server), None);
+        loop {
+            let ended = match server.take() {
+                Some(server) => {
+                    drop(unready.take());
+                    let ended = server.run(drain.started()).await;
+                    ended.map_err(|error| error.to_string())
+                }
+                None => Ok(()),
+            };
+            if drain.is_started() {
+                return;
+            }
+            unready.get_or_insert_with(|| readiness.wait_for("the Workload API"));
+            if let Err(error) = ended {
+                tracing::error!(error, "the Workload API has ended; it is bound again");
+            }
+            tokio::select! {
+                () = drain.started() => return,
+                () = tokio::time::sleep(BIND_AGAIN) => {}
+            }
+            let (served, holdings) = (self.served.clone(), self.holdings.clone());
+            match Server::bind(served, holdings, Predecessor::None) {
+                Ok(bound) => server = Some(bound),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "the Workload API cannot be bound");
+                }
+            }
+        }
+    }
 }
 
 /// For several identities, which have to be of one trust domain.
@@ -44,6 +97,11 @@ pub(crate) fn bind(
     identities: Vec<(&Identity, Terms)>,
     predecessor: Predecessor,
 ) -> anyhow::Result<Server> {
+    Ok(Server::bind(served, holdings(identities)?, predecessor)?)
+}
+
+/// Starts a client for each identity. What they bring is published until nobody listens.
+fn holdings(identities: Vec<(&Identity, Terms)>) -> anyhow::Result<watch::Receiver<Arc<Holdings>>> {
     let mut clients = Vec::new();
     let mut own: Option<TrustBundle> = None;
     for (identity, terms) in identities {
@@ -60,8 +118,8 @@ pub(crate) fn bind(
         };
         clients.push((offered, handles));
     }
-    let holdings = publish(own.context("expected an identity to hand out")?, clients);
-    Ok(Server::bind(served, holdings, predecessor)?)
+    let own = own.context("expected an identity to hand out")?;
+    Ok(publish(own, clients))
 }
 
 /// What the clients bring, as one value that is published again with each change.
@@ -77,21 +135,41 @@ fn publish(
     }));
     let sender = Arc::new(sender);
     for (place, handles) in handles.into_iter().enumerate() {
-        tokio::spawn(follow(Arc::clone(&sender), place, handles));
+        let entitled = sender.borrow().identities[place].entitled.clone();
+        tokio::spawn(follow(Arc::clone(&sender), (place, entitled), handles));
     }
     receiver
 }
 
 /// Keeps one identity, and the bundle, up to date. Ends with the client, or when nobody listens any more.
-async fn follow(holdings: Arc<watch::Sender<Arc<Holdings>>>, place: usize, mut handles: Handles) {
+async fn follow(
+    holdings: Arc<watch::Sender<Arc<Holdings>>>,
+    (place, entitled): (usize, Entitled),
+    mut handles: Handles,
+) {
     loop {
         let svid = handles.portable.borrow_and_update().clone();
         let bundle = Arc::clone(&handles.bundle.borrow_and_update());
         let federated = Arc::clone(&handles.federated.borrow_and_update());
+        let revocations = Arc::clone(&handles.revocations.borrow_and_update());
+        let is_revoked = svid
+            .as_ref()
+            .is_some_and(|svid| revokes(&revocations, &bundle, svid));
+        if is_revoked {
+            tracing::error!(
+                "a certificate of the Workload API is revoked, or of no authority that is trusted: it is handed out no more"
+            );
+        }
         holdings.send_modify(|present| {
             let mut next = Holdings::clone(present);
-            next.identities[place].svid = svid;
-            next.federated = federated.to_vec();
+            let identity = &mut next.identities[place];
+            identity.svid = svid.filter(|_| !is_revoked);
+            // Callers are refused, and their streams end with that, until there is another certificate.
+            identity.entitled = match is_revoked {
+                true => Entitled::Nobody,
+                false => entitled.clone(),
+            };
+            next.federated = client::newest(&present.federated, federated.to_vec());
             // Each client has its own word of the CA, and one may be ahead of the others.
             if next.own.check_successor(&bundle).is_ok() {
                 next.own = bundle;
@@ -102,10 +180,19 @@ async fn follow(holdings: Arc<watch::Sender<Arc<Holdings>>>, place: usize, mut h
             changed = handles.portable.changed() => changed,
             changed = handles.bundle.changed() => changed,
             changed = handles.federated.changed() => changed,
+            changed = handles.revocations.changed() => changed,
             () = holdings.closed() => return,
         };
         if has_changed.is_err() {
             return;
         }
     }
+}
+
+/// Whether `svid` is on the list. It is looked at as of a time at which it was valid; one that does not verify to the bundle
+/// even then is nobody's to hand out.
+fn revokes(revocations: &Revocations, bundle: &TrustBundle, svid: &PortableSvid) -> bool {
+    let now = SystemTime::now().clamp(svid.leaf().not_before, svid.leaf().not_after);
+    let chain = bundle.verify_chain(svid.chain(), Usage::Client, now);
+    chain.map_or(true, |chain| revocations.check(&chain).is_err())
 }

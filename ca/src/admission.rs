@@ -28,6 +28,8 @@ pub(crate) enum Source {
     Identity(SpiffeId),
     /// One certificate, by its serial, of an identity.
     Certificate(SpiffeId, String),
+    /// The tokens of an identity, which its workload asks for: they take nothing from what its sidecar needs.
+    Tokens(SpiffeId),
 }
 
 impl Source {
@@ -81,7 +83,7 @@ impl Admission {
         self.per_source.check(state.spent(source, now), now)?;
         match source {
             Source::Address(_) => self.together.check(state.together, now),
-            Source::Identity(_) => Ok(()),
+            Source::Identity(_) | Source::Tokens(_) => Ok(()),
             Source::Certificate(id, _) => {
                 let shared = Source::Identity(id.clone());
                 self.per_certificates.check(state.spent(&shared, now), now)
@@ -94,7 +96,7 @@ impl Admission {
         let mut state = self.lock();
         match source {
             Source::Address(_) => state.together = self.together.spend(state.together, now),
-            Source::Identity(_) => {}
+            Source::Identity(_) | Source::Tokens(_) => {}
             Source::Certificate(id, _) => {
                 let shared = Source::Identity(id.clone());
                 state.charge(&shared, self.per_certificates, now);
@@ -143,13 +145,13 @@ impl State {
 
 /// A budget kept as the time until which it is spent (GCRA): one `Instant` per source, and nothing to refill.
 #[derive(Debug, Clone, Copy)]
-struct Budget {
+pub(crate) struct Budget {
     interval: Duration,
     window: Duration,
 }
 
 impl Budget {
-    fn per_minute(n: u32) -> Self {
+    pub(crate) fn per_minute(n: u32) -> Self {
         let window = Duration::from_secs(60);
         Self {
             interval: window / n.max(1),
@@ -157,14 +159,15 @@ impl Budget {
         }
     }
 
-    fn check(self, spent_until: Instant, now: Instant) -> Result<(), Duration> {
+    /// How long to wait, if too much is spent.
+    pub(crate) fn check(self, spent_until: Instant, now: Instant) -> Result<(), Duration> {
         match (spent_until + self.interval).checked_duration_since(now + self.window) {
             None | Some(Duration::ZERO) => Ok(()),
             Some(wait) => Err(wait),
         }
     }
 
-    fn spend(self, spent_until: Instant, now: Instant) -> Instant {
+    pub(crate) fn spend(self, spent_until: Instant, now: Instant) -> Instant {
         // Calls in flight may overspend a little; debt beyond the window would lock a source out for longer than it.
         (spent_until.max(now) + self.interval).min(now + self.window)
     }

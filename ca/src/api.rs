@@ -182,7 +182,7 @@ impl Api {
 
     async fn issue_at_its_pace(&self, order: IssueOrder) -> Result<Issued, Refused> {
         let source = Source::Identity(order.id.clone());
-        self.keep_pace(&order.id)?;
+        self.keep_pace(&source)?;
         let issued = self.authority.issue(order).await;
         // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
         if let Err(IssueError::Lineage(_)) = &issued {
@@ -191,13 +191,13 @@ impl Api {
         issued.map_err(Refused::Issue)
     }
 
-    /// Certificates and tokens alike leave records.
-    fn keep_pace(&self, id: &SpiffeId) -> Result<(), Refused> {
-        let (source, now) = (Source::Identity(id.clone()), Instant::now());
+    /// Certificates and tokens alike leave records, each at a pace of their own.
+    fn keep_pace(&self, source: &Source) -> Result<(), Refused> {
+        let now = Instant::now();
         self.pace
-            .admit(&source, now)
+            .admit(source, now)
             .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
-        self.pace.charge(&source, now);
+        self.pace.charge(source, now);
         Ok(())
     }
 

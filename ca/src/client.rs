@@ -14,6 +14,7 @@ mod schedule;
 mod standing;
 mod tokens;
 
+pub use bundles::newest;
 pub use enrolment_key::EnrolmentKeyError;
 pub use tokens::Ask as TokenAsk;
 

@@ -144,6 +144,9 @@ labels! {
         OversizedMessage = "oversized_message",
         MalformedMessage = "malformed_message",
         UnknownMethod = "unknown_method",
+        /// A workload asked for a token where there are none, or for whom there can be none.
+        NoTokens = "no_tokens",
+        InvalidAudience = "invalid_audience",
         Timeout = "timeout",
         InvalidId = "invalid_id",
         InvalidCsr = "invalid_csr",
@@ -177,6 +180,12 @@ labels! {
 }
 
 impl Reason {
+    /// Whether the refusal is charged to the budget without which its source cannot renew. Tokens have a pace of their own:
+    /// it is a workload that asks for them, and its sidecar that renews.
+    pub(crate) fn is_charged(self) -> bool {
+        self.is_callers_fault() && !matches!(self, Self::NoTokens | Self::InvalidAudience)
+    }
+
     /// Whether the refusal counts against whoever caused it. A slow call does not: our own disk may be what is slow.
     pub(crate) fn is_callers_fault(self) -> bool {
         !matches!(

@@ -2,7 +2,7 @@
 
 use super::{Ca, Identity, LoadError, load, workload_api};
 use policy::yaml::{self, Node, Problems};
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use workload::{FederatesWith, ParseSelectorError, Selector};
@@ -11,7 +11,7 @@ use workload::{FederatesWith, ParseSelectorError, Selector};
 #[derive(Debug)]
 pub(crate) struct AgentConfig {
     pub(crate) workload_api: workload::Config,
-    /// Never empty; no identity occurs twice.
+    /// Never empty. All identities are of one trust domain; none occurs twice, and no hint does.
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -48,13 +48,23 @@ impl AgentConfig {
 impl Entry {
     fn read_all(node: &Node, problems: &Problems, ca: Option<&Ca>) -> Option<Vec<Self>> {
         let ids = RefCell::new(BTreeSet::new());
+        let hints = RefCell::new(BTreeSet::new());
+        let own = OnceCell::new();
         let entries = yaml::list(|node: &Node, problems: &Problems| {
             let entry = Self::read(node, problems, ca)?;
-            if ids.borrow_mut().insert(entry.identity.id.clone()) {
+            let (id, hint) = (&entry.identity.id, &entry.hint);
+            let own = own.get_or_init(|| id.trust_domain());
+            let problem = if id.trust_domain() != *own {
+                format!("expected an identity of {own}, as the first entry has, found {id}")
+            } else if !ids.borrow_mut().insert(id.clone()) {
+                format!("expected an identity once, found {id} again")
+            } else if !hint.is_empty() && !hints.borrow_mut().insert(hint.clone()) {
+                // A workload tells its identities apart by them (SPIFFE Workload API section 5.2.1).
+                format!("expected a hint once, found {hint:?} again")
+            } else {
                 return Some(entry);
-            }
-            let id = &entry.identity.id;
-            problems.push(node.problem(format!("expected an identity once, found {id} again")));
+            };
+            problems.push(node.problem(problem));
             None
         })(node, problems)?;
         if entries.is_empty() {
@@ -95,4 +105,35 @@ fn selectors(node: &Node, problems: &Problems) -> Option<Vec<Selector>> {
         return None;
     }
     Some(selectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(entries: &[(&str, &str)]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.yaml");
+        let mut text = "ca: {endpoint: \"https://localhost:8443\", bundle: /root.pem}\nworkloadApi: {socket: /run/api.sock}\nentries:\n".to_owned();
+        for (id, hint) in entries {
+            text += &format!(
+                "  - {{id: \"{id}\", enrolmentKey: /key, selectors: [\"unix:uid:1\"], hint: \"{hint}\"}}\n"
+            );
+        }
+        std::fs::write(&file, text).unwrap();
+        AgentConfig::load(&file).map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn identities_are_of_one_trust_domain_and_hints_tell_them_apart() {
+        let (one, two) = ("spiffe://a.test/one", "spiffe://a.test/two");
+        assert_eq!(problems(&[(one, "x"), (two, "y")]), "");
+        assert_eq!(problems(&[(one, ""), (two, "")]), "");
+        let found = problems(&[(one, ""), ("spiffe://b.test/two", "")]);
+        assert!(found.contains("expected an identity of a.test"), "{found}");
+        let found = problems(&[(one, "x"), (two, "x")]);
+        assert!(found.contains("expected a hint once"), "{found}");
+        let found = problems(&[(one, ""), (one, "")]);
+        assert!(found.contains("expected an identity once"), "{found}");
+    }
 }

@@ -6,7 +6,6 @@ pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod sidecar;
-#[cfg(feature = "real-programs")]
 pub(crate) mod workload;
 
 use app::App;

@@ -1,10 +1,14 @@
 //! What is revoked beside a running CA is refused by every sidecar soon after, and nobody else notices.
 
 use crate::harness::load::Load;
+use crate::harness::workload::Workload;
 use crate::harness::{
     Mesh, Options, POLICY, STOREFRONT, STRANGER, path, tipstaff, tipstaff_ok, wait_for,
 };
 use std::time::Instant;
+use tonic::{Code, Request, Status, Streaming};
+use workload::proto::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use workload::proto::{X509svidRequest, X509svidResponse};
 
 const READ_ORDER: &str = "GET /api/v1/orders/42 HTTP/1.1\r\nhost: orders\r\n\r\n";
 
@@ -91,4 +95,42 @@ fn what_was_never_issued_is_not_revoked() {
         path(&intermediate),
     ]);
     assert!(!output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_identity_is_handed_out_no_more_by_the_workload_api() {
+    let mesh = Mesh::start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let sidecar = Workload::sidecar(folder.path(), &mesh.ca, "api", STRANGER, 3600);
+    let mut stream = loop {
+        match fetch(&sidecar).await {
+            Ok(stream) => break stream,
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+    };
+    let first = stream.message().await.expect("an answer");
+    assert_eq!(first.expect("certificates").svids[0].spiffe_id, STRANGER);
+
+    revoke(&mesh, ["--id", STRANGER]);
+    let end = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("expected a refusal, found the end"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(end.code(), Code::PermissionDenied, "{end}");
+    let refused = fetch(&sidecar).await.expect_err("a refusal");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    drop(sidecar.process);
+}
+
+async fn fetch(api: &Workload) -> Result<Streaming<X509svidResponse>, Status> {
+    let endpoint = tonic::transport::Endpoint::from_shared(api.endpoint()).expect("an address");
+    let channel = endpoint.connect().await.expect("a connection");
+    let mut call = Request::new(X509svidRequest {});
+    let header = "true".parse().expect("a value");
+    call.metadata_mut().insert("workload.spiffe.io", header);
+    let mut api = SpiffeWorkloadApiClient::new(channel);
+    Ok(api.fetch_x509svid(call).await?.into_inner())
 }

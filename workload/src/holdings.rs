@@ -8,6 +8,7 @@ use identity::{PortableSvid, SpiffeId, TrustBundle, TrustDomain};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 
 /// Everything that callers may be given, at one moment.
 #[derive(Debug, Clone)]
@@ -37,8 +38,9 @@ pub struct Identity {
     pub federates_with: FederatesWith,
 }
 
-/// Audiences, and where the token goes, or why there is none. Whoever answers has obtained it from the CA.
-pub type TokenAsk = (Vec<String>, oneshot::Sender<Result<String, String>>);
+/// Audiences, and where the token goes, or why there is none: `PermissionDenied` and `Unimplemented` are for good, and the
+/// caller is told so. Whoever answers has obtained it from the CA.
+pub type TokenAsk = (Vec<String>, oneshot::Sender<Result<String, Status>>);
 
 /// Who may have an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub enum Entitled {
     Admitted,
     /// A caller of which all of these are true; an empty list entitles nobody.
     Selected(Vec<Selector>),
+    /// Nobody, while the certificate is revoked.
+    Nobody,
 }
 
 /// Which bundles of other trust domains come with an identity.
@@ -62,6 +66,7 @@ impl Entitled {
     fn includes(&self, caller: &Caller) -> bool {
         match self {
             Self::Admitted => true,
+            Self::Nobody => false,
             Self::Selected(selectors) => {
                 !selectors.is_empty() && selectors.iter().all(|one| one.selects(caller))
             }

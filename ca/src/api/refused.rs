@@ -171,8 +171,10 @@ impl Refused {
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
-            Self::Malformed | Self::TwoProofs | Self::Audience(_) => Reason::MalformedMessage,
-            Self::UnknownMethod | Self::NoTokens => Reason::UnknownMethod,
+            Self::Malformed | Self::TwoProofs => Reason::MalformedMessage,
+            Self::Audience(_) => Reason::InvalidAudience,
+            Self::UnknownMethod => Reason::UnknownMethod,
+            Self::NoTokens => Reason::NoTokens,
             Self::Timeout { .. } => Reason::Timeout,
         }
     }

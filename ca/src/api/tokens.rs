@@ -2,6 +2,7 @@
 
 use super::refused::Refused;
 use super::{Api, requested_ttl, unix_ms};
+use crate::admission::Source;
 use crate::authority::IssueError;
 use crate::jwt::{TokenError, Tokens};
 use crate::proto::{IssueJwtRequest, IssueJwtResponse};
@@ -22,8 +23,8 @@ impl Api {
         svid: &Leaf,
         request: IssueJwtRequest,
     ) -> Result<IssueJwtResponse, Refused> {
+        self.keep_pace(&Source::Tokens(svid.id.clone()))?;
         let tokens = self.tokens.as_ref().ok_or(Refused::NoTokens)?;
-        self.keep_pace(&svid.id)?;
         let ttl = requested_ttl(request.ttl_seconds);
         let issued = tokens.issue(svid, request.audience, ttl).await?;
         Ok(IssueJwtResponse {

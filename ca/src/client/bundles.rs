@@ -112,8 +112,8 @@ impl Bundles {
 }
 
 impl Bundles {
-    /// Takes what the CA says of other trust domains, all of it in the place of all that was said before. None of them can
-    /// be our own.
+    /// Takes what the CA says of other trust domains, all of it in the place of all that was said before; but none goes back
+    /// in sequence, and none can be our own.
     fn offer_federated(&self, offered: Vec<proto::TrustBundle>) -> Result<(), OfferError> {
         let own = self.present();
         let mut federated = Vec::new();
@@ -124,6 +124,7 @@ impl Bundles {
             }
         }
         self.federated.send_if_modified(|present| {
+            let federated = newest(present, federated);
             let is_new = **present != federated;
             if is_new {
                 *present = Arc::new(federated);
@@ -132,6 +133,20 @@ impl Bundles {
         });
         Ok(())
     }
+}
+
+/// The trust domains of `offered`, each with the bundle of the higher sequence, of `held` or of `offered`: what was taken from a
+/// foreign bundle does not come back because a replica of the CA has not heard of it.
+#[must_use]
+pub fn newest(held: &[Arc<TrustBundle>], offered: Vec<Arc<TrustBundle>>) -> Vec<Arc<TrustBundle>> {
+    let newer = |offered: Arc<TrustBundle>| {
+        let is_newer = |held: &&Arc<TrustBundle>| {
+            held.trust_domain() == offered.trust_domain() && held.sequence() > offered.sequence()
+        };
+        let newer = held.iter().find(is_newer).map(Arc::clone);
+        newer.unwrap_or(offered)
+    };
+    offered.into_iter().map(newer).collect()
 }
 
 fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, BundleError> {
@@ -217,4 +232,35 @@ enum FollowError {
     Call(#[from] tonic::Status),
     #[error(transparent)]
     Offer(#[from] OfferError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bundle(trust_domain: &str, sequence: u64) -> Arc<TrustBundle> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let uri = format!("spiffe://{trust_domain}").try_into().unwrap();
+        params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+        let root = params.self_signed(&key).unwrap();
+        let trust_domain = TrustDomain::parse(trust_domain).unwrap();
+        Arc::new(TrustBundle::new(trust_domain, vec![root.der().clone()], sequence).unwrap())
+    }
+
+    #[test]
+    fn a_foreign_bundle_never_goes_back_and_is_gone_when_it_is_no_longer_offered() {
+        let (one, two, other) = (
+            bundle("a.test", 1),
+            bundle("a.test", 2),
+            bundle("b.test", 1),
+        );
+        let held = [Arc::clone(&two), Arc::clone(&other)];
+        assert_eq!(newest(&held, vec![Arc::clone(&one)]), [Arc::clone(&two)]);
+        assert_eq!(newest(&[one], vec![Arc::clone(&two)]), [two]);
+        assert_eq!(newest(&[], vec![Arc::clone(&other)]), [other]);
+        assert!(newest(&held, Vec::new()).is_empty());
+    }
 }

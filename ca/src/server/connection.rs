@@ -181,7 +181,7 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
     };
     if let Some(reason) = refusal(response.headers()) {
         service.metrics.count_refusal(reason);
-        if reason.is_callers_fault() {
+        if reason.is_charged() {
             service.admission.charge(&source, Instant::now());
         }
     }
@@ -224,7 +224,7 @@ async fn answer(api: &Api, source: &Source, request: Request<Incoming>) -> Respo
         _ => return response,
     };
     let status = match source {
-        Source::Identity(caller) | Source::Certificate(caller, _) => {
+        Source::Identity(caller) | Source::Certificate(caller, _) | Source::Tokens(caller) => {
             api.audit(caller, "call", refused).await
         }
         Source::Address(_) => refused.into(),

@@ -1,7 +1,10 @@
 use crate::harness::{Ca, svid, within};
 use ca::client::Handles;
+use ca::proto::IssueJwtRequest;
+use ca::server::Options;
 use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
+use tonic::Code;
 
 const CART: &str = "spiffe://demo.test/ns/shop/sa/cart";
 
@@ -9,7 +12,8 @@ async fn ask(handles: &Handles, audience: &[&str]) -> Result<String, String> {
     let audience = audience.iter().map(ToString::to_string).collect();
     let (sender, answer) = oneshot::channel();
     handles.tokens.send((audience, sender)).await.unwrap();
-    within(answer).await.unwrap()
+    let answer = within(answer).await.unwrap();
+    answer.map_err(|refusal| refusal.message().to_owned())
 }
 
 /// The records of a kind.
@@ -69,6 +73,26 @@ async fn without_an_audience_or_a_ca_that_issues_them_there_is_no_token() {
     assert!(handles.bundle.borrow().jwt_keys().is_empty());
     let refused = ask(&handles, &["api"]).await.unwrap_err();
     assert!(refused.contains("not configured"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_workload_that_asks_in_vain_does_not_keep_its_sidecar_from_renewing() {
+    let ca = Ca::start_with(Options {
+        refusals_per_minute: 4,
+        ..Options::default()
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let handles = ca.enrolled(CART, &folder.path().join("key")).await;
+    let present = svid(&handles).await;
+    let mut calls = ca.connect(Some(&present)).await;
+    for _ in 0..20 {
+        let refused = calls.issue_jwt(IssueJwtRequest::default()).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+    }
+    let (asker, renewed) = oneshot::channel();
+    handles.renew.send(asker).await.unwrap();
+    assert_eq!(within(renewed).await.unwrap(), Ok(()));
 }
 
 #[tokio::test]

@@ -40,6 +40,7 @@ impl Workload {
     }
 
     /// An agent with these entries: identity, selectors and the rest of the entry as YAML.
+    #[cfg(feature = "real-programs")]
     pub(crate) fn agent(folder: &Path, ca: &Ca, name: &str, entries: &[(&str, &str)]) -> Self {
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
         let socket = folder.join(name).join("api.sock");

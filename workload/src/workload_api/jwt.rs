@@ -5,24 +5,31 @@ use crate::proto::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use identity::jwt::claimed_trust_domain;
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use serde_json::Map;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot};
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// For a token to come.
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// Audiences of one token, and the bytes of one of them: no CA takes more, and none has to be asked to know.
+const MOST_AUDIENCES: usize = 16;
+const LONGEST_AUDIENCE: usize = 256;
 /// Claims within claims, at most. The rest of a token's size is bounded by the message.
 const DEEPEST: u32 = 16;
 
-/// A token for each of the caller's identities, or for the one that it names.
+/// A token for each of the caller's identities that has one, or for the one that it names.
 pub(super) async fn svids(view: &View, request: JwtsvidRequest) -> Result<JwtsvidResponse, Status> {
-    if request.audience.is_empty() || request.audience.iter().any(String::is_empty) {
-        return Err(Status::invalid_argument("expected an audience"));
+    let is_fit = |one: &String| (1..=LONGEST_AUDIENCE).contains(&one.len());
+    let count = request.audience.len();
+    if !(1..=MOST_AUDIENCES).contains(&count) || !request.audience.iter().all(is_fit) {
+        return Err(Status::invalid_argument(format!(
+            "expected 1 to {MOST_AUDIENCES} audiences of 1 to {LONGEST_AUDIENCE} bytes"
+        )));
     }
     let wanted =
         |named: &&Named| request.spiffe_id.is_empty() || named.id.as_str() == request.spiffe_id;
@@ -39,9 +46,18 @@ pub(super) async fn svids(view: &View, request: JwtsvidRequest) -> Result<Jwtsvi
             hint: named.hint.clone(),
         })
     });
-    Ok(JwtsvidResponse {
-        svids: try_join_all(asked).await?,
-    })
+    let (mut svids, mut refusal) = (Vec::new(), None);
+    for outcome in join_all(asked).await {
+        match outcome {
+            Ok(svid) => svids.push(svid),
+            Err(refused) => refusal = refusal.or(Some(refused)),
+        }
+    }
+    match refusal {
+        // One identity that has none is no reason to keep those of the others.
+        Some(refusal) if svids.is_empty() => Err(refusal),
+        _ => Ok(JwtsvidResponse { svids }),
+    }
 }
 
 async fn token(tokens: &mpsc::Sender<TokenAsk>, audience: Vec<String>) -> Result<String, Status> {
@@ -52,11 +68,15 @@ async fn token(tokens: &mpsc::Sender<TokenAsk>, audience: Vec<String>) -> Result
     };
     match tokio::time::timeout(TIMEOUT, asked).await {
         Ok(Some(Ok(token))) => Ok(token),
-        Ok(Some(Err(reason))) => {
-            tracing::warn!(reason, "no token");
-            Err(Status::unavailable(
-                "the CA issues no token at present; ask again",
-            ))
+        Ok(Some(Err(refusal))) => {
+            tracing::debug!(reason = refusal.message(), "no token");
+            Err(match refusal.code() {
+                Code::PermissionDenied => {
+                    Status::permission_denied("the CA issues no token for this identity")
+                }
+                Code::Unimplemented => Status::unimplemented("this CA issues no tokens"),
+                _ => Status::unavailable("the CA issues no token at present; ask again"),
+            })
         }
         Ok(None) | Err(_) => Err(Status::unavailable("no token has come; ask again")),
     }
