@@ -295,7 +295,7 @@ fn a_key_that_is_in_the_token_already_is_taken_unless_it_can_leave() {
     let refused = hsm.ca("init", &[&arguments[..], &["leaky"]].concat());
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(
-        said(&refused).contains("not to be extractable"),
+        said(&refused).contains("marked as not extractable"),
         "{refused:?}"
     );
     assert!(!hsm.file("ca").exists(), "a failed init leaves nothing");
