@@ -18,10 +18,16 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A key in a token, behind its threads. They end when this is dropped, each when its driver lets it; nobody waits for
-/// that.
+/// How long the threads are waited for at the end: a library that is called while the process ends may crash it.
+const LAST_CALLS: Duration = Duration::from_secs(1);
+
+/// A key in a token, behind its threads. They end when this is dropped, which waits for them, though not for a driver
+/// that hangs.
 pub(super) struct Sessions {
-    jobs: SyncSender<Job>,
+    /// `Some` until drop.
+    jobs: Option<SyncSender<Job>>,
+    /// Closed once all threads have ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 struct Job {
@@ -34,16 +40,22 @@ struct Job {
 impl Sessions {
     pub(super) fn start(key: KeyInToken) -> Result<Self, SignError> {
         let (jobs, queue) = sync_channel(QUEUE);
+        let (living, ended) = sync_channel(0);
         let threads = Arc::new(Shared {
             key,
             queue: Mutex::new(queue),
             outage: Mutex::new(None),
         });
         for _ in 0..SESSIONS {
-            let shared = Arc::clone(&threads);
+            let (shared, living) = (Arc::clone(&threads), living.clone());
             thread::Builder::new()
                 .name("ca-token".to_owned())
-                .spawn(move || shared.serve())
+                .spawn(move || {
+                    shared.serve();
+                    // The last one lets go of the library.
+                    drop(shared);
+                    drop::<SyncSender<()>>(living);
+                })
                 .map_err(|error| {
                     threads
                         .key
@@ -51,7 +63,19 @@ impl Sessions {
                         .says(format!("no thread for it: {error}"))
                 })?;
         }
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs: Some(jobs),
+            ended: Mutex::new(ended),
+        })
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        self.jobs = None;
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is ever sent: it is closed, or the time is up.
+        let _ = ended.recv_timeout(LAST_CALLS);
     }
 }
 
@@ -64,8 +88,9 @@ impl Custody for Sessions {
             answer,
         };
         self.jobs
-            .try_send(job)
-            .map_err(|_| SignError::Timeout(DEADLINE))?;
+            .as_ref()
+            .and_then(|jobs| jobs.try_send(job).ok())
+            .ok_or(SignError::Timeout(DEADLINE))?;
         match result.recv_timeout(DEADLINE) {
             Ok(signed) => signed,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
