@@ -1,25 +1,25 @@
 //! The only code that signs leaves.
 
-use crate::config::{DEFAULT_TTL, MAX_TTL, OpenOptions, TtlFloor};
-use crate::csr::{KeyHash, PublicKey};
-use crate::lineage::LineageError;
-use crate::profile::{self, Validity};
+use crate::config::OpenOptions;
+use crate::csr::PublicKey;
 use crate::revoke::crl::Crl;
-use crate::signer::CaKey;
-use crate::store::{CertificateRecord, Store, StoreError};
+use crate::store::{CertificateRecord, Store};
 use aws_lc_rs::hmac;
-use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain, Usage};
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::{Semaphore, watch};
 
 mod directory;
+mod error;
 mod external;
 mod follow;
 mod health;
+mod order;
+mod sign;
 mod tokens;
 
 #[cfg(test)]
@@ -27,10 +27,13 @@ mod tests;
 
 pub use directory::{InitError, OpenError, init};
 pub(crate) use directory::{in_new_directory, read_certificate};
+pub use error::{IssueError, PublishError};
 pub use external::{FinishError, ForecastError, finish, request_intermediate};
 pub(crate) use external::{Forecast, forecast};
 pub use follow::CrlError;
 pub use health::Fault;
+pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
+use sign::{Signer, check};
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -156,7 +159,7 @@ impl Authority {
     }
 
     /// Issues the CA's own server certificate, `spiffe://<trust domain>/tipstaff/ca`, for a key made here.
-    /// [`DEFAULT_TTL`]; ask again at `renew_at`.
+    /// [`crate::config::DEFAULT_TTL`]; ask again at `renew_at`.
     ///
     /// # Errors
     /// See [`IssueError`].
@@ -226,87 +229,6 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// The issuing key and what limits its use.
-struct Signer {
-    issuer: Issuer<'static, CaKey>,
-    /// `None` when the root issues.
-    intermediate: Option<CertificateDer<'static>>,
-    /// Where the validity of all issuers overlaps.
-    issuer_validity: Validity,
-    ttl_floor: TtlFloor,
-    renewal_secret: hmac::Key,
-}
-
-impl Signer {
-    fn sign(
-        &self,
-        request: &Request,
-        bundle: &TrustBundle,
-        now: SystemTime,
-    ) -> Result<Issued, IssueError> {
-        let ttl = request
-            .ttl
-            .unwrap_or(DEFAULT_TTL)
-            .clamp(self.ttl_floor.duration(), MAX_TTL);
-        let validity = Validity::of_leaf(now, ttl, self.issuer_validity);
-        if self.issuer_validity.not_after < now + self.ttl_floor.duration() {
-            return Err(IssueError::IssuerExpires { ttl });
-        }
-        let leaf = profile::leaf(&request.id, &request.public_key, validity)
-            .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
-            .map_err(IssueError::Sign)?;
-
-        let mut chain = vec![leaf.into()];
-        // A root that issues itself is left out, as every root is.
-        chain.extend(self.intermediate.clone());
-        let leaf = check(&chain, request, validity, bundle, now)?;
-        Ok(Issued {
-            renew_at: self.renew_at(&leaf.serial, now, leaf.not_after),
-            id: leaf.id,
-            chain,
-            serial: leaf.serial,
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
-        })
-    }
-
-    /// A deterministic draw from the serial, uniform in 50 to 70 % of the time between issuance and expiry. A fleet
-    /// that starts at once spreads out, and asking again gives the same answer.
-    fn renew_at(&self, serial: &str, now: SystemTime, not_after: SystemTime) -> SystemTime {
-        let tag = hmac::sign(&self.renewal_secret, serial.as_bytes());
-        let (draw, _) = tag
-            .as_ref()
-            .split_first_chunk()
-            .expect("a tag has 32 bytes");
-        let draw = f64::from(u32::from_be_bytes(*draw)) / f64::from(u32::MAX);
-        let life = not_after.duration_since(now).unwrap_or_default();
-        now + life.mul_f64(0.5 + 0.2 * draw)
-    }
-}
-
-/// Reads the signed certificate back as a peer would. A fault in the profile, in rcgen or in the CA's files stops here.
-fn check(
-    chain: &[CertificateDer<'static>],
-    request: &Request,
-    validity: Validity,
-    bundle: &TrustBundle,
-    now: SystemTime,
-) -> Result<Leaf, IssueError> {
-    let leaf = Leaf::parse(&chain[0]).map_err(IssueError::Profile)?;
-    let intended = leaf.id == request.id
-        && leaf.not_before == validity.not_before
-        && leaf.not_after == validity.not_after;
-    if !intended {
-        return Err(IssueError::NotAsIntended(request.id.clone()));
-    }
-    // As a client is as a server: the leaf profile wants both uses or none, and no issuer of ours restricts its leaves.
-    // A second validation would only check the same signatures again, which is most of what issuing costs.
-    bundle
-        .verify(chain, Usage::Client, now)
-        .map_err(IssueError::Path)?;
-    Ok(leaf)
-}
-
 /// Whether a workload may have `id` in `trust_domain`.
 ///
 /// # Errors
@@ -325,129 +247,4 @@ pub fn check_workload_id(id: &SpiffeId, trust_domain: &TrustDomain) -> Result<()
         return Err(IssueError::NotAWorkload(id.clone()));
     }
     Ok(())
-}
-
-/// What to issue, decided by the caller's attestation.
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub id: SpiffeId,
-    pub public_key: PublicKey,
-    /// Clamped to what the CA allows; `None` is the default.
-    pub ttl: Option<Duration>,
-    pub requester: Requester,
-}
-
-/// On what ground a certificate was asked for; goes into the audit record.
-#[derive(Debug, Clone)]
-pub enum Requester {
-    /// An enrolment key, first registered now or earlier.
-    Enrolment(KeyHash),
-    /// What an attestor vouches for.
-    Attested(Attested),
-    /// A renewal over mTLS with the SVID that has this serial, and what was attested beside it.
-    Svid {
-        serial: String,
-        attested: Option<Attested>,
-    },
-    /// `tipstaff ca issue`.
-    Operator,
-    /// The CA itself, for its server certificate.
-    Ca,
-}
-
-/// Who was vouched for, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attested {
-    /// As in [`crate::attest::Evidence`], like the others.
-    pub attestor: String,
-    pub subject: String,
-    pub holder: Option<String>,
-}
-
-impl std::fmt::Display for Attested {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.attestor, self.subject)
-    }
-}
-
-impl std::fmt::Display for Requester {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Enrolment(key) => write!(f, "enrolment {key}"),
-            Self::Attested(attested) => attested.fmt(f),
-            Self::Svid {
-                serial,
-                attested: Some(attested),
-            } => write!(f, "svid {serial}, {attested}"),
-            Self::Svid { serial, .. } => write!(f, "svid {serial}"),
-            Self::Operator => f.write_str("operator"),
-            Self::Ca => f.write_str("ca"),
-        }
-    }
-}
-
-/// A certificate that is recorded and may be handed out.
-#[derive(Debug, Clone)]
-pub struct Issued {
-    pub id: SpiffeId,
-    /// Leaf first, then the intermediate; the root is left out.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// As in [`identity::Leaf`].
-    pub serial: String,
-    pub not_before: SystemTime,
-    pub not_after: SystemTime,
-    /// When to ask for the next one: a draw from the serial, uniform in 50 to 70 % of the life.
-    pub renew_at: SystemTime,
-}
-
-/// The CA's own certificate and key.
-#[derive(Debug)]
-pub struct ServerIdentity {
-    pub svid: Svid,
-    pub renew_at: SystemTime,
-}
-
-/// Why nothing was issued. The first four are the caller's fault and safe to show; the others are ours.
-#[derive(Debug, thiserror::Error)]
-pub enum IssueError {
-    #[error("expected an ID in trust domain {expected}, found {found}")]
-    ForeignTrustDomain {
-        expected: TrustDomain,
-        found: SpiffeId,
-    },
-    #[error("{0} is reserved and never issued to a workload")]
-    Reserved(SpiffeId),
-    #[error("expected the ID of a workload, found {0}, which has no path")]
-    NotAWorkload(SpiffeId),
-    #[error(transparent)]
-    Lineage(#[from] LineageError),
-    #[error("the issuing certificate ends too soon to issue a certificate of {ttl:?}")]
-    IssuerExpires { ttl: Duration },
-    #[error("could not sign the certificate")]
-    Sign(#[source] rcgen::Error),
-    #[error("the signed certificate is not an X.509-SVID")]
-    Profile(#[source] identity::CertError),
-    #[error("the signed certificate does not have the identity or the validity intended for {0}")]
-    NotAsIntended(SpiffeId),
-    #[error("the signed certificate does not validate to the trust bundle")]
-    Path(#[source] identity::VerifyError),
-    #[error("the CA's own certificate and key do not make an identity")]
-    Svid(#[source] identity::SvidError),
-    #[error("the certificate is withheld, as its audit record is not durable")]
-    Record(#[source] StoreError),
-    #[error("the signing task ended early")]
-    Interrupted,
-}
-
-/// Why a new set of authorities was not published.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    #[error("the CA's own root has to stay in the trust bundle")]
-    RootMissing,
-    #[error("the authorities do not make a trust bundle")]
-    Bundle(#[source] identity::BundleError),
-    #[error("the new trust bundle is not durable")]
-    Record(#[source] StoreError),
-    #[error("the new trust bundle is published, but its copy for new clients could not be written")]
-    Copy(#[source] std::io::Error),
 }

@@ -3,14 +3,10 @@
 //! All writes go through one thread that commits in groups: whatever is waiting goes into one transaction, which is
 //! synced once; only then does any caller hear that it is recorded.
 
-use crate::authority::Requester;
-use crate::csr::KeyHash;
 use crate::directory;
 use crate::ledger::{Event, Head, Refusal, fingerprint};
-use crate::lineage::LineageError;
 use changes::Watcher;
-use identity::jwt::JwtKeys;
-use identity::{BundleError, Revocations, TrustBundle, TrustDomain};
+use identity::{Revocations, TrustBundle};
 use postgres::Listener;
 use rustls_pki_types::CertificateDer;
 use session::{Access, Session, Transaction};
@@ -26,9 +22,12 @@ pub(crate) mod session;
 pub(crate) mod sql;
 
 mod attested;
+mod bundle;
+mod certificate;
 mod changes;
 mod enrolment;
 mod entries;
+mod error;
 mod jwt;
 mod lineage;
 mod postgres;
@@ -41,10 +40,13 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use bundle::read_settings;
+pub(crate) use certificate::CertificateRecord;
 pub use changes::{State, Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};
 pub use entries::{Author, CreateEntryError};
+pub use error::StoreError;
 pub(crate) use jwt::TokenRecord;
 pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub use sql::DatabaseError;
@@ -161,18 +163,6 @@ impl Store {
         self.watcher.state()
     }
 
-    /// Records a certificate together with its audit record, unless its lineage forbids it: then the inner error, and no
-    /// such certificate exists.
-    pub(crate) async fn record_issuance(
-        &self,
-        certificate: CertificateRecord,
-        now: SystemTime,
-    ) -> Result<Result<(), LineageError>, StoreError> {
-        self.writer
-            .write(move |batch| certificate.insert(batch, now))
-            .await
-    }
-
     /// Audits the refusal of a caller that had proven who it is. Refusals before that are only counted, never stored.
     /// On a disk that is almost full this goes to the log alone, as what room there is belongs to issuance.
     ///
@@ -200,44 +190,6 @@ impl Store {
             .write(move |batch| batch.execute(touch, &[]).map(|_| ()))
             .await
     }
-
-    /// The bundle as it is now, whoever published it.
-    pub(crate) async fn bundle(&self) -> Result<TrustBundle, StoreError> {
-        let stored = self.writer.write(|batch| StoredBundle::read(batch)).await?;
-        stored.parse()
-    }
-
-    /// Replaces the authorities of the bundle and gives its new sequence.
-    pub(crate) async fn publish_bundle(
-        &self,
-        bundle: TrustBundle,
-        now: SystemTime,
-    ) -> Result<u64, StoreError> {
-        self.writer
-            .write(move |batch| {
-                let pem = bundle.to_pem();
-                let updated = batch.only(
-                    "UPDATE bundle SET sequence = sequence + 1, pem = $1 RETURNING sequence",
-                    values![&pem],
-                )?;
-                let sequence = updated.get(0)?;
-                let authorities = bundle
-                    .authorities()
-                    .iter()
-                    .map(|der| fingerprint(der))
-                    .collect();
-                batch.audit(
-                    now,
-                    &Event::BundlePublished {
-                        sequence,
-                        authorities,
-                    },
-                )?;
-                batch.announce(Topic::Bundle)?;
-                Ok(sequence)
-            })
-            .await
-    }
 }
 
 /// What a new database starts with.
@@ -246,98 +198,6 @@ pub(crate) struct NewCa<'a> {
     pub(crate) intermediate: &'a CertificateDer<'static>,
     pub(crate) renewal_secret: [u8; 32],
     pub(crate) now: SystemTime,
-}
-
-/// A signed and checked certificate, about to be recorded.
-#[derive(Debug)]
-pub(crate) struct CertificateRecord {
-    pub(crate) leaf: identity::Leaf,
-    pub(crate) renew_at: SystemTime,
-    pub(crate) der: CertificateDer<'static>,
-    pub(crate) requester: Requester,
-    /// Of the certified key.
-    pub(crate) key: KeyHash,
-}
-
-impl CertificateRecord {
-    fn insert(
-        &self,
-        batch: &mut Batch<'_, '_>,
-        now: SystemTime,
-    ) -> sql::Result<Result<(), LineageError>> {
-        let descent = match self.descent(batch, now)? {
-            Ok(descent) => descent,
-            Err(refused) => return Ok(Err(refused)),
-        };
-        let spiffe_id = self.leaf.id.as_str();
-        let not_after = unix_seconds(self.leaf.not_after);
-        let audit_seq = batch.audit(
-            now,
-            &Event::Issued {
-                serial: self.leaf.serial.clone(),
-                spiffe_id: spiffe_id.to_owned(),
-                not_after,
-                requester: self.requester.to_string(),
-                certificate: fingerprint(&self.der),
-            },
-        )?;
-        batch.execute(
-            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            values![
-                &self.leaf.serial,
-                spiffe_id,
-                self.leaf.not_before,
-                not_after,
-                self.renew_at,
-                &self.der[..],
-                audit_seq
-            ],
-        )?;
-        if let Some(descent) = descent {
-            self.insert_descent(batch, &descent)?;
-        }
-        self.insert_attested(batch)?;
-        Ok(Ok(()))
-    }
-}
-
-/// The bundle and the renewal secret, read when a CA is opened.
-pub(crate) fn read_settings(database: &Database) -> Result<(TrustBundle, [u8; 32]), StoreError> {
-    let (bundle, secret) = read(database, |transaction| {
-        let secret = transaction
-            .only("SELECT secret FROM renewal", &[])?
-            .get(0)?;
-        Ok((StoredBundle::read(transaction)?, secret))
-    })?;
-    Ok((bundle.parse()?, secret))
-}
-
-struct StoredBundle {
-    trust_domain: String,
-    sequence: u64,
-    pem: String,
-    jwt_keys: JwtKeys,
-}
-
-impl StoredBundle {
-    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
-        let row = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
-        Ok(Self {
-            trust_domain: row.get(0)?,
-            sequence: row.get(1)?,
-            pem: row.get(2)?,
-            jwt_keys: jwt::keys(transaction)?,
-        })
-    }
-
-    fn parse(self) -> Result<TrustBundle, StoreError> {
-        let trust_domain = TrustDomain::parse(&self.trust_domain)
-            .map_err(|_| StoreError::TrustDomain(self.trust_domain))?;
-        let bundle = TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)
-            .map_err(|error| StoreError::Bundle(Arc::new(error)))?;
-        Ok(bundle.with_jwt_keys(self.jwt_keys))
-    }
 }
 
 /// What is revoked, read when a CA is opened.
@@ -425,47 +285,6 @@ fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Resul
     Batch::begin(transaction, 0)?.audit(new.now, &event)?;
     writer::clock::save(transaction, unix_seconds(new.now))?;
     Ok(Ok(()))
-}
-
-/// The database cannot be used. A caller may retry: the store recovers when the cause is gone.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// Disk full, read-only file system, a lock held for too long, ...
-    #[error("cannot record in the CA's database")]
-    CannotRecord(#[source] Arc<DatabaseError>),
-    #[error("cannot read the CA's database")]
-    CannotRead(#[source] Arc<DatabaseError>),
-    /// Older for a reader, which does not bring it up to date; without our tables (0); or so new that it needs another
-    /// program.
-    #[error(
-        "expected version {} of the CA's database, found {found}, which takes a program of version {oldest} or later",
-        schema::VERSION
-    )]
-    Version { found: u32, oldest: u32 },
-    #[error("expected a trust domain in the CA's database, found {0:?}")]
-    TrustDomain(String),
-    #[error("expected a trust bundle in the CA's database")]
-    Bundle(#[source] Arc<BundleError>),
-    #[error("expected a database without a CA, found one with")]
-    Occupied,
-    #[error("cannot make the file of the CA's database")]
-    Create(#[source] Arc<std::io::Error>),
-    #[error("cannot start the CA's database writer")]
-    Thread(#[source] Arc<std::io::Error>),
-    #[error("the CA's records are in another server's database")]
-    Elsewhere,
-    #[error("the CA's database writer has stopped")]
-    Stopped,
-}
-
-impl StoreError {
-    pub(crate) fn cannot_read(error: DatabaseError) -> Self {
-        Self::CannotRead(Arc::new(error))
-    }
-
-    fn cannot_record(error: DatabaseError) -> Self {
-        Self::CannotRecord(Arc::new(error))
-    }
 }
 
 pub(crate) fn unix_seconds(time: SystemTime) -> i64 {

@@ -1,10 +1,12 @@
 use super::*;
-use crate::config::{InitOptions, KeyProtection, MIN_TTL};
+use crate::config::{DEFAULT_TTL, InitOptions, KeyProtection, MIN_TTL, TtlFloor};
 use crate::keys::Passphrase;
 use crate::ledger;
+use crate::profile::{self, Validity};
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const DOMAIN: &str = "demo.test";

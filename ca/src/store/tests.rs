@@ -3,7 +3,7 @@ use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::csr::PublicKey;
 use crate::token::JoinToken;
 use crate::{Authority, Request, Requester, ledger};
-use identity::SpiffeId;
+use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
 use rusqlite::Connection;
 use std::time::Duration;
