@@ -2,7 +2,9 @@
 #![no_main]
 
 use fuzz::assert_one_line;
+use identity::jwt::JwtKeys;
 use identity::{BundleError, TrustBundle, TrustDomain};
+use std::time::Duration;
 
 fuzz::target!(|bytes: &[u8]| {
     for read in [
@@ -22,13 +24,25 @@ fn laws(bundle: &TrustBundle) {
     assert_eq!(bundle.trust_domain(), &trust_domain());
     let sequence = bundle.sequence();
 
-    // Every form says the same.
+    // Every form says the same of the certificates.
+    let certificates = bundle.clone().with_jwt_keys(JwtKeys::default());
     let pem = TrustBundle::from_pem(trust_domain(), bundle.to_pem().as_bytes(), sequence);
-    assert_eq!(pem.as_ref().ok(), Some(bundle), "{pem:?}");
+    assert_eq!(pem.as_ref().ok(), Some(&certificates), "{pem:?}");
     let authorities = bundle.authorities().iter();
     let der: Vec<u8> = authorities.flat_map(|der| der.to_vec()).collect();
     let der = TrustBundle::from_der(trust_domain(), &der, sequence);
-    assert_eq!(der.as_ref().ok(), Some(bundle), "{der:?}");
+    assert_eq!(der.as_ref().ok(), Some(&certificates), "{der:?}");
+    // The document also carries the keys of tokens, and no authorities of a kind that it has no words for.
+    let document = bundle.to_spiffe_json(Duration::from_secs(60));
+    match TrustBundle::from_spiffe_json(trust_domain(), document.as_bytes()) {
+        Ok(again) => {
+            assert_eq!(again.jwt_keys(), bundle.jwt_keys());
+            assert_eq!(again.sequence(), sequence);
+            let kept = |der| bundle.authorities().contains(der);
+            assert!(again.authorities().iter().all(kept));
+        }
+        Err(error) => assert!(matches!(error, BundleError::Empty), "{error}"),
+    }
 
     // A bundle may follow itself, and nothing older may follow it.
     assert_eq!(bundle.check_successor(bundle), Ok(()));
