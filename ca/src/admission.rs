@@ -39,6 +39,14 @@ impl Source {
             v4 @ IpAddr::V4(_) => v4,
         })
     }
+
+    /// Whose it is, where that is known.
+    pub(crate) fn identity(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Identity(id) | Self::Certificate(id, _) | Self::Tokens(id) => Some(id),
+            Self::Address(_) => None,
+        }
+    }
 }
 
 /// The budgets. Certificates have one each, and one that those of an identity share. A budget of `n` per minute allows a burst of `n`.

@@ -207,7 +207,7 @@ impl Api {
         &self,
         caller: &(dyn Display + Sync),
         operation: &'static str,
-        refused: Refused,
+        refused: &Refused,
     ) -> Status {
         if refused.reason() == Reason::RateLimited {
             // Counted by the listener. More would let a flood through to the log.
@@ -217,7 +217,7 @@ impl Api {
         if let Refused::Issue(IssueError::Lineage(LineageError::SecondSuccessor {
             serial,
             lineage,
-        })) = &refused
+        })) = refused
         {
             error!(spiffe_id = %caller, serial, %lineage, "two hold the key of this certificate; its lineage is frozen");
         }
@@ -235,10 +235,10 @@ impl Api {
                 );
             }
         } else {
-            let error = &refused as &dyn std::error::Error;
+            let error = refused as &dyn std::error::Error;
             error!(error, peer.id = %caller, call = operation, "call failed");
         }
-        Status::from(&refused)
+        Status::from(refused)
     }
 
     fn certificate(&self, call: Call, issued: &Issued) -> Certificate {
@@ -301,7 +301,7 @@ impl Api {
         bundle.to_spiffe_json(REFRESH_HINT)
     }
 
-    fn bundle(&self) -> TrustBundle {
+    pub(crate) fn bundle(&self) -> TrustBundle {
         bundle_message(&self.authority.bundle().borrow())
     }
 }
@@ -319,7 +319,7 @@ impl CertificateAuthority for Api {
         match self.issue_to(&enrolment, asked, &request).await {
             Ok(issued) => Ok(Response::new(self.issue_response(&issued))),
             Err(refused) => Err(self
-                .audit(&enrolment.spiffe_id, Call::Issue.as_str(), refused)
+                .audit(&enrolment.spiffe_id, Call::Issue.as_str(), &refused)
                 .await),
         }
     }
@@ -334,7 +334,7 @@ impl CertificateAuthority for Api {
                 server_time_unix_ms: unix_ms(SystemTime::now()),
                 revocations: Some(self.revocations()),
             })),
-            Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), refused).await),
+            Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), &refused).await),
         }
     }
 
@@ -346,7 +346,7 @@ impl CertificateAuthority for Api {
         let svid = &svid.leaf;
         match self.issue_token(svid, call.into_inner()).await {
             Ok(response) => Ok(Response::new(response)),
-            Err(refused) => Err(self.audit(&svid.id, "issue_jwt", refused).await),
+            Err(refused) => Err(self.audit(&svid.id, "issue_jwt", &refused).await),
         }
     }
 

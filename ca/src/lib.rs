@@ -36,6 +36,7 @@ pub mod jwt;
 pub mod client;
 
 mod causes;
+mod json;
 pub mod metrics;
 mod watched;
 

@@ -1,9 +1,10 @@
-//! The CA's listener: TLS 1.3, HTTP/2, the gRPC service on top.
+//! The CA's listener: TLS 1.3, HTTP/2 or HTTP/1.1, the gRPC service on top, and the same calls as JSON.
 //!
 //! Every wait on a client has a deadline and everything counted per client is bounded. What happens on one connection
-//! is in `server/connection.rs`; the server's own certificate is in `server/tls.rs`.
+//! is in `server/connection.rs`, what is not gRPC in `server/gateway.rs`; the server's own certificate is in `server/tls.rs`.
 
 mod connection;
+mod gateway;
 mod shares;
 mod tls;
 

@@ -23,7 +23,7 @@ impl Api {
         match self.administrators.contains(&svid.id) {
             true => Ok(svid.id.clone()),
             false => Err(self
-                .audit(&svid.id, "administer", Refused::NotAnAdministrator)
+                .audit(&svid.id, "administer", &Refused::NotAnAdministrator)
                 .await),
         }
     }
@@ -84,7 +84,7 @@ impl Administration for Api {
                 entry: Some((&entry).into()),
                 created,
             })),
-            Err(refused) => Err(self.audit(&author, "create_entry", refused).await),
+            Err(refused) => Err(self.audit(&author, "create_entry", &refused).await),
         }
     }
 
@@ -95,7 +95,7 @@ impl Administration for Api {
         let author = self.administrator(&call).await?;
         match self.delete(author.clone(), call.into_inner().name).await {
             Ok(deleted) => Ok(Response::new(DeleteEntryResponse { deleted })),
-            Err(refused) => Err(self.audit(&author, "delete_entry", refused).await),
+            Err(refused) => Err(self.audit(&author, "delete_entry", &refused).await),
         }
     }
 
@@ -106,7 +106,7 @@ impl Administration for Api {
         let caller = self.administrator(&call).await?;
         let entries = match self.page(call.into_inner().after).await {
             Ok(entries) => entries,
-            Err(refused) => return Err(self.audit(&caller, "list_entries", refused).await),
+            Err(refused) => return Err(self.audit(&caller, "list_entries", &refused).await),
         };
         let last = entries.last().filter(|_| entries.len() >= PAGE as usize);
         Ok(Response::new(ListEntriesResponse {

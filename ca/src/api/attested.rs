@@ -35,7 +35,7 @@ impl Api {
         };
         match self.issue_for(&evidence, asked, request).await {
             Ok(issued) => Ok(issued),
-            Err(refused) => Err(self.audit(&caller, Call::Issue.as_str(), refused).await),
+            Err(refused) => Err(self.audit(&caller, Call::Issue.as_str(), &refused).await),
         }
     }
 

@@ -81,6 +81,18 @@ pub(crate) enum Refused {
     Oversized,
     #[error("expected one protobuf message of package tipstaff.ca.v1, found something else")]
     Malformed,
+    #[error(
+        "expected one JSON object with fields of the request's message, each once and in the form that /v1/openapi.json describes, found something else at line {line}, column {column}"
+    )]
+    Json { line: usize, column: usize },
+    #[error("expected content type application/json, in UTF-8 and without content encoding")]
+    ContentType,
+    #[error("expected the whole body, which broke off")]
+    BrokenOff,
+    #[error("expected a path of those that /v1/openapi.json lists")]
+    NoSuchPath,
+    #[error("expected method {allowed} for this path")]
+    OtherMethod { allowed: &'static str },
     #[error("expected a call of service tipstaff.ca.v1.CertificateAuthority, found another")]
     UnknownMethod,
     #[error("expected the whole request within {} s", .limit.as_secs_f32())]
@@ -99,7 +111,11 @@ impl Refused {
             | Self::Entry(CreateEntryError::Entry(_))
             | Self::EntryName
             | Self::Audience(_)
-            | Self::Malformed => Code::InvalidArgument,
+            | Self::Malformed
+            | Self::Json { .. }
+            | Self::ContentType
+            | Self::BrokenOff => Code::InvalidArgument,
+            Self::NoSuchPath => Code::NotFound,
             Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
             Self::NotEnrolled
             | Self::Attestation(_)
@@ -130,7 +146,7 @@ impl Refused {
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } | Self::Oversized => {
                 Code::ResourceExhausted
             }
-            Self::UnknownMethod | Self::NoTokens => Code::Unimplemented,
+            Self::UnknownMethod | Self::OtherMethod { .. } | Self::NoTokens => Code::Unimplemented,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
     }
@@ -171,9 +187,15 @@ impl Refused {
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
             Self::Oversized => Reason::OversizedMessage,
-            Self::Malformed | Self::TwoProofs => Reason::MalformedMessage,
+            Self::Malformed
+            | Self::TwoProofs
+            | Self::Json { .. }
+            | Self::ContentType
+            | Self::BrokenOff => Reason::MalformedMessage,
             Self::Audience(_) => Reason::InvalidAudience,
-            Self::UnknownMethod => Reason::UnknownMethod,
+            Self::UnknownMethod | Self::NoSuchPath | Self::OtherMethod { .. } => {
+                Reason::UnknownMethod
+            }
             Self::NoTokens => Reason::NoTokens,
             Self::Timeout { .. } => Reason::Timeout,
         }

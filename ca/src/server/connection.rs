@@ -1,21 +1,20 @@
 //! One connection: handshake -> who is it -> calls, each admitted, timed and counted -> told to go away in time.
 
 use super::shares::Share;
-use super::{MAX_MESSAGE_BYTES, Service, Tasks};
+use super::tls::HTTP2;
+use super::{MAX_MESSAGE_BYTES, Options, Service, Tasks, gateway};
 use crate::admission::Source;
 use crate::api::refused::{REASON_METADATA, Refused};
 use crate::api::{Api, Peer};
 use crate::metrics::Reason;
 use crate::proto::administration_server::{self, AdministrationServer};
 use crate::proto::certificate_authority_server::CertificateAuthorityServer;
-use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
-use http_body_util::Full;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use identity::tls::BundleSource;
 use identity::{Usage, VerifiedChain, VerifyError};
 use rustls::ServerConnection;
@@ -36,9 +35,7 @@ const MAX_STREAMS: u32 = 8;
 /// The same without a certificate, which is good for one Issue. What strangers can make the CA hold in memory is this
 /// times a message, times their connections.
 const MAX_STREAMS_OF_STRANGERS: u32 = 2;
-/// Where others find our trust bundle.
-const BUNDLE_PATH: &str = "/bundle";
-const MAX_HEADER_BYTES: u32 = 8 * 1024;
+const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Both windows: a message fits in, a connection holds no more than two.
 const WINDOW_BYTES: u32 = 32 * 1024;
 /// How soon a peer that is gone without a word is noticed.
@@ -104,9 +101,15 @@ async fn serve_http(service: &Service, stream: TlsStream<TcpStream>, peer: Peer)
         Some(_) => MAX_STREAMS,
         None => MAX_STREAMS_OF_STRANGERS,
     };
-    let connection = builder(service.tasks.clone(), streams).serve_connection(
+    let builder = builder(service.tasks.clone(), &service.options, streams);
+    // What was not agreed on in the handshake is HTTP/1.1 (RFC 9113 section 3.2).
+    let builder = match stream.get_ref().1.alpn_protocol() {
+        Some(HTTP2) => builder.http2_only(),
+        _ => builder.http1_only(),
+    };
+    let connection = builder.serve_connection(
         TokioIo::new(stream),
-        service_fn(|request| {
+        service_fn(|request: Request<Incoming>| {
             let (service, peer) = (service.clone(), peer.clone());
             async move { Ok::<_, Infallible>(call(service, peer, request).await) }
         }),
@@ -147,17 +150,50 @@ fn deadlines(service: &Service, peer: &Peer) -> (Duration, Duration) {
     (polite, (polite + options.drain).min(valid))
 }
 
-fn builder(tasks: Tasks, streams: u32) -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(tasks);
+fn builder(tasks: Tasks, options: &Options, streams: u32) -> auto::Builder<Tasks> {
+    let mut builder = auto::Builder::new(tasks);
     builder
+        .http1()
+        .timer(TokioTimer::new())
+        .max_buf_size(MAX_HEADER_BYTES)
+        // Also how long a connection may wait for its next request.
+        .header_read_timeout(options.request_timeout);
+    builder
+        .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
-        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT);
     builder
+}
+
+/// In which words a caller asks, and is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Grpc,
+    Json,
+}
+
+impl Dialect {
+    fn of(request: &Request<Incoming>) -> Self {
+        let content_type = request.headers().get(CONTENT_TYPE);
+        let is_grpc =
+            content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        match request.version() {
+            Version::HTTP_2 if is_grpc => Self::Grpc,
+            _ => Self::Json,
+        }
+    }
+
+    fn refuse(self, refused: &Refused) -> Response<Body> {
+        match self {
+            Self::Grpc => Status::from(refused).into_http(),
+            Self::Json => gateway::refuse(refused),
+        }
+    }
 }
 
 /// One call: admit, run within its time, count the refusal and charge it to whoever caused it.
@@ -166,18 +202,22 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         Some(svid) => Source::Certificate(svid.leaf.id.clone(), svid.leaf.serial.clone()),
         None => Source::address(peer.address),
     };
+    let dialect = Dialect::of(&request);
     if let Err(retry_after) = service.admission.admit(&source, Instant::now()) {
         service.metrics.count_refusal(Reason::RateLimited);
-        return Status::from(Refused::RateLimited { retry_after }).into_http();
-    }
-    if request.method() == Method::GET && request.uri().path() == BUNDLE_PATH {
-        return bundle(&service.api);
+        return dialect.refuse(&Refused::RateLimited { retry_after });
     }
     request.extensions_mut().insert(peer);
     let limit = service.options.request_timeout;
-    let response = match timeout(limit, answer(&service.api, &source, request)).await {
+    let answer = async {
+        match dialect {
+            Dialect::Grpc => answer(&service.api, &source, request).await,
+            Dialect::Json => gateway::answer(&service.api, &source, request).await,
+        }
+    };
+    let response = match timeout(limit, answer).await {
         Ok(response) => response,
-        Err(_) => Status::from(Refused::Timeout { limit }).into_http(),
+        Err(_) => dialect.refuse(&Refused::Timeout { limit }),
     };
     if let Some(reason) = refusal(response.headers()) {
         service.metrics.count_refusal(reason);
@@ -185,15 +225,6 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
             service.admission.charge(&source, Instant::now());
         }
     }
-    response
-}
-
-/// The bundle endpoint (SPIFFE Federation section 5.2.2, https_spiffe): anyone may read it.
-fn bundle(api: &Api) -> Response<Body> {
-    let body = Full::new(Bytes::from(api.bundle_document()));
-    let mut response = Response::new(Body::new(body));
-    let json = HeaderValue::from_static("application/json");
-    response.headers_mut().insert(CONTENT_TYPE, json);
     response
 }
 
@@ -223,26 +254,23 @@ async fn answer(api: &Api, source: &Source, request: Request<Incoming>) -> Respo
         Some(status) if status.code() != Code::Ok => Refused::Malformed,
         _ => return response,
     };
-    let status = match source {
-        Source::Identity(caller) | Source::Certificate(caller, _) | Source::Tokens(caller) => {
-            api.audit(caller, "call", refused).await
-        }
-        Source::Address(_) => refused.into(),
+    let status = match source.identity() {
+        Some(caller) => api.audit(caller, "call", &refused).await,
+        None => refused.into(),
     };
     status.into_http()
 }
 
-/// Why a call was refused, from its reply: a refusal has no body, so its status is in the head.
+/// Why a call was refused, from its reply: gRPC, too, says it in the head, as a refusal has no body.
 fn refusal(headers: &HeaderMap) -> Option<Reason> {
-    let status = Status::from_header_map(headers)?;
-    let word = status.metadata().get(REASON_METADATA)?;
+    let word = headers.get(REASON_METADATA)?;
     Reason::ALL
         .into_iter()
         .find(|reason| word == reason.as_str())
 }
 
-fn debug_end(ended: hyper::Result<()>) {
+fn debug_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
     if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended with an error");
+        tracing::debug!(error, "connection ended with an error");
     }
 }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// HTTP/2 and nothing else: a client that offers another protocol fails in the handshake.
-pub(super) const ALPN: &[u8] = b"h2";
+/// What gRPC needs, and who can speaks.
+pub(super) const HTTP2: &[u8] = b"h2";
+/// In the order of our preference. A client that offers neither fails in the handshake.
+const ALPN: [&[u8]; 2] = [HTTP2, b"http/1.1"];
 /// Between attempts to renew the server's certificate: it is the CA's own database that is at fault.
 const RETRY: Duration = Duration::from_secs(5);
 /// The renewal time is looked at this often, so that a suspended machine or a changed clock does not delay it.
@@ -80,7 +82,7 @@ async fn next(
     metrics: &Metrics,
 ) -> Result<(Arc<ServerConfig>, SystemTime), IssueError> {
     let ServerIdentity { svid, renew_at } = authority.issue_server().await?;
-    let config = server_config(&svid, peers.clone(), ClientAuth::Optional, &[ALPN]);
+    let config = server_config(&svid, peers.clone(), ClientAuth::Optional, &ALPN);
     let leaf = svid.leaf();
     let ends = leaf
         .not_after

@@ -16,6 +16,8 @@ mod client;
 mod entries;
 /// Bundles of other trust domains.
 mod federation;
+/// The same calls as JSON: what is translated, and what is refused.
+mod gateway;
 /// What strangers can and cannot do to the listener.
 mod hostile;
 /// What Issue answers to good and bad requests.
