@@ -4,7 +4,6 @@ use crate::config::OpenOptions;
 use crate::csr::PublicKey;
 use crate::revoke::crl::Crl;
 use crate::store::{CertificateRecord, Store};
-use aws_lc_rs::hmac;
 use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -20,6 +19,7 @@ mod follow;
 mod health;
 mod order;
 mod sign;
+pub(crate) mod slots;
 mod tokens;
 
 #[cfg(test)]
@@ -34,6 +34,7 @@ pub use follow::CrlError;
 pub use health::Fault;
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
 use sign::{Signer, check};
+use slots::Slots;
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -73,7 +74,7 @@ impl Authority {
                 intermediate: Some(parts.intermediate).filter(|issuer| *issuer != parts.root),
                 issuer_validity: parts.issuer_validity,
                 ttl_floor: options.ttl_floor,
-                renewal_secret: hmac::Key::new(hmac::HMAC_SHA256, &parts.renewal_secret),
+                slots: Slots::new(&parts.renewal_secret),
             }),
             store: Store::open(options.database_in(directory))?,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),

@@ -1,10 +1,10 @@
 //! Signing, and reading back what was signed.
 
+use super::slots::Slots;
 use super::{IssueError, Issued, Request};
 use crate::config::{DEFAULT_TTL, MAX_TTL, TtlFloor};
 use crate::profile::{self, Validity};
 use crate::signer::CaKey;
-use aws_lc_rs::hmac;
 use identity::{Leaf, TrustBundle, Usage};
 use rcgen::Issuer;
 use rustls_pki_types::CertificateDer;
@@ -18,7 +18,7 @@ pub(super) struct Signer {
     /// Where the validity of all issuers overlaps.
     pub(super) issuer_validity: Validity,
     pub(super) ttl_floor: TtlFloor,
-    pub(super) renewal_secret: hmac::Key,
+    pub(super) slots: Slots,
 }
 
 impl Signer {
@@ -45,31 +45,13 @@ impl Signer {
         chain.extend(self.intermediate.clone());
         let leaf = check(&chain, request, validity, bundle, now)?;
         Ok(Issued {
-            renew_at: self.renew_at(&leaf.serial, now, leaf.not_after),
+            renew_at: self.slots.renew_at(&leaf.serial, now, leaf.not_after),
             id: leaf.id,
             chain,
             serial: leaf.serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
         })
-    }
-
-    /// A deterministic draw from the serial, uniform in 50 to 70 % of the time between issuance and expiry. A fleet
-    /// that starts at once spreads out, and asking again gives the same answer.
-    pub(super) fn renew_at(
-        &self,
-        serial: &str,
-        now: SystemTime,
-        not_after: SystemTime,
-    ) -> SystemTime {
-        let tag = hmac::sign(&self.renewal_secret, serial.as_bytes());
-        let (draw, _) = tag
-            .as_ref()
-            .split_first_chunk()
-            .expect("a tag has 32 bytes");
-        let draw = f64::from(u32::from_be_bytes(*draw)) / f64::from(u32::MAX);
-        let life = not_after.duration_since(now).unwrap_or_default();
-        now + life.mul_f64(0.5 + 0.2 * draw)
     }
 }
 

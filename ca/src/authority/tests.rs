@@ -170,7 +170,8 @@ async fn a_renewal_time_is_a_function_of_the_serial_over_restarts_too() {
     let again = Authority::open(&temporary.path().join("ca"), &OpenOptions::default()).unwrap();
     let (_other, stranger) = new_ca(&options());
     let now = SystemTime::now();
-    let drawn = |ca: &Authority, serial: &str| ca.signer.renew_at(serial, now, now + DEFAULT_TTL);
+    let drawn =
+        |ca: &Authority, serial: &str| ca.signer.slots.renew_at(serial, now, now + DEFAULT_TTL);
     assert_eq!(drawn(&ca, "4fa1"), drawn(&again, "4fa1"));
     assert_ne!(drawn(&ca, "4fa1"), drawn(&ca, "4fa2"));
     assert_ne!(
