@@ -111,11 +111,22 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
 fn feed(handles: &client::Handles) -> IdentityFeed {
     let (sender, state) = watch::channel(IdentityState::default());
     let mut source = handles.state.clone();
+    let mut ca_time = handles.ca_time.clone();
     // Ends when the client or the proxy is gone.
     tokio::spawn(async move {
         loop {
-            let present = state_of(&source.borrow_and_update());
-            if sender.send(present).is_err() || source.changed().await.is_err() {
+            let present = IdentityState {
+                ca_time: *ca_time.borrow_and_update(),
+                ..state_of(&source.borrow_and_update())
+            };
+            if sender.send(present).is_err() {
+                return;
+            }
+            let changed = tokio::select! {
+                changed = source.changed() => changed,
+                changed = ca_time.changed() => changed,
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -134,15 +145,15 @@ fn state_of(state: &ClientState) -> IdentityState {
         ClientState::Enrolling => IdentityState::default(),
         ClientState::Valid { renew_at } => IdentityState {
             renew_at: Some(*renew_at),
-            failing: None,
+            ..IdentityState::default()
         },
         ClientState::Retrying { error, since } | ClientState::Expired { error, since } => {
             IdentityState {
-                renew_at: None,
                 failing: Some(Failing {
                     since: *since,
                     error: error.clone(),
                 }),
+                ..IdentityState::default()
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::token::ParseTokenError;
 use agent::Agent;
 use bundles::Bundles;
 use connect::{Connector, Endpoint};
-use identity::{PortableSvid, Revocations, SpiffeId, Svid, TrustBundle};
+use identity::{CaTime, PortableSvid, Revocations, SpiffeId, Svid, TrustBundle};
 use prover::Prover;
 use standing::Standing;
 use std::path::PathBuf;
@@ -88,6 +88,8 @@ pub struct Handles {
     /// Bundles of the trust domains that the CA federates with, each on its own.
     pub federated: watch::Receiver<Arc<Vec<Arc<TrustBundle>>>>,
     pub state: watch::Receiver<ClientState>,
+    /// The time that the CA last told; `None` before its first answer.
+    pub ca_time: watch::Receiver<Option<CaTime>>,
     /// Asks for a renewal at once. The answer is `Ok` when the new identity is in `svid`.
     pub renew: mpsc::Sender<oneshot::Sender<Result<(), String>>>,
     /// Asks for JWT-SVIDs.
@@ -132,7 +134,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let (renew, asks) = mpsc::channel(WAITING_RENEWALS);
     let (svid, state) = standing.subscribe();
     let (bundle, revocations) = (bundles.subscribe(), bundles.revocations());
-    let federated = bundles.subscribe_federated();
+    let (federated, ca_time) = (bundles.subscribe_federated(), bundles.ca_time());
     let (hand_out, portable) = watch::channel(None);
     let agent = Agent {
         connector: connector.clone(),
@@ -163,6 +165,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         revocations,
         federated,
         state,
+        ca_time,
         renew,
         tokens,
         _tasks: tasks,

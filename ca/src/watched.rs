@@ -1,10 +1,12 @@
 //! The present trust bundle and what is revoked, as handshakes read them.
 
 use identity::tls::BundleSource;
-use identity::{Revocations, TrustBundle, Usage, VerifiedChain, VerifiedChains, VerifyError};
+use identity::{
+    CaTime, ClockSkew, Revocations, TrustBundle, Usage, VerifiedChain, VerifiedChains, VerifyError,
+};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use tokio::sync::watch;
 
 /// Reads the newest of both at every handshake, so that a change takes effect without a restart.
@@ -13,6 +15,7 @@ pub(crate) struct WatchedBundle {
     bundle: watch::Receiver<Arc<TrustBundle>>,
     revocations: watch::Receiver<Arc<Revocations>>,
     verified: VerifiedChains,
+    ca_time: Option<watch::Receiver<Option<CaTime>>>,
 }
 
 impl WatchedBundle {
@@ -24,7 +27,21 @@ impl WatchedBundle {
             bundle,
             revocations,
             verified: VerifiedChains::default(),
+            ca_time: None,
         }
+    }
+
+    /// Names, where a certificate is refused for the time, how far the clock here is from the CA's.
+    pub(crate) fn knowing(self, ca_time: watch::Receiver<Option<CaTime>>) -> Self {
+        Self {
+            ca_time: Some(ca_time),
+            ..self
+        }
+    }
+
+    fn skew(&self) -> Option<ClockSkew> {
+        let ca_time = *self.ca_time.as_ref()?.borrow();
+        ca_time.map(|time| time.skew((Instant::now(), SystemTime::now())))
     }
 }
 
@@ -39,7 +56,10 @@ impl BundleSource for WatchedBundle {
         usage: Usage,
         now: SystemTime,
     ) -> Result<Arc<VerifiedChain>, VerifyError> {
-        let verified = self.verified.verify(&self.bundle(), chain, usage, now)?;
+        let verified = self
+            .verified
+            .verify(&self.bundle(), chain, usage, now)
+            .map_err(|error| error.by_clock(self.skew()))?;
         self.revocations.borrow().check(&verified)?;
         Ok(verified)
     }

@@ -43,6 +43,8 @@ pub mod verified;
 
 pub mod tls;
 
+pub mod clock;
+
 #[cfg(test)]
 mod mint;
 #[cfg(test)]
@@ -50,6 +52,7 @@ mod vectors;
 
 pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};
+pub use clock::{CaTime, ClockSkew};
 pub use id::{ParseIdError, SpiffeId, TrustDomain};
 pub use portable::PortableSvid;
 pub use revoked::Revocations;

@@ -1,6 +1,7 @@
 //! The one path validation: used in the proxy's handshakes, by the CA before it releases a certificate, and by its clients.
 
 use crate::cert::Signer;
+use crate::clock::ClockSkew;
 use crate::revoked::{Revoked, SignerKey};
 use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -195,20 +196,24 @@ pub enum VerifyError {
     #[error("expected an authority that is valid now and may sign, found none in the bundle")]
     NoAuthority,
     /// A certificate of the path is past its end.
-    #[error("expected a certificate that is valid at {}, found one that ended at {}", text(*.now), text(*.not_after))]
+    #[error("expected a certificate that is valid at {}, found one that ended at {}{}", text(*.now), text(*.not_after), clause(*.clock))]
     Expired {
         /// When it was checked.
         now: SystemTime,
         /// The end of its validity.
         not_after: SystemTime,
+        /// How far off the clock that it was checked by is, if that is known.
+        clock: Option<ClockSkew>,
     },
     /// A certificate of the path is before its beginning.
-    #[error("expected a certificate that is valid at {}, found one that begins at {}", text(*.now), text(*.not_before))]
+    #[error("expected a certificate that is valid at {}, found one that begins at {}{}", text(*.now), text(*.not_before), clause(*.clock))]
     NotYetValid {
         /// When it was checked.
         now: SystemTime,
         /// The beginning of its validity.
         not_before: SystemTime,
+        /// How far off the clock that it was checked by is, if that is known.
+        clock: Option<ClockSkew>,
     },
     /// No path leads to an authority.
     #[error("expected a certificate issued under one of the bundle's authorities")]
@@ -247,15 +252,26 @@ impl VerifyError {
         }
     }
 
+    /// The same with how far off the clock is that said what time it is.
+    #[must_use]
+    pub fn by_clock(mut self, skew: Option<ClockSkew>) -> Self {
+        if let Self::Expired { clock, .. } | Self::NotYetValid { clock, .. } = &mut self {
+            *clock = skew;
+        }
+        self
+    }
+
     fn from_path(error: webpki::Error) -> Self {
         match error {
             webpki::Error::CertExpired { time, not_after } => Self::Expired {
                 now: moment(time),
                 not_after: moment(not_after),
+                clock: None,
             },
             webpki::Error::CertNotValidYet { time, not_before } => Self::NotYetValid {
                 now: moment(time),
                 not_before: moment(not_before),
+                clock: None,
             },
             webpki::Error::UnknownIssuer => Self::UnknownIssuer,
             webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature,
@@ -267,6 +283,10 @@ impl VerifyError {
 
 pub(crate) fn moment(time: UnixTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
+}
+
+fn clause(clock: Option<ClockSkew>) -> String {
+    clock.map_or_else(String::new, |skew| format!(" ({skew})"))
 }
 
 /// RFC 3339, or seconds since 1970 for a year that RFC 3339 cannot write.

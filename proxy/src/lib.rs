@@ -110,14 +110,14 @@ use admin::PolicyStatus;
 use discovery::{Discovery, Finder};
 use drain::{Drain, Readiness, Unready};
 use handover::{Handover, Inherited, RelieveError};
-use identity::{Revocations, Svid, TrustBundle};
+use identity::{CaTime, ClockSkew, Revocations, Svid, TrustBundle};
 use metrics::Metrics;
 use overload::Overload;
 use policy::Policy;
 use proof::Held;
 use redirect::OwnPorts;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use worker::Admission;
 
@@ -143,6 +143,16 @@ pub struct IdentityState {
     pub renew_at: Option<SystemTime>,
     /// Why the last attempt failed and since when they fail; `None` while all is well.
     pub failing: Option<Failing>,
+    /// The time that the CA last told; `None` before its first answer.
+    pub ca_time: Option<CaTime>,
+}
+
+impl IdentityState {
+    /// How far this machine's clock is from the CA's now, if the CA has ever answered.
+    pub(crate) fn skew(&self) -> Option<ClockSkew> {
+        let now = (Instant::now(), SystemTime::now());
+        self.ca_time.map(|time| time.skew(now))
+    }
 }
 
 /// Attempts to obtain or renew an identity have been failing.

@@ -7,12 +7,12 @@ mod stream;
 
 pub(crate) use stream::Stream;
 
-use crate::IdentityFeed;
 use crate::config::Protocol;
 use crate::error::ConnectError;
 use crate::hops::{self, Hops};
 use crate::peer::Peer;
 use crate::proof::{self, Name, Revocable};
+use crate::{IdentityFeed, IdentityState};
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
 use identity::{
@@ -336,6 +336,7 @@ pub(crate) struct LiveIdentity {
     svid: watch::Receiver<Option<Arc<Svid>>>,
     bundle: watch::Receiver<Arc<TrustBundle>>,
     revocations: watch::Receiver<Arc<Revocations>>,
+    state: watch::Receiver<IdentityState>,
     /// Peers come again and again: for new connections, and with each of ours.
     verified: VerifiedChains,
 }
@@ -346,6 +347,7 @@ impl LiveIdentity {
             svid: feed.svid.clone(),
             bundle: feed.bundle.clone(),
             revocations: feed.revocations.clone(),
+            state: feed.state.clone(),
             verified: VerifiedChains::default(),
         })
     }
@@ -393,7 +395,10 @@ impl BundleSource for LiveIdentity {
         usage: Usage,
         now: SystemTime,
     ) -> Result<Arc<VerifiedChain>, VerifyError> {
-        let verified = self.verified.verify(&self.bundle(), chain, usage, now)?;
+        let verified = self
+            .verified
+            .verify(&self.bundle(), chain, usage, now)
+            .map_err(|error| error.by_clock(self.state.borrow().skew()))?;
         self.revocations.borrow().check(&verified)?;
         Ok(verified)
     }

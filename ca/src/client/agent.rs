@@ -12,7 +12,7 @@ use identity::{PortableSvid, Revocations, SpiffeId, Svid, SvidError, Usage, Veri
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
@@ -99,6 +99,7 @@ impl Agent {
 
     async fn obtain(&mut self) -> Result<Schedule, AttemptError> {
         let key = self.leaf_key()?;
+        let asked = Instant::now();
         let csr = certificate_request(&key).map_err(AttemptError::Key)?;
         let is_good = |svid: &Arc<Svid>| !self.svid_refused && !self.bundles.revokes(svid);
         let present = self.standing.valid_svid().filter(is_good);
@@ -117,6 +118,7 @@ impl Agent {
             }
         };
         let received = now();
+        self.bundles.hear(reply.server_time_unix_ms, asked);
         self.bundles.offer(reply.bundle, reply.revocations)?;
         let certificate = reply.certificate;
         let schedule = Schedule::new(
@@ -194,6 +196,7 @@ impl Agent {
             self.bundles
                 .present()
                 .verify(&chain, usage, SystemTime::now())
+                .map_err(|error| error.by_clock(self.bundles.skew()))
         };
         let leaf = verify(Usage::Client)?;
         verify(Usage::Server)?;

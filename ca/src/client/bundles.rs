@@ -2,13 +2,15 @@
 
 use super::connect::{ConnectError, Connector};
 use super::revoked;
-use super::schedule::jittered;
+use super::schedule::{jittered, now};
 use crate::proto::{self, WatchBundleRequest};
 use identity::jwt::JwtKeys;
-use identity::{BundleError, Revocations, Svid, TrustBundle, TrustDomain, Usage};
+use identity::{
+    BundleError, CaTime, ClockSkew, Revocations, Svid, TrustBundle, TrustDomain, Usage,
+};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -22,12 +24,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bundles of other trust domains, each on its own.
 pub(super) type Federated = Arc<Vec<Arc<TrustBundle>>>;
 
-/// Holds the newest bundle seen, and the newest list of what is revoked.
+/// Holds the newest bundle seen, the newest list of what is revoked, and the time that the CA last told.
 #[derive(Debug)]
 pub(super) struct Bundles {
     bundle: watch::Sender<Arc<TrustBundle>>,
     revocations: watch::Sender<Arc<Revocations>>,
     federated: watch::Sender<Federated>,
+    ca_time: watch::Sender<Option<CaTime>>,
 }
 
 impl Bundles {
@@ -36,6 +39,7 @@ impl Bundles {
             bundle: watch::Sender::new(Arc::new(first)),
             revocations: watch::Sender::default(),
             federated: watch::Sender::new(Federated::default()),
+            ca_time: watch::Sender::new(None),
         }
     }
 
@@ -49,6 +53,30 @@ impl Bundles {
 
     pub(super) fn subscribe_federated(&self) -> watch::Receiver<Federated> {
         self.federated.subscribe()
+    }
+
+    pub(super) fn ca_time(&self) -> watch::Receiver<Option<CaTime>> {
+        self.ca_time.subscribe()
+    }
+
+    /// Takes the time in an answer that was asked for at `asked` and came just now.
+    pub(super) fn hear(&self, server_time_unix_ms: i64, asked: Instant) {
+        let heard = now();
+        let time = CaTime::new(server_time_unix_ms, asked, heard.0);
+        self.ca_time.send_replace(Some(time));
+        let skew = time.skew(heard);
+        if skew.is_notable() {
+            tracing::warn!(
+                seconds = skew.seconds(),
+                "this machine's clock and the CA's differ: certificates are judged by the one and written by the other"
+            );
+        }
+    }
+
+    /// How far off this machine's clock is now, if the CA has ever answered.
+    pub(super) fn skew(&self) -> Option<ClockSkew> {
+        let time = *self.ca_time.borrow();
+        time.map(|time| time.skew(now()))
     }
 
     pub(super) fn present(&self) -> Arc<TrustBundle> {
@@ -201,12 +229,18 @@ async fn stream(connector: &Connector, bundles: &Bundles, svid: &Svid) -> Result
         let bundle_sequence = held.borrow_and_update().sequence();
         Some((WatchBundleRequest { bundle_sequence }, held))
     });
+    let asked = Instant::now();
     let opened = timeout(OPEN_TIMEOUT, connection.calls.watch_bundle(said));
     let mut replies = opened
         .await
         .map_err(|_| FollowError::Timeout)??
         .into_inner();
+    let mut is_first = true;
     while let Some(reply) = replies.message().await? {
+        // Later ones were not asked for: how long they were on their way does not show.
+        if std::mem::take(&mut is_first) {
+            bundles.hear(reply.server_time_unix_ms, asked);
+        }
         bundles.offer(reply.bundle.unwrap_or_default(), reply.revocations)?;
         bundles.offer_federated(reply.federated)?;
     }

@@ -68,10 +68,10 @@ impl Connector {
         Self {
             endpoint,
             ca: SpiffeId::ca_server(bundles.present().trust_domain()),
-            bundles: Arc::new(WatchedBundle::new(
-                bundles.subscribe(),
-                bundles.revocations(),
-            )),
+            bundles: Arc::new(
+                WatchedBundle::new(bundles.subscribe(), bundles.revocations())
+                    .knowing(bundles.ca_time()),
+            ),
         }
     }
 

@@ -54,6 +54,7 @@ pub(super) fn ready(state: &State) -> Answer {
         "failing_since": exchange.failing.as_ref().map(|failing| rfc3339(failing.since)),
         "last_error": exchange.failing.as_ref().map(|failing| failing.error.as_str()),
         "renew_at": exchange.renew_at.map(rfc3339),
+        "clock_skew_seconds": exchange.skew().map(|skew| skew.seconds()),
     });
     let policy = state.policy.borrow().clone();
     let memory = state.overload.reading().ok().flatten();

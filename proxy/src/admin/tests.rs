@@ -72,8 +72,8 @@ fn refused_reload_and_absent_ca_show_and_leave_it_ready() {
     admin
         .identity
         .send(IdentityState {
-            renew_at: None,
             failing: Some(failing),
+            ..IdentityState::default()
         })
         .unwrap();
     let (status, detail) = admin.ready();

@@ -18,6 +18,7 @@ pub(crate) struct Standing {
     identity_changes: Counter,
     renewal_failing: Gauge,
     bundle_sequence: Gauge,
+    clock_skew: Gauge<f64, AtomicU64>,
     policy_loaded: Gauge,
     policy_generation: Family<[(&'static str, String); 1], Gauge>,
 }
@@ -42,6 +43,10 @@ impl Standing {
                 "For how long attempts to obtain or renew the identity have failed; 0 while all is well",
             ),
             bundle_sequence: all.family("bundle_sequence", "Sequence number of the trust bundle"),
+            clock_skew: all.family(
+                "clock_skew_seconds",
+                "How far this machine's clock is ahead of the CA's, by the CA's last answer; 0 before the first",
+            ),
             policy_loaded: all.family(
                 "policy_loaded_timestamp_seconds",
                 "When the policy in use was loaded, as Unix time",
@@ -82,6 +87,8 @@ impl Standing {
         };
         self.identity_expiry.set(expiry);
         self.identity_remaining.set(remaining);
+        let skew = feed.state.borrow().skew();
+        self.clock_skew.set(skew.map_or(0.0, |skew| skew.seconds()));
         let failing = feed
             .state
             .borrow()

@@ -1,6 +1,7 @@
 use std::sync::Arc;
+use std::time::Instant;
 
-use identity::{TrustBundle, TrustDomain};
+use identity::{CaTime, TrustBundle, TrustDomain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use tokio::sync::{mpsc, watch};
 
@@ -23,12 +24,16 @@ fn bundle() -> TrustBundle {
 }
 
 fn encode(metrics: &Metrics) -> String {
+    encode_with(metrics, IdentityState::default())
+}
+
+fn encode_with(metrics: &Metrics, state: IdentityState) -> String {
     let (renew, _) = mpsc::channel(1);
     let feed = IdentityFeed {
         svid: watch::channel(None).1,
         bundle: watch::channel(Arc::new(bundle())).1,
         revocations: watch::channel(Arc::default()).1,
-        state: watch::channel(IdentityState::default()).1,
+        state: watch::channel(state).1,
         renew,
     };
     let policy = PolicyStatus {
@@ -64,6 +69,29 @@ fn requests_are_counted_by_direction_decision_and_status_class() {
             "{line} not in\n{text}"
         );
     }
+}
+
+#[test]
+fn a_clock_that_differs_from_the_cas_shows() {
+    let heard = Instant::now();
+    let unix_ms = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    for (shift_ms, ahead) in [(3_600_000, -3600.0), (-300_000, 300.0)] {
+        let unix_ms = i64::try_from(unix_ms).unwrap() + shift_ms;
+        let state = IdentityState {
+            ca_time: Some(CaTime::new(unix_ms, heard, heard)),
+            ..IdentityState::default()
+        };
+        let text = encode_with(&Metrics::new(), state);
+        let gauge = |line: &str| {
+            line.strip_prefix("tipstaff_clock_skew_seconds ")?
+                .parse()
+                .ok()
+        };
+        let found: f64 = text.lines().find_map(gauge).unwrap();
+        assert!((found - ahead).abs() < 1.0, "{found}");
+    }
+    let text = encode(&Metrics::new());
+    assert!(text.contains("tipstaff_clock_skew_seconds 0.0"), "{text}");
 }
 
 #[test]

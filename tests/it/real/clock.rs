@@ -1,9 +1,11 @@
 //! Clocks that are wrong, and are set right again, one process at a time (libfaketime). Certificates have an hour.
 
 use crate::harness::clock::Clock;
+use crate::harness::http::get;
 use crate::harness::{Mesh, Options, Sidecar, wait_for};
 use std::time::{Duration, Instant};
 
+const SKEW: &str = "tipstaff_clock_skew_seconds ";
 const HOUR: i64 = 3600;
 
 fn mesh() -> Mesh {
@@ -126,4 +128,41 @@ fn certificates_of_a_ca_whose_clock_is_ahead_are_not_taken_and_what_was_there_go
         (mesh.storefront.rotate().status == 200 && mesh.storefront.serial() != serial).then_some(())
     });
     assert_eq!(status(&mesh), 200);
+}
+
+/// What the sidecar says of its clock, once that is near `expected`.
+fn shows_skew(sidecar: &Sidecar, expected: i64) {
+    wait_for("the clock's difference to show", || {
+        let metrics = get(sidecar.admin, "/metrics")?.body;
+        let skew = metrics.lines().find_map(|line| line.strip_prefix(SKEW))?;
+        let skew: f64 = skew.parse().ok()?;
+        ((skew - expected as f64).abs() < 2.0).then_some(())
+    });
+}
+
+#[test]
+fn how_far_a_clock_is_off_shows_at_once_and_is_named_in_what_is_refused_for_it() {
+    let mesh = mesh();
+    for seconds in [300, -300, HOUR, -HOUR, 0] {
+        clock(&mesh.storefront).set(seconds);
+        shows_skew(&mesh.storefront, seconds);
+    }
+    // The CA's own clock is the other side of the same difference.
+    let ca = mesh.ca.clock.as_ref().expect("its own");
+    ca.set(HOUR / 2);
+    let refused = wait_for("a certificate of the future", || {
+        let reply = mesh.storefront.rotate();
+        (reply.status != 200).then_some(reply.body)
+    });
+    assert!(refused.contains("s behind the CA's"), "{refused}");
+    shows_skew(&mesh.storefront, -HOUR / 2);
+    ca.set(0);
+    clock(&mesh.storefront).set(2 * HOUR);
+    wait_for("the peer's certificate to be refused", || {
+        (status(&mesh) != 200).then_some(())
+    });
+    wait_for("it to say why", || {
+        let log = mesh.storefront.process.log_text();
+        log.contains("s ahead of the CA's").then_some(())
+    });
 }
