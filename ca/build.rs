@@ -9,6 +9,8 @@ const PACKAGE: &str = "tipstaff.ca.v1";
 
 /// What the gateway takes. A key that is no field, or is there twice, is refused.
 const TAKEN: [&str; 3] = ["IssueRequest", "RenewRequest", "X509Possession"];
+/// What only those can have who watch the bundle, which the gateway's callers cannot.
+const WATCHED: &str = "ledger_head";
 /// What it gives.
 const GIVEN: [&str; 6] = [
     "IssueResponse",
@@ -52,6 +54,9 @@ fn json(builder: Builder, message: &DescriptorProto, attributes: &str) -> Builde
     fields.fold(
         builder.message_attribute(&path, attributes),
         |builder, field| match form(field) {
+            _ if field.name() == WATCHED => {
+                builder.field_attribute(format!("{path}.{WATCHED}"), "#[serde(skip)]")
+            }
             Some(form) => builder.field_attribute(
                 format!("{path}.{}", field.name()),
                 format!("#[serde(with = \"crate::json::{form}\")]"),

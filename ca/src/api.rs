@@ -12,7 +12,7 @@ mod watch;
 use crate::admission::{Admission, Source};
 use crate::attest::{self, Attestors};
 use crate::authority::{
-    Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
+    Authority, IssueError, Issued, Request as IssueOrder, Requester, Verdict, check_workload_id,
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
@@ -20,11 +20,11 @@ use crate::federation::Federated;
 use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
-use crate::metrics::{Call, Metrics, Reason};
+use crate::metrics::{Brought, Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
-    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RenewRequest,
-    RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
+    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, LedgerHead,
+    RenewRequest, RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
@@ -161,7 +161,8 @@ impl Api {
             ttl: shorter(requested_ttl(request.ttl_seconds), enrolment.ttl),
             requester: Requester::Enrolment(enrolment.key),
         };
-        self.issue_at_its_pace(order).await
+        self.issue_at_its_pace(order, request.ledger_head.as_ref())
+            .await
     }
 
     /// Issues the successor of a valid SVID.
@@ -177,18 +178,40 @@ impl Api {
                 attested,
             },
         };
-        self.issue_at_its_pace(order).await
+        self.issue_at_its_pace(order, request.ledger_head.as_ref())
+            .await
     }
 
-    async fn issue_at_its_pace(&self, order: IssueOrder) -> Result<Issued, Refused> {
+    async fn issue_at_its_pace(
+        &self,
+        order: IssueOrder,
+        head: Option<&LedgerHead>,
+    ) -> Result<Issued, Refused> {
         let source = Source::Identity(order.id.clone());
         self.keep_pace(&source)?;
+        if let Some(head) = head {
+            self.hear_of(head, &order.id).await?;
+        }
         let issued = self.authority.issue(order).await;
         // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
         if let Err(IssueError::Lineage(_)) = &issued {
             self.pace.give_back(&source);
         }
         issued.map_err(Refused::Issue)
+    }
+
+    /// What the caller remembers of the ledger. Nothing that it can make up changes anything: a CA that was set up anew is
+    /// brought heads of the one before.
+    async fn hear_of(&self, head: &LedgerHead, caller: &SpiffeId) -> Result<(), Refused> {
+        match self.authority.hear_of(head).await.map_err(Refused::Store)? {
+            Verdict::Known => self.metrics.count_head(Brought::Known),
+            Verdict::Lost(_) => self.metrics.count_head(Brought::Lost),
+            Verdict::Unproven => {
+                self.metrics.count_head(Brought::Unproven);
+                warn!(peer.id = %caller, "a ledger head that this CA has not signed is ignored");
+            }
+        }
+        Ok(())
     }
 
     /// Certificates and tokens alike leave records, each at a pace of their own.

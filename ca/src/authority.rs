@@ -21,6 +21,7 @@ mod order;
 mod sign;
 pub(crate) mod slots;
 mod tokens;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,8 @@ pub use health::Fault;
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
 use sign::{Signer, check};
 use slots::Slots;
+pub(crate) use witness::Verdict;
+use witness::Witness;
 
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
@@ -54,6 +57,7 @@ pub struct Authority {
     options: OpenOptions,
     on_disk: health::OnDisk,
     behind: std::sync::Mutex<Option<std::time::Instant>>,
+    witness: Witness,
 }
 
 impl Authority {
@@ -86,6 +90,7 @@ impl Authority {
             options: options.clone(),
             on_disk: health::OnDisk::new(directory),
             behind: std::sync::Mutex::default(),
+            witness: Witness::default(),
         })
     }
 

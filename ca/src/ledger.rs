@@ -1,8 +1,8 @@
 //! The audit chain: what the CA did, each record naming the hash of the one before it.
 //!
 //! A record that was changed, removed from the middle or put in between breaks the chain at a place that
-//! [`verify`] names. Records cut off at the end show only by the certificates they leave behind: signed heads, which
-//! close that gap, come later.
+//! [`verify`] names. Records cut off at the end show by the certificates they leave behind, and by the signed heads
+//! (`ledger/head.rs`) that sidecars remember.
 
 use crate::csr::KeyHash;
 use crate::store::session::Transaction;
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod archive;
+pub(crate) mod head;
 mod records;
 mod verify;
 
@@ -136,6 +137,28 @@ pub(crate) enum Event {
         through: i64,
         hash: String,
     },
+    /// A record of this number and hash, which this CA has signed, is not in the ledger: it was set back to before it.
+    RollbackFound {
+        seq: i64,
+        hash: String,
+    },
+    /// What came after is given up: this head, and others that were signed by then. Join tokens that were not used here are
+    /// void, as they may have been there.
+    RollbackAccepted {
+        seq: i64,
+        hash: String,
+        tokens: u64,
+    },
+    /// The database was made from a backup with the records up to this one.
+    Restored {
+        seq: i64,
+        /// Join tokens that were not used by then are void.
+        tokens: u64,
+        /// Revocations from after the backup that are in force again.
+        revocations: u64,
+        /// Whether what came after was given up at once.
+        accepted: bool,
+    },
 }
 
 impl From<&Refusal> for Event {
@@ -149,7 +172,7 @@ impl From<&Refusal> for Event {
 }
 
 /// The end of the chain, to which the next record is linked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) seq: i64,
     pub(crate) hash: [u8; 32],
@@ -213,7 +236,7 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> String {
     KeyHash(hash).to_string()
 }
 
-fn unix_ms(time: SystemTime) -> i64 {
+pub(crate) fn unix_ms(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

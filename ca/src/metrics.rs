@@ -12,6 +12,7 @@ pub struct Metrics {
     registry: Registry,
     issued: [Counter; Call::ALL.len()],
     refused: [Counter; Reason::ALL.len()],
+    heads: [Counter; Brought::ALL.len()],
     connections: Counter,
     open_connections: Gauge,
     server_certificate_expiry: Gauge,
@@ -23,9 +24,14 @@ impl Default for Metrics {
         let mut all = Declare(Registry::with_prefix("tipstaff_ca"));
         let issued = all.metric("certificates_issued", "Certificates handed out, by call");
         let refused = all.metric("refusals", "Calls and connections refused, by reason");
+        let heads = all.metric(
+            "ledger_heads",
+            "Heads of the ledger that sidecars brought, by what became of them",
+        );
         Self {
             issued: Call::ALL.map(|call| series(&issued, "call", call.as_str())),
             refused: Reason::ALL.map(|reason| series(&refused, "reason", reason.as_str())),
+            heads: Brought::ALL.map(|head| series(&heads, "head", head.as_str())),
             connections: all.metric("connections", "Connections accepted"),
             open_connections: all.metric(
                 "open_connections",
@@ -60,6 +66,15 @@ impl Metrics {
 
     pub(crate) fn count_refusal(&self, reason: Reason) {
         self.refused[reason as usize].inc();
+    }
+
+    /// How often a sidecar brought such a head of the ledger.
+    pub fn heads(&self, head: Brought) -> u64 {
+        self.heads[head as usize].get()
+    }
+
+    pub(crate) fn count_head(&self, head: Brought) {
+        self.heads[head as usize].inc();
     }
 
     pub(crate) fn count_issued(&self, call: Call) {
@@ -135,6 +150,17 @@ labels! {
 }
 
 labels! {
+    /// What a head of the ledger was that a sidecar brought.
+    Brought {
+        Known = "known",
+        /// Not signed by this CA.
+        Unproven = "unproven",
+        /// Signed by this CA, and its ledger does not lead there.
+        Lost = "lost",
+    }
+}
+
+labels! {
     /// Why a call or a connection was refused.
     Reason {
         ConnectionLimit = "connection_limit",
@@ -174,6 +200,8 @@ labels! {
         UnknownCertificate = "unknown_certificate",
         /// The CA cannot record what it would do.
         Unavailable = "unavailable",
+        /// The CA's records were set back: its operator has to look.
+        RolledBack = "rolled_back",
         /// The CA's fault in any other way.
         Internal = "internal",
     }
@@ -190,7 +218,11 @@ impl Reason {
     pub(crate) fn is_callers_fault(self) -> bool {
         !matches!(
             self,
-            Self::Unavailable | Self::Internal | Self::RateLimited | Self::Timeout
+            Self::Unavailable
+                | Self::RolledBack
+                | Self::Internal
+                | Self::RateLimited
+                | Self::Timeout
         )
     }
 }

@@ -32,6 +32,7 @@ mod jwt;
 mod lineage;
 mod postgres;
 mod revocation;
+mod rollback;
 mod schema;
 mod sqlite;
 mod sweep;
@@ -49,6 +50,8 @@ pub use entries::{Author, CreateEntryError};
 pub use error::StoreError;
 pub(crate) use jwt::TokenRecord;
 pub use postgres::{Postgres, PostgresError, ServerTrust};
+pub(crate) use rollback::Heard;
+pub use rollback::RolledBack;
 pub use sql::DatabaseError;
 
 /// Free space that is kept back from records of refusals: some ten thousand certificates fit.

@@ -147,6 +147,10 @@ pub(crate) struct CaServeArgs {
     /// Let lives go down to 5 seconds (1 minute otherwise). For demonstrations and tests.
     #[arg(long, conflicts_with = "config")]
     pub(crate) allow_short_ttl_for_tests: bool,
+    /// Go on from an older state that the CA's records were set back to, if sidecars have shown that they were: what was
+    /// recorded since is given up, and join tokens that are not used are void.
+    #[arg(long)]
+    pub(crate) accept_rollback: bool,
 }
 
 #[derive(Debug, Args)]

@@ -64,6 +64,9 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let config = served(arguments)?;
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
     let authority = Arc::new(open(&config)?);
+    if arguments.accept_rollback {
+        accept_rollback(&authority).await?;
+    }
     let attestors = Attestors::open(config.attest).await?;
     let entries = match &config.entries {
         Some(dir) => load_dir(dir)?,
@@ -106,6 +109,20 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
         () = monitor.run() => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Only of what was found: the option may stay where it was written, and then accepts nothing that nobody has seen.
+async fn accept_rollback(authority: &Authority) -> anyhow::Result<()> {
+    let accepted = authority.store().accept_rollback(SystemTime::now()).await;
+    match accepted.context("accepting the rollback")? {
+        Some(lost) => tracing::warn!(
+            seq = lost.seq,
+            hash = %lost.hash,
+            "what the ledger had up to this record is given up, and unused join tokens are void"
+        ),
+        None => tracing::warn!("--accept-rollback: no sidecar has shown that anything was lost"),
+    }
+    Ok(())
 }
 
 /// The file, or the flags that stand for one.

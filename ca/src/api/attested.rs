@@ -53,7 +53,8 @@ impl Api {
             ttl: shorter(requested_ttl(request.ttl_seconds), bound),
             requester: Requester::Attested(evidence.into()),
         };
-        self.issue_at_its_pace(order).await
+        self.issue_at_its_pace(order, request.ledger_head.as_ref())
+            .await
     }
 
     /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does

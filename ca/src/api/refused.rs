@@ -153,6 +153,8 @@ impl Refused {
 
     pub(crate) fn reason(&self) -> Reason {
         match self {
+            Self::Store(StoreError::RolledBack(_))
+            | Self::Issue(IssueError::Record(StoreError::RolledBack(_))) => Reason::RolledBack,
             Self::Id(_) => Reason::InvalidId,
             Self::Csr(_) => Reason::InvalidCsr,
             Self::EnrolmentKey(_) => Reason::InvalidEnrolmentKey,
@@ -203,6 +205,11 @@ impl Refused {
 
     fn sentence(&self) -> String {
         match self.code() {
+            // Of all that can be wrong with us, this is what the fleet's operators have to act on.
+            _ if self.reason() == Reason::RolledBack => {
+                "the CA's records were set back to an older state; nothing is issued until its operator accepts that"
+                    .to_owned()
+            }
             // What broke inside is for the operator's log.
             Code::Internal => {
                 "the CA could not make this certificate, which is no fault of the request"

@@ -3,7 +3,9 @@
 use super::{Api, Peer, bundle_message, unix_ms};
 use crate::authority::Authority;
 use crate::federation::Federated;
-use crate::proto::{Revocations, RevokedIdentity, WatchBundleRequest, WatchBundleResponse};
+use crate::proto::{
+    LedgerHead, Revocations, RevokedIdentity, WatchBundleRequest, WatchBundleResponse,
+};
 use crate::revoke::octets;
 use futures_util::stream::{self, Stream};
 use identity::{TrustBundle, VerifiedChain};
@@ -24,6 +26,7 @@ struct Watch {
     bundles: watch::Receiver<Arc<TrustBundle>>,
     revocations: watch::Receiver<Arc<identity::Revocations>>,
     federated: watch::Receiver<Federated>,
+    heads: watch::Receiver<Option<Arc<LedgerHead>>>,
     /// `None` once the caller has nothing more to say.
     said: Option<Streaming<WatchBundleRequest>>,
     acknowledged: u64,
@@ -43,6 +46,7 @@ impl Api {
             bundles: self.authority.bundle(),
             revocations: self.authority.revocations(),
             federated: self.federated.clone(),
+            heads: self.authority.ledger_head(),
             authority: Arc::clone(&self.authority),
             peer,
             svid,
@@ -76,6 +80,7 @@ impl Watch {
                 }
                 // Without federation nobody publishes.
                 Ok(()) = self.federated.changed() => return Some(self.reply()),
+                Ok(()) = self.heads.changed() => return Some(self.head_alone()),
                 said = hear(&mut self.said) => said,
             };
             self.acknowledge(said.bundle_sequence).await;
@@ -85,6 +90,7 @@ impl Watch {
     fn reply(&mut self) -> WatchBundleResponse {
         let revocations = Arc::clone(&self.revocations.borrow_and_update());
         let federated = Arc::clone(&self.federated.borrow_and_update());
+        let ledger_head = self.head();
         self.is_over = revocations.check(&self.svid).is_err();
         WatchBundleResponse {
             bundle: Some(bundle_message(&self.bundles.borrow_and_update())),
@@ -94,7 +100,20 @@ impl Watch {
                 .iter()
                 .map(|bundle| bundle_message(bundle))
                 .collect(),
+            ledger_head,
         }
+    }
+
+    fn head_alone(&mut self) -> WatchBundleResponse {
+        WatchBundleResponse {
+            server_time_unix_ms: unix_ms(SystemTime::now()),
+            ledger_head: self.head(),
+            ..WatchBundleResponse::default()
+        }
+    }
+
+    fn head(&mut self) -> Option<LedgerHead> {
+        self.heads.borrow_and_update().as_deref().cloned()
     }
 
     /// Writes down what the caller has: once for each bundle, whatever it says.

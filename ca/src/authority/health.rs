@@ -7,7 +7,7 @@ use crate::config::MAX_TTL;
 use crate::csr::KeyHash;
 use crate::inspect::rfc3339;
 use crate::signer::SignError;
-use crate::store::{StoreError, unix_seconds};
+use crate::store::{RolledBack, StoreError, unix_seconds};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,6 +48,8 @@ pub enum Fault {
     /// What is written goes into a file that nobody will find again.
     #[error("the database file is another one than was opened, or gone")]
     LedgerMoved,
+    #[error(transparent)]
+    RolledBack(RolledBack),
 }
 
 /// What was found on disk when it last was as it should be.
@@ -161,8 +163,12 @@ impl Authority {
     }
 
     async fn ledger_fault(&self) -> Option<Fault> {
-        match tokio::time::timeout(LEDGER_DEADLINE, self.store.touch()).await {
-            Ok(Ok(())) => None,
+        let look = async {
+            self.store.touch().await?;
+            self.store.rolled_back().await
+        };
+        match tokio::time::timeout(LEDGER_DEADLINE, look).await {
+            Ok(Ok(found)) => found.map(Fault::RolledBack),
             Ok(Err(error)) => Some(ledger_fault(&error)),
             Err(_) => Some(Fault::LedgerSlow),
         }

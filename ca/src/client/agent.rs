@@ -152,6 +152,7 @@ impl Agent {
         let mut connection = self.connector.connect(None).await?;
         let request = IssueRequest {
             ttl_seconds: self.ttl_seconds(),
+            ledger_head: self.bundles.head(),
             ..self.prover.request(&self.id, csr).await?
         };
         let reply = connection
@@ -174,6 +175,7 @@ impl Agent {
             csr,
             ttl_seconds: self.ttl_seconds(),
             attestation: self.prover.attestation().await?,
+            ledger_head: self.bundles.head(),
         };
         let reply = connection
             .calls

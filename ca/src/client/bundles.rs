@@ -3,13 +3,14 @@
 use super::connect::{ConnectError, Connector};
 use super::revoked;
 use super::schedule::{jittered, now};
-use crate::proto::{self, WatchBundleRequest};
+use crate::ledger::head::Mark;
+use crate::proto::{self, LedgerHead, WatchBundleRequest};
 use identity::jwt::JwtKeys;
 use identity::{
     BundleError, CaTime, ClockSkew, Revocations, Svid, TrustBundle, TrustDomain, Usage,
 };
 use rustls_pki_types::CertificateDer;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -31,6 +32,7 @@ pub(super) struct Bundles {
     revocations: watch::Sender<Arc<Revocations>>,
     federated: watch::Sender<Federated>,
     ca_time: watch::Sender<Option<CaTime>>,
+    head: Mutex<Option<(Mark, LedgerHead)>>,
 }
 
 impl Bundles {
@@ -40,6 +42,7 @@ impl Bundles {
             revocations: watch::Sender::default(),
             federated: watch::Sender::new(Federated::default()),
             ca_time: watch::Sender::new(None),
+            head: Mutex::default(),
         }
     }
 
@@ -140,6 +143,25 @@ impl Bundles {
 }
 
 impl Bundles {
+    /// Remembers a head of the CA's ledger if it is the newest, for the CA to be told when it has forgotten.
+    fn offer_head(&self, offered: LedgerHead) {
+        let revocations = Arc::clone(&self.revocations.borrow());
+        let Some(mark) = Mark::verify(&offered, &self.present(), &revocations) else {
+            tracing::warn!("the CA sent a ledger head that it has not signed");
+            return;
+        };
+        let mut held = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.as_ref().is_none_or(|(held, _)| mark.is_after(held)) {
+            *held = Some((mark, offered));
+        }
+    }
+
+    /// The newest head that was seen.
+    pub(super) fn head(&self) -> Option<LedgerHead> {
+        let held = self.head.lock().unwrap_or_else(PoisonError::into_inner);
+        held.as_ref().map(|(_, head)| head.clone())
+    }
+
     /// Takes what the CA says of other trust domains, all of it in the place of all that was said before; but none goes back
     /// in sequence, and none can be our own.
     fn offer_federated(&self, offered: Vec<proto::TrustBundle>) -> Result<(), OfferError> {
@@ -241,8 +263,13 @@ async fn stream(connector: &Connector, bundles: &Bundles, svid: &Svid) -> Result
         if std::mem::take(&mut is_first) {
             bundles.hear(reply.server_time_unix_ms, asked);
         }
-        bundles.offer(reply.bundle.unwrap_or_default(), reply.revocations)?;
-        bundles.offer_federated(reply.federated)?;
+        if let Some(bundle) = reply.bundle {
+            bundles.offer(bundle, reply.revocations)?;
+            bundles.offer_federated(reply.federated)?;
+        }
+        if let Some(head) = reply.ledger_head {
+            bundles.offer_head(head);
+        }
     }
     Ok(())
 }

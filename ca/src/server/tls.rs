@@ -3,6 +3,7 @@
 use crate::authority::{Authority, IssueError, ServerIdentity};
 use crate::metrics::Metrics;
 use crate::watched::WatchedBundle;
+use identity::Svid;
 use identity::tls::{ClientAuth, server_config};
 use rustls::ServerConfig;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(super) struct ServerCertificate {
     metrics: Arc<Metrics>,
     peers: Arc<WatchedBundle>,
     config: watch::Sender<Arc<ServerConfig>>,
+    svid: watch::Sender<Arc<Svid>>,
     renew_at: SystemTime,
 }
 
@@ -35,12 +37,13 @@ impl ServerCertificate {
     ) -> Result<Self, IssueError> {
         let peers = WatchedBundle::new(authority.bundle(), authority.revocations());
         let peers = Arc::new(peers);
-        let (config, renew_at) = next(&authority, &peers, &metrics).await?;
+        let ServerIdentity { svid, renew_at } = next(&authority, &metrics).await?;
         Ok(Self {
             authority,
             metrics,
+            config: watch::Sender::new(configuration(&svid, &peers)),
+            svid: watch::Sender::new(Arc::new(svid)),
             peers,
-            config: watch::Sender::new(config),
             renew_at,
         })
     }
@@ -55,13 +58,19 @@ impl ServerCertificate {
         self.config.subscribe()
     }
 
+    /// The present certificate with its key.
+    pub(super) fn svid(&self) -> watch::Receiver<Arc<Svid>> {
+        self.svid.subscribe()
+    }
+
     /// Replaces the certificate whenever its renewal time has come. Never returns.
     pub(super) async fn renew(mut self) {
         loop {
             wait_until(self.renew_at).await;
-            match next(&self.authority, &self.peers, &self.metrics).await {
-                Ok((config, renew_at)) => {
-                    self.config.send_replace(config);
+            match next(&self.authority, &self.metrics).await {
+                Ok(ServerIdentity { svid, renew_at }) => {
+                    self.config.send_replace(configuration(&svid, &self.peers));
+                    self.svid.send_replace(Arc::new(svid));
                     self.renew_at = renew_at;
                 }
                 Err(error) => {
@@ -76,21 +85,25 @@ impl ServerCertificate {
     }
 }
 
-async fn next(
-    authority: &Authority,
-    peers: &Arc<WatchedBundle>,
-    metrics: &Metrics,
-) -> Result<(Arc<ServerConfig>, SystemTime), IssueError> {
-    let ServerIdentity { svid, renew_at } = authority.issue_server().await?;
-    let config = server_config(&svid, peers.clone(), ClientAuth::Optional, &ALPN);
-    let leaf = svid.leaf();
+fn configuration(svid: &Svid, peers: &Arc<WatchedBundle>) -> Arc<ServerConfig> {
+    Arc::new(server_config(
+        svid,
+        peers.clone(),
+        ClientAuth::Optional,
+        &ALPN,
+    ))
+}
+
+async fn next(authority: &Authority, metrics: &Metrics) -> Result<ServerIdentity, IssueError> {
+    let identity = authority.issue_server().await?;
+    let leaf = identity.svid.leaf();
     let ends = leaf
         .not_after
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     metrics.server_certificate_ends(i64::try_from(ends.as_secs()).unwrap_or(i64::MAX));
     tracing::info!(serial = %leaf.serial, "the CA has a new server certificate");
-    Ok((Arc::new(config), renew_at))
+    Ok(identity)
 }
 
 /// Until `time` by the clock, or until as much time has really passed, whichever comes first.

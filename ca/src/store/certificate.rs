@@ -12,14 +12,17 @@ use std::time::SystemTime;
 
 impl Store {
     /// Records a certificate together with its audit record, unless its lineage forbids it: then the inner error, and no
-    /// such certificate exists.
+    /// such certificate exists. In a ledger that was set back the CA's own alone are: it has to be able to say so.
     pub(crate) async fn record_issuance(
         &self,
         certificate: CertificateRecord,
         now: SystemTime,
     ) -> Result<Result<(), LineageError>, StoreError> {
-        self.writer
-            .write(move |batch| certificate.insert(batch, now))
+        if let Requester::Ca = certificate.requester {
+            let write = move |batch: &mut Batch<'_, '_>| certificate.insert(batch, now);
+            return self.writer.write(write).await;
+        }
+        self.write_unless_rolled_back(move |batch| certificate.insert(batch, now))
             .await
     }
 }

@@ -86,7 +86,8 @@ impl Store {
             key: key.hash(),
             now,
         };
-        self.writer.write(move |batch| attempt.settle(batch)).await
+        self.write_unless_rolled_back(move |batch| attempt.settle(batch))
+            .await
     }
 
     /// The enrolment of a key, if it has one. The caller must have seen a proof of possession.

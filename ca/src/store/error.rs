@@ -1,5 +1,6 @@
 //! Why the database cannot be used.
 
+use super::rollback::RolledBack;
 use super::schema;
 use super::sql::DatabaseError;
 use identity::BundleError;
@@ -32,6 +33,9 @@ pub enum StoreError {
     Thread(#[source] Arc<std::io::Error>),
     #[error("the CA's records are in another server's database")]
     Elsewhere,
+    /// Only what issues is refused then.
+    #[error(transparent)]
+    RolledBack(RolledBack),
     #[error("the CA's database writer has stopped")]
     Stopped,
 }

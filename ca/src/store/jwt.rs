@@ -35,32 +35,31 @@ impl Store {
         token: TokenRecord,
         now: SystemTime,
     ) -> Result<Result<(), LineageError>, StoreError> {
-        self.writer
-            .write(move |batch| {
-                let Some(lineage) = lineage_of(batch, &token.serial)? else {
-                    let serial = token.serial.clone();
-                    return Ok(Err(LineageError::Unknown { serial }));
-                };
-                let (serial, id) = (Some(token.serial.as_str()), &token.spiffe_id);
-                if let Some(refused) = revocation::bar(batch, serial, id, &lineage)? {
-                    return Ok(Err(refused));
-                }
-                if is_frozen(batch, &lineage)? {
-                    return Ok(Err(LineageError::Frozen { lineage }));
-                }
-                batch.audit(
-                    now,
-                    &Event::TokenIssued {
-                        name: token.name.clone(),
-                        spiffe_id: token.spiffe_id.to_string(),
-                        audience: token.audience.clone(),
-                        not_after: unix_seconds(token.expires),
-                        key: token.kid.clone(),
-                    },
-                )?;
-                Ok(Ok(()))
-            })
-            .await
+        self.write_unless_rolled_back(move |batch| {
+            let Some(lineage) = lineage_of(batch, &token.serial)? else {
+                let serial = token.serial.clone();
+                return Ok(Err(LineageError::Unknown { serial }));
+            };
+            let (serial, id) = (Some(token.serial.as_str()), &token.spiffe_id);
+            if let Some(refused) = revocation::bar(batch, serial, id, &lineage)? {
+                return Ok(Err(refused));
+            }
+            if is_frozen(batch, &lineage)? {
+                return Ok(Err(LineageError::Frozen { lineage }));
+            }
+            batch.audit(
+                now,
+                &Event::TokenIssued {
+                    name: token.name.clone(),
+                    spiffe_id: token.spiffe_id.to_string(),
+                    audience: token.audience.clone(),
+                    not_after: unix_seconds(token.expires),
+                    key: token.kid.clone(),
+                },
+            )?;
+            Ok(Ok(()))
+        })
+        .await
     }
 
     /// Adds a key to the bundle until `expires`, and takes out those that have expired by `now`.

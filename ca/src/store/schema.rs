@@ -41,6 +41,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0005_jwt.sql"),
         oldest: 5,
     },
+    // What issues has to refuse when the ledger was set back.
+    Migration {
+        sql: include_str!("migrations/0006_rollback.sql"),
+        oldest: 6,
+    },
 ];
 
 /// The version that this program was written for.

@@ -1,6 +1,7 @@
 //! The one thread that writes, its group commit, and the sweep in between.
 
 use super::changes::{self, Nudge, Topic};
+use super::rollback::RolledBack;
 use super::session::{Access, Session, Transaction};
 use super::sql;
 use super::sweep::Sweep;
@@ -217,6 +218,8 @@ pub(super) struct Batch<'t, 's> {
     head: Head,
     reserve_bytes: u64,
     announced: bool,
+    /// Whether the ledger was set back, once somebody has asked.
+    pub(super) rolled_back: Option<Option<RolledBack>>,
 }
 
 impl<'t, 's> Batch<'t, 's> {
@@ -231,6 +234,7 @@ impl<'t, 's> Batch<'t, 's> {
             transaction,
             reserve_bytes,
             announced: false,
+            rolled_back: None,
         })
     }
 

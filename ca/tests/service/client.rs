@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
-async fn renew(handles: &Handles) -> Result<(), String> {
+pub(crate) async fn renew(handles: &Handles) -> Result<(), String> {
     let (asker, answer) = oneshot::channel();
     handles.renew.send(asker).await.unwrap();
     within(answer).await.unwrap()

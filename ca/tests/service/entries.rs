@@ -137,6 +137,7 @@ async fn the_life_of_an_entry_is_the_longest_that_can_be_asked_for() {
         assert_eq!(life(&svid).as_secs(), given);
         let next = LeafKey::new();
         let renew = RenewRequest {
+            ledger_head: None,
             csr: next.csr.clone(),
             ttl_seconds: 3600,
             attestation: attestation(&token),

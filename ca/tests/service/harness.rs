@@ -243,6 +243,10 @@ pub(crate) struct StoppedCa {
 }
 
 impl StoppedCa {
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.dir.path().join("ca")
+    }
+
     pub(crate) async fn start_again(self) -> Ca {
         Ca::serve(self.dir, self.address, Options::default(), |server| server).await
     }

@@ -34,5 +34,6 @@ mod renew;
 mod review;
 /// What is revoked gets nothing, and everybody is told.
 mod revocation;
+mod rollback;
 /// JWT-SVIDs: who gets which, and what is left on record.
 mod tokens;
