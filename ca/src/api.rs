@@ -12,7 +12,7 @@ mod watch;
 use crate::admission::{Admission, Source};
 use crate::attest::{self, Attestors};
 use crate::authority::{
-    Authority, IssueError, Issued, Request as IssueOrder, Requester, Verdict, check_workload_id,
+    Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
@@ -20,7 +20,7 @@ use crate::federation::Federated;
 use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
-use crate::metrics::{Brought, Call, Metrics, Reason};
+use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
     Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, LedgerHead,
@@ -198,20 +198,6 @@ impl Api {
             self.pace.give_back(&source);
         }
         issued.map_err(Refused::Issue)
-    }
-
-    /// What the caller remembers of the ledger. Nothing that it can make up changes anything: a CA that was set up anew is
-    /// brought heads of the one before.
-    async fn hear_of(&self, head: &LedgerHead, caller: &SpiffeId) -> Result<(), Refused> {
-        match self.authority.hear_of(head).await.map_err(Refused::Store)? {
-            Verdict::Known => self.metrics.count_head(Brought::Known),
-            Verdict::Lost(_) => self.metrics.count_head(Brought::Lost),
-            Verdict::Unproven => {
-                self.metrics.count_head(Brought::Unproven);
-                warn!(peer.id = %caller, "a ledger head that this CA has not signed is ignored");
-            }
-        }
-        Ok(())
     }
 
     /// Certificates and tokens alike leave records, each at a pace of their own.

@@ -1,14 +1,16 @@
-//! WatchBundle: the trust bundle and what is revoked, at once and at every change; and which bundle the caller has.
+//! WatchBundle: the trust bundle, what is revoked and where the ledger ends, at once and at every change; and what the caller
+//! has of these.
 
-use super::{Api, Peer, bundle_message, unix_ms};
-use crate::authority::Authority;
+use super::{Api, Peer, Refused, bundle_message, unix_ms};
+use crate::authority::{Authority, Verdict};
 use crate::federation::Federated;
+use crate::metrics::Brought;
 use crate::proto::{
     LedgerHead, Revocations, RevokedIdentity, WatchBundleRequest, WatchBundleResponse,
 };
 use crate::revoke::octets;
 use futures_util::stream::{self, Stream};
-use identity::{TrustBundle, VerifiedChain};
+use identity::{SpiffeId, TrustBundle, VerifiedChain};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -58,6 +60,24 @@ impl Api {
         Box::pin(stream::unfold(watch, |mut watch| async {
             watch.next().await.map(|reply| (Ok(reply), watch))
         }))
+    }
+
+    /// What the caller remembers of the ledger. Nothing that it can make up changes anything: a CA that was set up anew is
+    /// brought heads of the one before.
+    pub(super) async fn hear_of(
+        &self,
+        head: &LedgerHead,
+        caller: &SpiffeId,
+    ) -> Result<(), Refused> {
+        match self.authority.hear_of(head).await.map_err(Refused::Store)? {
+            Verdict::Known => self.metrics.count_head(Brought::Known),
+            Verdict::Lost(_) => self.metrics.count_head(Brought::Lost),
+            Verdict::Unproven => {
+                self.metrics.count_head(Brought::Unproven);
+                tracing::warn!(peer.id = %caller, "a ledger head that this CA has not signed is ignored");
+            }
+        }
+        Ok(())
     }
 }
 
