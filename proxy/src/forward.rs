@@ -12,7 +12,7 @@ use crate::h1::client::Connection;
 use crate::h1::head::Framing;
 use crate::h1::spare;
 use crate::h1::wire::Wire;
-use crate::hops::{Gaps, HOPS, Hops, Told};
+use crate::hops::{self, HOPS, Hops};
 use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::{Attempt, Route};
 use crate::peer::Who;
@@ -65,11 +65,11 @@ impl App {
         &self,
         _permit: Permit<'_>,
         limit: Duration,
-        (gaps, hops): (&Arc<Gaps>, Hops),
+        hops: Hops,
         exchange: &mut Exchange<'_>,
-    ) -> Result<(Box<dyn Socket>, Option<Told>), Failure> {
+    ) -> Result<Box<dyn Socket>, Failure> {
         exchange.forwarded(&self.name);
-        let connecting = gaps.connect(&self.destination, hops.and_this());
+        let connecting = hops::connect(&self.destination, hops.and_this());
         let connected = timeout(limit, connecting).await;
         Ok(connected.unwrap_or(Err(ConnectError::Timeout(limit)))?)
     }

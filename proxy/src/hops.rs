@@ -8,7 +8,7 @@
 
 mod gap;
 
-pub(crate) use gap::{Gaps, Told, hops_of_unix};
+pub(crate) use gap::{connect, hops_of_class, hops_of_unix};
 
 use http::HeaderValue;
 use http::header::HeaderName;

@@ -9,7 +9,7 @@ use crate::downstream::Downstream;
 use crate::error::Failure;
 use crate::exchange::{Exchange, Origin};
 use crate::forward::{App, Ended};
-use crate::hops::{Hops, Told};
+use crate::hops::Hops;
 use crate::limit;
 use crate::listener::Slot;
 use crate::metrics::Direction;
@@ -164,14 +164,13 @@ impl Caller {
         exchange.allowed(Some(permit.allow().grant()));
         let tunnel = shared.admission.take_tunnel(Direction::Inbound)?;
         let limit = config.timeouts.upstream_connect;
-        let gap = (&shared.gaps, hops);
-        let (app, told) = self.app.open(permit, limit, gap, exchange).await?;
-        Ok((app, (tunnel, granted, told)))
+        let app = self.app.open(permit, limit, hops, exchange).await?;
+        Ok((app, (tunnel, granted)))
     }
 }
 
-/// The place of an opaque connection, that it counts as open plain text if it is, and how far it has come.
-type Held = (Tunnel, Option<plaintext::Open>, Option<Told>);
+/// The place of an opaque connection, and that it counts as open plain text if it is.
+type Held = (Tunnel, Option<plaintext::Open>);
 
 impl Answer for Caller {
     fn origin(&self) -> &Origin {

@@ -10,7 +10,7 @@ use crate::config::{self, Config};
 use crate::discovery::Discovery;
 use crate::drain::{Drain, Unready};
 use crate::external::{Came, External};
-use crate::hops::{Gaps, Hops, hops_of_unix};
+use crate::hops::{Hops, hops_of_unix};
 use crate::inbound::Inbound;
 use crate::listener::{Accept, OutboundSocket, Slot, Sockets, WorkerSockets, accept};
 use crate::metrics::{Direction, Metrics};
@@ -53,7 +53,6 @@ pub(crate) struct Shared {
     /// Connections of callers whose end a proof may put off.
     pub(crate) held: Arc<Held>,
     pub(crate) discovery: Arc<Discovery>,
-    pub(crate) gaps: Arc<Gaps>,
     start: Instant,
 }
 
@@ -79,7 +78,6 @@ impl Shared {
             admission,
             held,
             discovery,
-            gaps: Arc::default(),
             start: Instant::now(),
         }
     }
@@ -259,11 +257,7 @@ fn lend(
     let shared = Arc::clone(shared);
     match socket {
         OutboundSocket::Tcp(listener) => {
-            let gaps = Arc::clone(&shared.gaps);
-            let admit = move |stream: &TcpStream| {
-                admit_tcp(&workload, stream)?;
-                Ok(gaps.hops_of(stream))
-            };
+            let admit = move |stream: &TcpStream| admit_tcp(&workload, stream);
             let listener = TcpListener::from_std(listener)?;
             tokio::spawn(lend_to(shared, listener, admit, serve));
         }
@@ -334,7 +328,7 @@ async fn lend_to<L, T>(
     .await;
 }
 
-fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<(), Stranger> {
+fn admit_tcp(workload: &Workload, stream: &TcpStream) -> Result<Hops, Stranger> {
     let addresses = stream
         .peer_addr()
         .and_then(|peer| Ok((peer, stream.local_addr()?)));

@@ -6,6 +6,7 @@
 
 mod sock_diag;
 
+use crate::hops::{Hops, hops_of_class};
 use crate::redirect::Misled;
 use std::io;
 use std::net::SocketAddr;
@@ -24,14 +25,16 @@ impl Workload {
         Self { uids }
     }
 
-    /// Admits a connection to a loopback listener. `peer` and `local` are as the accepted socket reports them. A few
-    /// microseconds, without waiting: the kernel answers within the call.
+    /// Admits a connection to a loopback listener, and says how far it has come. `peer` and `local` are as the accepted socket
+    /// reports them. A few microseconds, without waiting: the kernel answers within the call.
     ///
     /// # Errors
     /// When the owner is not allowed, or the kernel does not say who it is.
-    pub(crate) fn admit_tcp(&self, peer: SocketAddr, local: SocketAddr) -> Result<(), Stranger> {
+    pub(crate) fn admit_tcp(&self, peer: SocketAddr, local: SocketAddr) -> Result<Hops, Stranger> {
         let owner = sock_diag::owner(peer, local).map_err(Stranger::Query)?;
-        self.admit(owner.ok_or(Stranger::Unknown(peer))?)
+        let owner = owner.ok_or(Stranger::Unknown(peer))?;
+        self.admit(owner.uid)?;
+        Ok(hops_of_class(owner.traffic_class))
     }
 
     /// Admits a connection to a Unix socket.

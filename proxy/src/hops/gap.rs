@@ -1,21 +1,19 @@
 //! From a sidecar's inbound side to an outbound listener that stands where an opaque app should: bytes that nobody looks into
-//! cannot say how far they have come, so the connection does. On a Unix socket the caller's own name says it, to any sidecar of
-//! this machine; on loopback this process remembers by the caller's port.
-//!
-//! Not seen: a loopback connection to the listener of another sidecar on the same machine.
+//! cannot say how far they have come, so the connection does, to any sidecar of this machine. On a Unix socket the caller's own
+//! name says it. On loopback its traffic class does, which the outbound side is told where it asks whose the connection is
+//! (sock_diag(7)); nothing has to be remembered, nor a port bound.
 
-use super::Hops;
+use super::{Hops, MOST};
 use crate::config::{Destination, Endpoint};
 use crate::error::ConnectError;
 use crate::socket::Socket;
 use crate::upstream::random::Random;
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::net::{TcpSocket, TcpStream, UnixSocket, UnixStream, lookup_host};
 
 /// Begins the abstract name (unix(7)) of a connection to an app; the count and something that nobody else has follow.
@@ -23,90 +21,72 @@ const NAME: &str = "\0tipstaff-hops-";
 /// Of the part that nobody else has: 2^64 names, so that two are never the same.
 const SOME: usize = 1 << 32;
 
-/// What the loopback connections of this process to opaque apps have come through, by their ports.
-#[derive(Debug, Default)]
-pub(crate) struct Gaps {
-    ports: Mutex<HashMap<u16, Hops>>,
+/// Ends the code points that are for local use: `xxxx11` (RFC 2474 section 6). They are one for each count.
+const LOCAL_USE: u8 = 0b11;
+/// Of the octet, those that are not the code point's (RFC 3168 section 5).
+const CONGESTION_BITS: u32 = 2;
+
+/// Connects to an opaque app that is told of `hops`, if it is a sidecar; the caller of this sets the deadline.
+pub(crate) async fn connect(
+    destination: &Destination,
+    hops: Hops,
+) -> Result<Box<dyn Socket>, ConnectError> {
+    let connected: io::Result<Box<dyn Socket>> = match destination {
+        Destination::Tcp(endpoint) => match connect_tcp(endpoint, hops).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(error),
+        },
+        Destination::Unix(path) => match connect_unix(path, hops).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(error),
+        },
+    };
+    connected.map_err(|error| ConnectError::Io(Arc::new(error)))
 }
 
-/// Remembered until dropped.
-#[derive(Debug)]
-pub(crate) struct Told {
-    gaps: Arc<Gaps>,
-    port: u16,
-}
-
-impl Gaps {
-    /// Connects to an opaque app that is told of `hops`, if it is a sidecar; the caller of this sets the deadline.
-    pub(crate) async fn connect(
-        self: &Arc<Self>,
-        destination: &Destination,
-        hops: Hops,
-    ) -> Result<(Box<dyn Socket>, Option<Told>), ConnectError> {
-        let connected = match destination {
-            Destination::Tcp(endpoint) => self.connect_tcp(endpoint, hops).await,
-            Destination::Unix(path) => {
-                let stream = connect_unix(path, hops).await;
-                stream.map(|stream| (Box::new(stream) as Box<dyn Socket>, None))
-            }
-        };
-        connected.map_err(|error| ConnectError::Io(Arc::new(error)))
-    }
-
-    async fn connect_tcp(
-        self: &Arc<Self>,
-        endpoint: &Endpoint,
-        hops: Hops,
-    ) -> io::Result<(Box<dyn Socket>, Option<Told>)> {
-        let mut failure = io::ErrorKind::NotFound.into();
-        for address in lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
-            match self.connect_to(address, hops).await {
-                Ok((stream, told)) => return Ok((Box::new(stream), told)),
-                Err(error) => failure = error,
-            }
+async fn connect_tcp(endpoint: &Endpoint, hops: Hops) -> io::Result<TcpStream> {
+    let mut failure = io::ErrorKind::NotFound.into();
+    for address in lookup_host((endpoint.host.as_str(), endpoint.port)).await? {
+        match connect_to(address, hops).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
         }
-        Err(failure)
     }
+    Err(failure)
+}
 
-    /// It has its port, and that is known, before anybody can accept it.
-    async fn connect_to(
-        self: &Arc<Self>,
-        address: SocketAddr,
-        hops: Hops,
-    ) -> io::Result<(TcpStream, Option<Told>)> {
-        let (socket, any) = match address {
-            SocketAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into()),
-            SocketAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::UNSPECIFIED.into()),
-        };
-        let told = match address.ip().to_canonical().is_loopback() {
-            true => {
-                socket.bind(SocketAddr::new(any, 0))?;
-                let port = socket.local_addr()?.port();
-                self.lock().insert(port, hops);
-                let gaps = Arc::clone(self);
-                Some(Told { gaps, port })
-            }
-            false => None,
-        };
-        socket.set_nodelay(true)?;
-        Ok((socket.connect(address).await?, told))
+async fn connect_to(address: SocketAddr, hops: Hops) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Elsewhere it would mean something to the network, and nothing to anybody else.
+    if address.ip().to_canonical().is_loopback() {
+        let class = traffic_class(hops).into();
+        match address {
+            SocketAddr::V4(_) => socket.set_tos_v4(class)?,
+            SocketAddr::V6(_) => socket.set_tclass_v6(class)?,
+        }
     }
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
 
-    /// What a connection that was accepted on loopback has come through.
-    pub(crate) fn hops_of(&self, stream: &TcpStream) -> Hops {
-        let peer = stream.peer_addr().map(|peer| peer.port());
-        let told = peer.ok().and_then(|port| self.lock().get(&port).copied());
-        told.unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u16, Hops>> {
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+/// That of a connection which has come so far; 0, the usual one, for one that has come from no sidecar.
+fn traffic_class(hops: Hops) -> u8 {
+    match hops.0.min(MOST).checked_sub(1) {
+        Some(place) => (place << 2 | LOCAL_USE) << CONGESTION_BITS,
+        None => 0,
     }
 }
 
-impl Drop for Told {
-    fn drop(&mut self) {
-        self.gaps.lock().remove(&self.port);
+/// What a connection of that traffic class has come through. A workload that makes it up ends its own connections with it and no
+/// others.
+pub(crate) fn hops_of_class(class: u8) -> Hops {
+    let point = class >> CONGESTION_BITS;
+    match point & LOCAL_USE == LOCAL_USE {
+        true => Hops((point >> 2) + 1),
+        false => Hops::default(),
     }
 }
 
@@ -138,24 +118,18 @@ fn count_in(name: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::{TcpListener, UnixListener};
+    use tokio::net::UnixListener;
 
-    #[tokio::test]
-    async fn a_loopback_connection_is_known_by_its_port_for_as_long_as_it_lasts() {
-        let gaps = Arc::<Gaps>::default();
-        for any in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(any).await.unwrap();
-            let to = Destination::from(listener.local_addr().unwrap());
-            let connected = gaps.connect(&to, Hops::of(3)).await;
-            let (_open, told) = connected.unwrap();
-            let (accepted, _) = listener.accept().await.unwrap();
-            assert_eq!(gaps.hops_of(&accepted), Hops::of(3), "{any}");
-            drop(told);
-            assert_eq!(gaps.hops_of(&accepted), Hops::default(), "{any}");
-            let other = TcpStream::connect(listener.local_addr().unwrap()).await;
-            let (accepted, _) = listener.accept().await.unwrap();
-            assert_eq!(gaps.hops_of(&accepted), Hops::default(), "{other:?}");
+    #[test]
+    fn each_count_has_a_traffic_class_and_those_of_others_say_nothing() {
+        for count in 0..=MOST {
+            assert_eq!(hops_of_class(traffic_class(Hops(count))), Hops(count));
         }
+        // Expedited forwarding, the classes of assured forwarding and the selectors; and lowest delay, as ssh asks for it.
+        for point in (0..64).filter(|point| point % 2 == 0) {
+            assert_eq!(hops_of_class(point << CONGESTION_BITS), Hops(0), "{point}");
+        }
+        assert_eq!(hops_of_class(0x10), Hops(0));
     }
 
     #[tokio::test]
@@ -165,8 +139,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         for hops in [1, 16] {
             let to = Destination::Unix(path.clone());
-            let gaps = Arc::<Gaps>::default();
-            let _open = gaps.connect(&to, Hops::of(hops)).await.unwrap();
+            let _open = connect(&to, Hops::of(hops)).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
             assert_eq!(hops_of_unix(&accepted), Hops::of(hops));
         }

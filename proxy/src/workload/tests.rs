@@ -12,7 +12,7 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-fn admit(listener: &TcpListener, workload: &Workload) -> Result<(), Stranger> {
+fn admit(listener: &TcpListener, workload: &Workload) -> Result<Hops, Stranger> {
     let (accepted, peer) = listener.accept().unwrap();
     workload.admit_tcp(peer, accepted.local_addr().unwrap())
 }
@@ -36,6 +36,25 @@ fn own_user_is_admitted_from_a_dual_stack_socket() {
     let port = listener.local_addr().unwrap().port();
     let _caller = TcpStream::connect(format!("[::ffff:127.0.0.1]:{port}")).unwrap();
     assert!(admit(&listener, &Workload::new(vec![own_uid()])).is_ok());
+}
+
+/// By any process of this machine: it used to be remembered by the one that had connected.
+#[tokio::test]
+async fn a_connection_of_a_sidecar_says_over_both_address_families_how_far_it_has_come() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let listener = TcpListener::bind(address).unwrap();
+        let to = listener.local_addr().unwrap();
+        let workload = Workload::new(vec![own_uid()]);
+        for hops in [1, 3, 16] {
+            let connected = crate::hops::connect(&to.into(), Hops::of(hops)).await;
+            let admitted = admit(&listener, &workload);
+            assert_eq!(admitted.unwrap(), Hops::of(hops), "{address}");
+            drop(connected.unwrap());
+        }
+        let _caller = TcpStream::connect(to).unwrap();
+        let admitted = admit(&listener, &workload);
+        assert_eq!(admitted.unwrap(), Hops::default(), "{address}");
+    }
 }
 
 #[test]
@@ -66,7 +85,8 @@ fn process_of_another_user_is_told_apart() {
     let owner = sock_diag::owner(peer, accepted.local_addr().unwrap());
     drop(caller.stdin.take());
     caller.wait().unwrap();
-    assert_eq!(owner.unwrap(), Some(caller_uid));
+    let owner = owner.unwrap().expect("it is open");
+    assert_eq!((owner.uid, owner.traffic_class), (caller_uid, 0));
 }
 
 #[test]

@@ -169,6 +169,29 @@ async fn opaque_bytes_that_go_round_through_a_unix_socket_end_at_once() {
     assert_eq!(handshakes(&looped.orders).await, 16);
 }
 
+/// The front end's way out is another process's, for all that the orders can tell.
+#[tokio::test]
+async fn opaque_bytes_that_go_round_through_the_loopback_port_of_another_sidecar_end_at_once() {
+    let way_out = free();
+    let looped = Loop::new(
+        &may_connect(),
+        |config| {
+            config.inbound[0].protocol = Protocol::Tcp;
+            config.inbound[0].app = config::App::At(way_out.into());
+        },
+        |config, _, orders| {
+            config.outbound = outbound(vec![]);
+            let services = &mut config.outbound.as_mut().unwrap().tcp;
+            services.push(opaque(OutboundListen::Tcp(way_out), orders));
+        },
+    );
+    let heard = connects_and_hears(looped.orders.inbound, &looped.authority).await;
+    assert!(heard.is_empty());
+    let metrics = looped.frontend.metrics().await;
+    assert!(metrics.contains("reason=\"loop\""), "{metrics}");
+    assert_eq!(handshakes(&looped.orders).await, 16);
+}
+
 /// How many callers have shaken hands.
 async fn handshakes(sidecar: &Sidecar) -> u32 {
     let metrics = sidecar.metrics().await;
