@@ -13,6 +13,7 @@ use crate::h1::head::Framing;
 use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::hops::{self, HOPS, Hops};
+use crate::metrics::Metrics;
 use crate::normalize::{Normal, Rejection, remove_overrides};
 use crate::outbound::{Attempt, Route};
 use crate::peer::Who;
@@ -50,13 +51,13 @@ pub(crate) struct App {
 }
 
 impl App {
-    pub(crate) fn new(destination: &Destination) -> Arc<Self> {
+    pub(crate) fn new(destination: &Destination, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             name: destination.to_string().into(),
             destination: destination.clone(),
             http1: Pool::new(),
             budget: Budget::new(),
-            http2: Lanes::new(destination.clone(), Remote::App),
+            http2: Lanes::new(destination.clone(), Remote::App, Arc::clone(metrics)),
         })
     }
 

@@ -3,7 +3,7 @@
 
 pub(crate) mod server;
 
-mod flood;
+pub(crate) mod flood;
 
 use crate::body::{Broken, Piece};
 use bytes::Bytes;

@@ -65,6 +65,7 @@ pub struct Metrics {
     connections: PerDirection<Gauge>,
     connections_refused: CountBy<2>,
     connections_ended: CountBy<2>,
+    upstreams_ended: CountBy<2>,
     handshakes: PerDirection<Counter>,
     handshake_failures: CountBy<2>,
     callers: Capped<Caller>,
@@ -115,6 +116,10 @@ impl Metrics {
         let connections_ended = all.family(
             "ended_connections",
             "Connections of callers that ended before their time, by reason",
+        );
+        let upstreams_ended = all.family(
+            "ended_upstream_connections",
+            "HTTP/2 connections to apps and servers that ended before their time, by reason",
         );
         let handshakes: CountBy<1> = all.family("tls_handshakes", "TLS handshakes that succeeded");
         let handshake_failures = all.family(
@@ -184,6 +189,7 @@ impl Metrics {
             connections: per_direction(&connections),
             connections_refused,
             connections_ended,
+            upstreams_ended,
             handshakes: per_direction(&handshakes),
             handshake_failures,
             callers: Capped::new(MAX_CALLERS, move |caller| {
@@ -322,6 +328,11 @@ impl Metrics {
     /// Counts a connection that ended by what came on it.
     pub(crate) fn connection_ended(&self, direction: Direction, reason: &'static str) {
         count(&self.connections_ended, direction, reason);
+    }
+
+    /// The same of a connection that requests are sent on.
+    pub(crate) fn upstream_ended(&self, direction: Direction, reason: &'static str) {
+        count(&self.upstreams_ended, direction, reason);
     }
 
     /// Counts a TLS handshake that succeeded.

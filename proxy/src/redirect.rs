@@ -12,6 +12,7 @@ use crate::config::{self, Config, Range};
 use crate::forward::App;
 use crate::hops::Hops;
 use crate::listener::{OutboundSocket, Slot, Sockets};
+use crate::metrics::Metrics;
 use crate::outbound;
 use crate::socket::Socket;
 use crate::tcp;
@@ -166,19 +167,21 @@ pub(crate) enum Apps {
     ByPort {
         own: OwnPorts,
         kept: Mutex<HashMap<u16, Arc<App>>>,
+        metrics: Arc<Metrics>,
     },
 }
 
 impl Apps {
-    pub(crate) fn new(inbound: &config::Inbound, own: &OwnPorts) -> Self {
+    pub(crate) fn new(inbound: &config::Inbound, own: &OwnPorts, metrics: &Arc<Metrics>) -> Self {
         match (&inbound.app, inbound.port()) {
             (config::App::At(destination), Some(port)) => Self::One {
-                app: App::new(destination),
+                app: App::new(destination, metrics),
                 port,
             },
             _ => Self::ByPort {
                 own: own.clone(),
                 kept: Mutex::default(),
+                metrics: Arc::clone(metrics),
             },
         }
     }
@@ -190,13 +193,14 @@ impl Apps {
     pub(crate) fn of(&self, stream: &TcpStream) -> Result<(Arc<App>, u16), Misled> {
         match self {
             Self::One { app, port } => Ok((Arc::clone(app), *port)),
-            Self::ByPort { own, kept } => {
+            Self::ByPort { own, kept, metrics } => {
                 let port = own.port_here(own.destination(stream)?)?;
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(app) = kept.get(&port) {
                     return Ok((Arc::clone(app), port));
                 }
-                let app = App::new(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into());
+                let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into();
+                let app = App::new(&to, metrics);
                 if kept.len() < MAX_APPS {
                     kept.insert(port, Arc::clone(&app));
                 }

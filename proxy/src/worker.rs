@@ -172,7 +172,7 @@ fn serve_callers(
     let acceptors = Acceptors::new(&shared.identity);
     let mut all_apps = Vec::new();
     for (listeners, inbound) in sockets.into_iter().zip(&config.inbound) {
-        let apps = Arc::new(Apps::new(inbound, own));
+        let apps = Arc::new(Apps::new(inbound, own, &shared.metrics));
         all_apps.push(Arc::clone(&apps));
         let inbound = Inbound::new(shared, &acceptors, inbound, apps);
         for listener in listeners {

@@ -1,4 +1,4 @@
-//! Ends HTTP/2 connections whose frames ask for work and bring nothing.
+//! Ends HTTP/2 connections, of callers and to servers, whose frames ask for work and bring nothing.
 //!
 //! The `h2` crate bounds what such frames cost in memory, and some of them in number: resets before we looked, streams
 //! that it had to reset itself, CONTINUATION and empty DATA frames, header lists. It answers any number of PING and
@@ -28,6 +28,9 @@ const IDLE_AT_ONCE: u32 = 1000;
 const IDLE_PER_SECOND: u32 = 50;
 /// What a request or a piece of an answer pays for: two WINDOW_UPDATE frames, a PING that measures, a PRIORITY.
 const IDLE_PER_PROGRESS: u32 = 4;
+/// What a request, or a piece of one, lets its server say: a head that says to wait, the head of the answer, its trailers, a
+/// reset; or two WINDOW_UPDATE frames and a PING. Pieces of the answer let it say no more: how many there are is its own choice.
+const ANSWERS_PER_FRAME: u32 = 4;
 /// SETTINGS and GOAWAY frames make the `h2` crate visit each stream.
 const WALK: u32 = 16;
 
@@ -38,17 +41,28 @@ const RESETS_EARNED: u32 = 1024;
 /// Requests abandoned per second in the long run without an answer to any.
 const RESETS_PER_SECOND: u32 = 20;
 
-/// Watches the frames on `stream`, a connection of which not even the preface has been read.
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
+
+/// Watches the frames on `stream`, a connection with a `peer` of which not even the preface has been read or written.
 ///
 /// Once the alarm is raised the stream gives nothing more to read: whoever polls the connection has to ask the alarm
-/// whenever that poll is pending, and to end the connection with `ENHANCE_YOUR_CALM`.
-pub(crate) fn guard<T>(stream: T) -> (Guarded<T>, Alarm) {
+/// whenever that poll is pending, and to end the connection, a client's with `ENHANCE_YOUR_CALM`.
+pub(crate) fn guard<T>(stream: T, peer: Role) -> (Guarded<T>, Alarm) {
     let alarm = Alarm::default();
+    let (before_received, before_sent) = match peer {
+        Role::Client => (PREFACE_BYTES, 0),
+        Role::Server => (0, PREFACE_BYTES),
+    };
     let guarded = Guarded {
         stream,
-        received: Frames::after(PREFACE_BYTES),
-        sent: Frames::after(0),
-        budget: Budget::new(Instant::now()),
+        received: Frames::after(before_received),
+        sent: Frames::after(before_sent),
+        budget: Budget::new(peer, Instant::now()),
         alarm: alarm.clone(),
     };
     (guarded, alarm)
@@ -92,7 +106,7 @@ impl Alarm {
     }
 }
 
-/// A socket that speaks HTTP/2 as the server, whose frames are counted in both directions.
+/// A socket that speaks HTTP/2, whose frames are counted in both directions.
 #[derive(Debug)]
 pub(crate) struct Guarded<T> {
     stream: T,
@@ -183,16 +197,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     }
 }
 
-/// What a caller may still do that brings nothing.
+/// What the other side may still do that brings nothing.
 #[derive(Debug)]
 struct Budget {
+    peer: Role,
+    /// What a server may still say to what it was sent. Without a bound: it may take its time with any number of requests.
+    answers: u32,
     idle: Bucket,
     resets: Bucket,
 }
 
 impl Budget {
-    fn new(now: Instant) -> Self {
+    fn new(peer: Role, now: Instant) -> Self {
         Self {
+            peer,
+            answers: 0,
             idle: Bucket {
                 left: IDLE_AT_ONCE,
                 most: IDLE_AT_ONCE,
@@ -210,15 +229,17 @@ impl Budget {
 
     fn received(&mut self, head: Head) -> Result<(), Flood> {
         let is_within = match head.kind {
+            Head::DATA if head.length > 0 || head.ends_stream() => true,
+            Head::SETTINGS | Head::GOAWAY => self.take(WALK),
+            // There may be any number of heads that say to wait (1xx).
+            _ if self.peer == Role::Server => self.take(1),
             Head::HEADERS => {
                 self.idle.give(IDLE_PER_PROGRESS);
                 true
             }
-            Head::DATA if head.length > 0 || head.ends_stream() => true,
             Head::RST_STREAM if !self.resets.take(1) => return Err(Flood::Resets),
             Head::RST_STREAM => true,
-            Head::SETTINGS | Head::GOAWAY => self.idle.take(WALK),
-            _ => self.idle.take(1),
+            _ => self.take(1),
         };
         if is_within {
             Ok(())
@@ -227,9 +248,22 @@ impl Budget {
         }
     }
 
+    fn take(&mut self, count: u32) -> bool {
+        match self.answers.checked_sub(count) {
+            Some(left) => {
+                self.answers = left;
+                true
+            }
+            None => self.idle.take(count),
+        }
+    }
+
     fn sent(&mut self, head: Head) {
         if matches!(head.kind, Head::HEADERS | Head::DATA) {
-            self.idle.give(IDLE_PER_PROGRESS);
+            match self.peer {
+                Role::Client => self.idle.give(IDLE_PER_PROGRESS),
+                Role::Server => self.answers = self.answers.saturating_add(ANSWERS_PER_FRAME),
+            }
         }
         if head.ends_stream() {
             self.resets.give(1);

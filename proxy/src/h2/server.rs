@@ -1,6 +1,6 @@
 //! A caller's HTTP/2 connection: many requests at once, each a task of its own.
 
-use super::flood::{self, Alarm, Guarded};
+use super::flood::{self, Alarm, Guarded, Role};
 use super::{FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
 use crate::body::{Broken, Piece};
 use crate::config::Config;
@@ -42,7 +42,7 @@ pub(crate) async fn handshake(
     socket: Box<dyn Socket>,
     config: &Config,
 ) -> Result<Connection, h2::Error> {
-    let (socket, alarm) = flood::guard(socket);
+    let (socket, alarm) = flood::guard(socket, Role::Client);
     let head_bytes = u32::try_from(config.sizes.max_head_bytes).unwrap_or(u32::MAX);
     let inner = h2::server::Builder::new()
         .max_concurrent_streams(config.sizes.max_streams)

@@ -65,14 +65,12 @@ pub(crate) enum Remote {
         http1: Connector,
         /// Lanes that may outlive the certificates they were made with.
         claims: Arc<Claims<Standing>>,
-        metrics: Arc<Metrics>,
     },
     /// A server that has no sidecar, and is told nothing of ours.
     Outside {
         /// Who has to answer; None in plain text, which is HTTP/1.1.
         server: Option<Server>,
         own: OwnPorts,
-        metrics: Arc<Metrics>,
     },
 }
 
@@ -82,6 +80,7 @@ pub(crate) struct Lanes {
     destination: Destination,
     name: Arc<str>,
     remote: Remote,
+    metrics: Arc<Metrics>,
     open: Mutex<Vec<Lane>>,
     /// Connections to a sidecar that speaks HTTP/1.1 alone.
     http1: Pool,
@@ -95,12 +94,17 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(destination: Destination, remote: Remote) -> Arc<Self> {
+    pub(crate) fn new(
+        destination: Destination,
+        remote: Remote,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
         let speaks_http1 = matches!(remote, Remote::Outside { server: None, .. });
         Arc::new(Self {
             name: destination.to_string().into(),
             destination,
             remote,
+            metrics,
             open: Mutex::new(Vec::new()),
             http1: Pool::new(),
             speaks_http1: AtomicBool::new(speaks_http1),

@@ -35,7 +35,7 @@ struct Seen {
 impl Seen {
     async fn new() -> Self {
         let (client, server) = tokio::io::duplex(1 << 20);
-        let (server, alarm) = guard(server);
+        let (server, alarm) = guard(server, Role::Client);
         let mut seen = Self {
             client,
             server,
@@ -91,6 +91,58 @@ async fn frames_that_bring_nothing_are_a_flood() {
         assert_eq!(seen.alarm.raised(), Some(Flood::Frames), "kind {kind}");
         assert_eq!(passed, (IDLE_AT_ONCE / each) as usize + 1, "kind {kind}");
     }
+}
+
+/// Which used to be watched in callers alone.
+#[tokio::test(start_paused = true)]
+async fn of_a_server_frames_that_answer_nothing_are_a_flood() {
+    for (kind, flags, length, each) in [
+        (PING, 0, 8, 1),
+        (WINDOW_UPDATE, 0, 4, 1),
+        (UNKNOWN, 0, 300, 1),
+        (Head::DATA, 0, 0, 1),
+        (Head::RST_STREAM, 0, 4, 1),
+        (Head::HEADERS, 4, 40, 1),
+        (Head::SETTINGS, 0, 6, WALK),
+        (Head::GOAWAY, 0, 8, WALK),
+    ] {
+        let (mut server, near) = tokio::io::duplex(1 << 20);
+        let (mut near, alarm) = guard(near, Role::Server);
+        near.write_all(PREFACE).await.unwrap();
+        let (one, mut passed) = (frame(kind, flags, length), 0);
+        while alarm.raised().is_none() {
+            server.write_all(&one).await.unwrap();
+            // Time is paused: this ends at once when nothing is given to read.
+            let mut sunk = vec![0; one.len()];
+            let read = timeout(Duration::from_nanos(1), near.read_exact(&mut sunk));
+            passed += u32::from(read.await.is_ok());
+        }
+        assert_eq!(passed, IDLE_AT_ONCE / each, "kind {kind}");
+    }
+}
+
+/// However many requests there are before the first is answered.
+#[tokio::test(start_paused = true)]
+async fn what_a_server_is_sent_pays_for_its_answers() {
+    let (mut server, near) = tokio::io::duplex(1 << 20);
+    let (mut near, alarm) = guard(near, Role::Server);
+    near.write_all(PREFACE).await.unwrap();
+    for _ in 0..5000 {
+        near.write_all(&frame(Head::HEADERS, 5, 40)).await.unwrap();
+    }
+    let answer = [
+        frame(Head::HEADERS, 4, 10),
+        frame(Head::HEADERS, 4, 10),
+        frame(Head::DATA, 0, 100),
+        frame(Head::HEADERS, 5, 10),
+        frame(PING, 0, 8),
+    ];
+    let answer = answer.concat();
+    for _ in 0..5000 {
+        server.write_all(&answer).await.unwrap();
+        near.read_exact(&mut vec![0; answer.len()]).await.unwrap();
+    }
+    assert_eq!(alarm.raised(), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -157,9 +157,8 @@ impl Stranger {
         let remote = Remote::Outside {
             server: self.server.clone(),
             own: self.own.clone(),
-            metrics: Arc::clone(&shared.metrics),
         };
-        Lanes::new(destination, remote)
+        Lanes::new(destination, remote, Arc::clone(&shared.metrics))
     }
 }
 
@@ -174,9 +173,8 @@ fn connections(destination: Destination, identity: &SpiffeId, shared: &Arc<Share
         connector: connector(Wanted::Http),
         http1: connector(Wanted::Http1),
         claims,
-        metrics: Arc::clone(&shared.metrics),
     };
-    let lanes = Lanes::new(destination, remote);
+    let lanes = Lanes::new(destination, remote, Arc::clone(&shared.metrics));
     tokio::spawn(keep_fresh(
         Arc::downgrade(&lanes),
         Arc::clone(&shared.identity),

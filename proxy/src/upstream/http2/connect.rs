@@ -1,13 +1,13 @@
 //! How connections to an endpoint come to be, and what they speak.
 
-use super::lane::{Lane, Place};
+use super::lane::{Lane, Place, Standing};
 use super::{Http1Connection, Lanes, Ready, Remote};
 use crate::error::{ConnectError, Failure};
 use crate::external::Server;
 use crate::h1::wire::Wire;
-use crate::metrics::Metrics;
+use crate::metrics::Direction;
 use crate::normalize::Rejection;
-use crate::proof::{Claim, Ends, Until, Validity};
+use crate::proof::{Claim, Claims, Ends, Until, Validity};
 use crate::redirect::OwnPorts;
 use crate::socket::Socket;
 use crate::tls::{self, Alpn, Wanted};
@@ -51,30 +51,24 @@ impl Lanes {
             match &self.remote {
                 Remote::App => {
                     let stream = connect(&self.destination).await?;
-                    Ok(Connected::Lane(Lane::open(stream, None).await?))
+                    Ok(Connected::Lane(self.lane(stream, None).await?))
                 }
-                Remote::Outside {
-                    server,
-                    own,
-                    metrics,
-                } => {
+                Remote::Outside { server, own } => {
                     let server = server.as_ref();
-                    self.outside(server, Wanted::Http, own, metrics).await
+                    self.outside(server, Wanted::Http, own).await
                 }
                 Remote::Sidecar {
-                    connector,
-                    claims,
-                    metrics,
-                    ..
+                    connector, claims, ..
                 } => {
-                    let connected = connect_sidecar(&self.destination, connector, metrics).await?;
+                    let connected =
+                        connect_sidecar(&self.destination, connector, &self.metrics).await?;
                     // What was not offered is not agreed to.
                     if connected.alpn != Alpn::Http2 {
                         return Ok(Connected::Http1(self.http1(connected)));
                     }
                     let claim = Claim::of(&connected)?;
                     let claims = Some((claim, Arc::clone(claims)));
-                    let lane = Lane::open(Box::new(connected.tls), claims).await?;
+                    let lane = self.lane(Box::new(connected.tls), claims).await?;
                     Ok(Connected::Lane(lane))
                 }
             }
@@ -90,18 +84,17 @@ impl Lanes {
         server: Option<&Server>,
         wanted: Wanted,
         own: &OwnPorts,
-        metrics: &Metrics,
     ) -> Result<Connected, ConnectError> {
         let stream = connect_outside(&self.destination, own).await?;
         let (stream, alpn): (Box<dyn Socket>, _) = match server {
             None => (stream, Alpn::Http1),
             Some(server) => {
-                let (tls, alpn) = server.connect(stream, wanted, metrics).await?;
+                let (tls, alpn) = server.connect(stream, wanted, &self.metrics).await?;
                 (Box::new(tls), alpn)
             }
         };
         if alpn == Alpn::Http2 {
-            return Ok(Connected::Lane(Lane::open(stream, None).await?));
+            return Ok(Connected::Lane(self.lane(stream, None).await?));
         }
         let wire = Wire::new(stream, BytesMut::new());
         let connection = Http1Connection::new(wire, None).counted(&self.open_http1);
@@ -119,28 +112,36 @@ impl Lanes {
         let late = |_| ConnectError::Timeout(limit);
         match &self.remote {
             Remote::App => Err(Rejection::Upgrade.into()),
-            Remote::Sidecar { http1, metrics, .. } => {
+            Remote::Sidecar { http1, .. } => {
                 let takes_upgrades = timeout(limit, place.takes_upgrades(sender)).await;
                 if takes_upgrades.map_err(late)? {
                     return Ok(None);
                 }
-                let connecting = connect_sidecar(&self.destination, http1, metrics);
+                let connecting = connect_sidecar(&self.destination, http1, &self.metrics);
                 let connected = timeout(limit, connecting).await.map_err(late)??;
                 Ok(Some(self.http1(connected)))
             }
             // Few servers carry them over HTTP/2, and over HTTP/1.1 each that takes any.
-            Remote::Outside {
-                server,
-                own,
-                metrics,
-            } => {
-                let connecting = self.outside(server.as_ref(), Wanted::Http1, own, metrics);
+            Remote::Outside { server, own } => {
+                let connecting = self.outside(server.as_ref(), Wanted::Http1, own);
                 match timeout(limit, connecting).await.map_err(late)?? {
                     Connected::Http1(connection) => Ok(Some(connection)),
                     Connected::Lane(_) => Err(ConnectError::Protocol.into()),
                 }
             }
         }
+    }
+
+    async fn lane(
+        &self,
+        socket: Box<dyn Socket>,
+        claims: Option<(Claim, Arc<Claims<Standing>>)>,
+    ) -> Result<Lane, ConnectError> {
+        let direction = match self.remote {
+            Remote::App => Direction::Inbound,
+            Remote::Sidecar { .. } | Remote::Outside { .. } => Direction::Outbound,
+        };
+        Lane::open(socket, claims, (Arc::clone(&self.metrics), direction)).await
     }
 
     fn http1(&self, connected: tls::Connected<Box<dyn Socket>>) -> Box<Http1Connection> {

@@ -4,9 +4,12 @@ use super::Ready;
 use crate::body::{Broken, Piece};
 use crate::error::ConnectError;
 use crate::h1::head::Framing;
+use crate::h2::flood::{self, Alarm, Guarded, Role};
 use crate::h2::{self, FRAME, SEND_BUFFER, STREAM_WINDOW, Sender};
+use crate::metrics::{Direction, Metrics};
 use crate::proof::{Claim, Claims, Lasting, Validity};
 use crate::socket::Socket;
+use crate::tcp::CERTIFICATE_ENDED;
 use crate::upgrade::Upgrade;
 use ::h2::client::{Connection, ResponseFuture, SendRequest};
 use ::h2::{Ping, RecvStream, SendStream};
@@ -39,11 +42,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Speaks HTTP/2 on `socket`, whose certificates may be proven again with `claims`; none in plain text.
+    /// Speaks HTTP/2 on `socket`, whose certificates may be proven again with `claims`; none in plain text. Why it ends before its
+    /// time is counted.
     pub(super) async fn open(
         socket: Box<dyn Socket>,
         claims: Option<(Claim, Arc<Claims<Standing>>)>,
+        (metrics, direction): (Arc<Metrics>, Direction),
     ) -> Result<Self, ConnectError> {
+        let (socket, alarm) = flood::guard(socket, Role::Server);
         let (sender, connection) = ::h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -67,7 +73,12 @@ impl Lane {
             claims.add(&standing);
         }
         // Boxed: making a task copies it several times.
-        tokio::spawn(Box::pin(drive(connection, Arc::clone(&standing))));
+        let driven = Box::pin(drive(connection, alarm, Arc::clone(&standing)));
+        tokio::spawn(async move {
+            if let Err(reason) = driven.await {
+                metrics.upstream_ended(direction, reason);
+            }
+        });
         Ok(Self {
             sender,
             standing,
@@ -214,29 +225,39 @@ pub(crate) fn length(field: &HeaderValue) -> Option<u64> {
 
 /// Carries a lane's bytes. Ends when the other side closes or is gone, when nobody can send on it any more and the last
 /// stream has ended, or with its certificates.
-async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc<Standing>) {
+///
+/// # Errors
+/// Why it ended otherwise, as a word from a closed set.
+async fn drive(
+    mut connection: Connection<Guarded<Box<dyn Socket>>, Bytes>,
+    alarm: Alarm,
+    standing: Arc<Standing>,
+) -> Result<(), &'static str> {
     let mut pings = connection.ping_pong();
     // A server's settings are the first that it says (RFC 9113 section 3.4): with the answer to this they are there.
     let is_asked = pings.as_mut().map(|pings| pings.send_ping(Ping::opaque()));
     let mut awaits_pong = matches!(is_asked, Some(Ok(())));
-    let mut alarm = pin!(tokio::time::sleep(PING));
+    let mut look = pin!(tokio::time::sleep(PING));
     let mut ended = pin!(async {
         match &standing.claim {
             Some(claim) => claim.ends.reached().await,
             None => std::future::pending().await,
         }
     });
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-            if let Err(error) = ended {
+            return Poll::Ready(ended.map_err(|error| {
                 tracing::debug!(%error, "HTTP/2 connection to an upstream ended");
-            }
-            return Poll::Ready(());
+                h2::ended_reason(&error)
+            }));
+        }
+        if let Some(flood) = alarm.raised() {
+            return Poll::Ready(Err(flood.as_str()));
         }
         // Hard: nothing passes under a certificate that has ended or is revoked.
         if ended.as_mut().poll(cx).is_ready() {
             tracing::info!("HTTP/2 connection to an upstream closed, as its certificate has ended or is revoked");
-            return Poll::Ready(());
+            return Poll::Ready(Err(CERTIFICATE_ENDED));
         }
         let Some(pings) = &mut pings else {
             return Poll::Pending;
@@ -246,23 +267,24 @@ async fn drive(mut connection: Connection<Box<dyn Socket>, Bytes>, standing: Arc
             // Fails from the second on.
             let _ = standing.settled.set(());
         }
-        while alarm.as_mut().poll(cx).is_ready() {
+        while look.as_mut().poll(cx).is_ready() {
             if awaits_pong {
                 tracing::debug!("HTTP/2 connection to an upstream answers no PING");
-                return Poll::Ready(());
+                return Poll::Ready(Err("silent"));
             }
             // Sidecars alone are asked again. A server of others may take that for an attack: those of gRPC close the connection
             // when they are asked more than twice in five minutes.
             if standing.claim.is_some() && standing.streams.load(Ordering::Relaxed) > 0 {
                 awaits_pong = pings.send_ping(Ping::opaque()).is_ok();
             }
-            alarm.as_mut().reset(tokio::time::Instant::now() + PING);
+            look.as_mut().reset(tokio::time::Instant::now() + PING);
         }
         Poll::Pending
     })
     .await;
     standing.is_closed.store(true, Ordering::Relaxed);
     let _ = standing.settled.set(());
+    ended
 }
 
 #[cfg(test)]
@@ -279,7 +301,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_server_that_is_no_sidecar_is_asked_once_whether_it_is_there() {
         let (near, mut far) = tokio::io::duplex(64 * 1024);
-        let lane = Lane::open(Box::new(near), None).await.unwrap();
+        let counts = (Metrics::new(), Direction::Outbound);
+        let lane = Lane::open(Box::new(near), None, counts).await.unwrap();
         let _waits = lane.reserve();
         far.read_exact(&mut [0; 24]).await.unwrap();
         far.write_all(&SETTINGS).await.unwrap();

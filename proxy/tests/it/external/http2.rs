@@ -117,3 +117,50 @@ async fn an_upgrade_goes_to_such_a_server_over_http1() {
     assert!(reply.body.contains("HTTP/2.0"), "{reply:?}");
     assert_eq!(app.connections(), 1);
 }
+
+/// A connection that takes what it is sent for nothing, and says `said` over and over.
+async fn flooding(world: &Authority, said: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let said = said.clone();
+            tokio::spawn(async move {
+                // Empty settings, as every server begins.
+                stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
+                let (mut heard, mut stream) = stream.split();
+                let mut nowhere = tokio::io::sink();
+                let deaf = tokio::io::copy(&mut heard, &mut nowhere);
+                let talks = async { while stream.write_all(&said).await.is_ok() {} };
+                tokio::select! { _ = deaf => {}, () = talks => {} }
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    front(world, address, address).await
+}
+
+/// Nothing of it was counted: the sidecar answered PING after PING for as long as it was asked to.
+#[tokio::test]
+async fn a_server_whose_frames_lead_nowhere_is_left_and_counted() {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream];
+        frame.extend(payload);
+        frame.repeat(100)
+    };
+    let world = Authority::new();
+    for (name, said) in [
+        ("PING", frame(6, 0, 0, &[0; 8])),
+        ("SETTINGS", frame(4, 0, 0, &[0, 4, 0, 1, 0, 0])),
+        ("unknown frames", frame(0xbb, 0, 0, &[0; 8])),
+        // `:status: 103`, as a literal that refers to the name in the static table.
+        ("early hints", frame(1, 4, 1, b"\x08\x03103")),
+    ] {
+        let at = flooding(&world, said).await;
+        let workload = Workload::new(vec![entry(NAME, at, originate(&world))]);
+        let reply = workload.caller().await.get(NAME, "/").await;
+        assert_eq!(reply.status, StatusCode::BAD_GATEWAY, "{name}: {reply:?}");
+        let series = "tipstaff_ended_upstream_connections_total{direction=\"outbound\",reason=\"frame_flood\"}";
+        assert!(workload.counted(series).await >= 1, "{name}");
+    }
+}

@@ -2,6 +2,7 @@ mod order;
 
 use super::*;
 use crate::config::{self, Breaker, Destination};
+use crate::metrics::Metrics;
 use crate::upstream::http2::Remote;
 
 /// Of the defaults.
@@ -22,7 +23,8 @@ fn on(endpoints: &mut Endpoints, ports: impl IntoIterator<Item = u16>, now: Inst
 
 fn set(endpoints: &mut Endpoints, members: impl Iterator<Item = Member>, now: Instant) {
     let with_lanes = |member: Member| {
-        let lanes = Lanes::new(Destination::from(member.address.clone()), Remote::App);
+        let to = Destination::from(member.address.clone());
+        let lanes = Lanes::new(to, Remote::App, Metrics::new());
         (member, lanes)
     };
     endpoints.set(members.map(with_lanes).collect(), now);
