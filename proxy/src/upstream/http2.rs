@@ -308,7 +308,9 @@ impl Lanes {
         let shared = || {
             let least = open.iter().min_by_key(|lane| lane.load())?;
             let suffices = open.len() >= MAX_LANES && !least.is_full();
-            (suffices || open.len() >= most).then_some(least)
+            // A server that takes none for now (RFC 9113 section 6.5.2) would take none on another either.
+            let takes_none = least.sender.current_max_send_streams() == 0;
+            (suffices || takes_none || open.len() >= most).then_some(least)
         };
         let lane = open.iter().find(|lane| lane.has_room()).or_else(shared)?;
         Some(lane.reserve())

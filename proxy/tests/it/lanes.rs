@@ -145,6 +145,37 @@ async fn calls_that_do_not_end_leave_connections_for_others() {
     }
 }
 
+/// Each call was given a connection of its own, on which it waited all the same.
+#[tokio::test]
+async fn a_server_that_takes_no_calls_for_now_costs_no_connection_for_each() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let connections = Arc::<AtomicUsize>::default();
+    let seen = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let answer = service_fn(async |_: Request<Incoming>| empty());
+            let mut server = http2::Builder::new(TokioExecutor::new());
+            server.max_concurrent_streams(0);
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+    let authority = Authority::new();
+    let orders = authority.svid(ORDERS, Life::Hour);
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let grants = grant("allow: [{grpc: a.B, methods: [First]}]");
+    let sidecar = sidecar(&authority, orders, app, &grants, |config| {
+        config.timeouts.response = Duration::from_millis(300);
+    });
+    let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
+    for _ in 0..5 {
+        let reply = caller.send(grpc("/a.B/First")).await.unwrap();
+        assert_ne!(reply.header("grpc-status"), "0", "{reply:?}");
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
 fn grpc(path: &str) -> http::request::Builder {
     Request::post(path)
         .header("host", HOST)
