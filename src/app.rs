@@ -3,12 +3,15 @@
 use crate::cli::ProxyArgs;
 use crate::config::Config;
 use crate::reload::{self, Files, Reload};
+use crate::workload_api::Sidecars;
 use crate::{enrolment, policy_dir, signal, upgrade, workload_api};
 use anyhow::Context;
 use ca::client::{self, ClientState, Keys};
+use policy::{Options, Policy};
 use proxy::drain::{Drain, Readiness};
 use proxy::files::{Looks, Stamp};
-use proxy::{Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
+use proxy::handover::Predecessor;
+use proxy::{Bound, Failing, IdentityFeed, IdentityState, PolicyFeed, Proxy};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,13 +31,12 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     // First of all: until then these signals would end the process as it stands.
     let (terminate, hangup) = (signal::terminate()?, signal::hangup()?);
     let upgrades = signal::upgrade()?;
-    let mut read = Stamp::default();
-    read.add(config_file);
-    let config = Config::load(config_file)?;
-    policy_dir::stamp(&config.policy.dir, &mut read);
-    let policy_options = config.policy.options();
-    let policy = policy_dir::load(&config.policy.dir, &policy_options)?;
-    tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
+    let Loaded {
+        config,
+        policy,
+        policy_options,
+        read,
+    } = load(config_file)?;
 
     let (predecessor, inherited) = if takes_over {
         let (predecessor, inherited) = upgrade::ask(config.proxy.admin.socket.clone()).await?;
@@ -43,27 +45,24 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
         (None, None)
     };
     let handles = client::start(enrolment::of(&config.identity, Keys::Kept)?)?;
+    let workload_api = config.workload_api.clone();
+    let workload_api = workload_api
+        .map(|served| workload_api::of_sidecar(served, &config.identity))
+        .transpose()?;
     let (status_sender, status) = watch::channel(reload::status_of(&policy));
     let (policy_sender, policy) = watch::channel(Arc::new(policy));
     let policies = PolicyFeed { policy, status };
     let readiness = Readiness::new();
+    let identity = feed(&handles);
     let bound = Proxy::build_on(
         inherited,
         config.proxy,
-        feed(&handles),
+        identity,
         policies,
         readiness.clone(),
     )?;
     tracing::info!(addresses = ?bound.addresses(), "listening");
     let drain = Drain::new();
-    let workload_api = match &config.workload_api {
-        Some(served) => Some(workload_api::of_sidecar(
-            served.clone(),
-            &config.identity,
-            takes_over,
-        )?),
-        None => None,
-    };
     let reload = Reload {
         files: Files {
             config: config_file.to_owned(),
@@ -84,27 +83,74 @@ async fn serve(config_file: &Path, takes_over: bool) -> anyhow::Result<()> {
     // Both end with the runtime.
     tokio::spawn(reload.run());
     tokio::spawn(upgrade::on_signal(upgrades));
+    let serving = serve_until(&drain, readiness, (bound, predecessor), workload_api);
+    let ended = ended(serving, terminate, &drain).await;
+    drop(handles);
+    ended
+}
+
+/// What is read before anything is done.
+struct Loaded {
+    config: Config,
+    policy: Policy,
+    policy_options: Options,
+    /// The state of the files by then.
+    read: Stamp,
+}
+
+fn load(config_file: &Path) -> anyhow::Result<Loaded> {
+    let mut read = Stamp::default();
+    read.add(config_file);
+    let config = Config::load(config_file)?;
+    policy_dir::stamp(&config.policy.dir, &mut read);
+    let policy_options = config.policy.options();
+    let policy = policy_dir::load(&config.policy.dir, &policy_options)?;
+    tracing::info!(config = ?config, generation = policy.fingerprint(), "starting");
+    Ok(Loaded {
+        config,
+        policy,
+        policy_options,
+        read,
+    })
+}
+
+/// Serves until the drain has ended, if there is a predecessor in its place: that keeps what it has until all of it can be served.
+async fn serve_until(
+    drain: &Drain,
+    readiness: Readiness,
+    (bound, predecessor): (Bound, Option<Predecessor>),
+    workload_api: Option<Sidecars>,
+) -> anyhow::Result<()> {
     if let Some(workload_api) = workload_api {
-        // To its end: streams are told to go elsewhere, and whoever takes over has the socket by then.
-        tokio::spawn(workload_api.run(drain.clone(), readiness));
+        let server = match predecessor {
+            Some(_) => workload_api.replace(drain).await?,
+            None => workload_api.bind()?,
+        };
+        // To its end: streams are told to go elsewhere, and whoever takes over has the socket by then. Ends with the runtime.
+        tokio::spawn(workload_api.run(server, drain.clone(), readiness));
     }
-    let serving = async {
-        match predecessor {
-            Some(predecessor) => bound.run_after(predecessor, drain.clone()).await,
-            None => bound.run(drain.clone()).await,
-        }
-    };
+    match predecessor {
+        Some(predecessor) => bound.run_after(predecessor, drain.clone()).await?,
+        None => bound.run(drain.clone()).await?,
+    }
+    Ok(())
+}
+
+/// How `serving` ended, by itself or because it was told to.
+async fn ended(
+    serving: impl Future<Output = anyhow::Result<()>>,
+    terminate: impl Future<Output = ()>,
+    drain: &Drain,
+) -> anyhow::Result<()> {
     tokio::pin!(serving);
-    let ended = tokio::select! {
+    tokio::select! {
         ended = &mut serving => ended.context("serving"),
         () = terminate => {
             tracing::info!("draining");
             drain.start();
             serving.await.context("draining")
         }
-    };
-    drop(handles);
-    ended
+    }
 }
 
 /// The CA client's channels as the proxy, which does not know the CA, wants them.

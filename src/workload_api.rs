@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use workload::{Config, Entitled, FederatesWith, Holdings, Predecessor, Server};
 
+/// For a CA that is slow to issue: less than the process before this one waits until it is relieved.
+const SVID: Duration = Duration::from_secs(45);
 /// Between attempts to bind the socket again.
 const BIND_AGAIN: Duration = Duration::from_secs(1);
 
@@ -26,39 +28,61 @@ pub(crate) struct Terms {
 }
 
 /// For the workload beside a sidecar, whose identity is `identity`. The tasks of the CA client end with the runtime.
-pub(crate) fn of_sidecar(
-    served: Config,
-    identity: &Identity,
-    takes_over: bool,
-) -> anyhow::Result<Sidecars> {
+pub(crate) fn of_sidecar(served: Config, identity: &Identity) -> anyhow::Result<Sidecars> {
     let terms = Terms {
         entitled: Entitled::Admitted,
         hint: String::new(),
         federates_with: FederatesWith::All,
     };
-    let predecessor = match takes_over {
-        true => Predecessor::Replaced,
-        false => Predecessor::None,
-    };
-    let holdings = holdings(vec![(identity, terms)])?;
     Ok(Sidecars {
-        server: Server::bind(served.clone(), holdings.clone(), predecessor)?,
         served,
-        holdings,
+        holdings: holdings(vec![(identity, terms)])?,
     })
 }
 
-/// A sidecar's, which is bound and lasts as long as the sidecar.
+/// A sidecar's, which lasts as long as the sidecar.
 pub(crate) struct Sidecars {
-    server: Server,
     served: Config,
     holdings: watch::Receiver<Arc<Holdings>>,
 }
 
 impl Sidecars {
+    /// Binds the socket, at which nobody may be serving.
+    pub(crate) fn bind(&self) -> anyhow::Result<Server> {
+        self.bind_after(Predecessor::None)
+    }
+
+    /// Takes the place of the process that serves there, once there is a certificate to hand out: until then workloads go on
+    /// finding the one that has theirs.
+    ///
+    /// # Errors
+    /// When that takes too long, or `drain` starts before.
+    pub(crate) async fn replace(&self, drain: &Drain) -> anyhow::Result<Server> {
+        let mut holdings = self.holdings.clone();
+        let has_svid = |held: &Arc<Holdings>| held.identities.iter().all(|of| of.svid.is_some());
+        let obtained = tokio::select! {
+            obtained = tokio::time::timeout(SVID, holdings.wait_for(has_svid)) => obtained,
+            () = drain.started() => anyhow::bail!("this process was told to stop"),
+        };
+        obtained
+            .with_context(|| {
+                format!(
+                    "no certificate for the workload within {} s",
+                    SVID.as_secs()
+                )
+            })?
+            .context("no certificate for the workload is to come")?;
+        self.bind_after(Predecessor::Replaced)
+    }
+
+    fn bind_after(&self, predecessor: Predecessor) -> anyhow::Result<Server> {
+        let (served, holdings) = (self.served.clone(), self.holdings.clone());
+        Ok(Server::bind(served, holdings, predecessor)?)
+    }
+
     /// Serves until `drain` starts. Should it end before, it is bound again, and until then the sidecar is not ready.
-    pub(crate) async fn run(self, drain: Drain, readiness: Readiness) {
-        let (mut server, mut unready) = (Some(self.server), None);
+    pub(crate) async fn run(self, server: Server, drain: Drain, readiness: Readiness) {
+        let (mut server, mut unready) = (Some(server), None);
         loop {
             let ended = match server.take() {
                 Some(server) => {
@@ -79,11 +103,10 @@ impl Sidecars {
                 () = drain.started() => return,
                 () = tokio::time::sleep(BIND_AGAIN) => {}
             }
-            let (served, holdings) = (self.served.clone(), self.holdings.clone());
-            match Server::bind(served, holdings, Predecessor::None) {
+            match self.bind() {
                 Ok(bound) => server = Some(bound),
                 Err(error) => {
-                    let error = &error as &dyn std::error::Error;
+                    let error: &dyn std::error::Error = error.as_ref();
                     tracing::error!(error, "the Workload API cannot be bound");
                 }
             }

@@ -3,6 +3,7 @@
 mod broken_off; // It does not, and nobody notices either.
 mod outliving; // Streams outlive the processes and the certificates they began with.
 mod signal; // SIGUSR2.
+mod workload_api; // Who is found there meanwhile.
 
 use crate::harness::http::{self, get};
 use crate::harness::load::Load;

@@ -21,7 +21,7 @@ fn serves(mesh: &Mesh) {
 }
 
 /// Started while there is no CA: it has the sockets and waits for an identity.
-fn waiting(mesh: &mut Mesh, name: &str) -> Process {
+pub(super) fn waiting(mesh: &mut Mesh, name: &str) -> Process {
     mesh.ca.kill();
     let process = mesh.orders.successor(name);
     wait_for("the new process to have the sockets", || {
