@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const YES: u8 = b'y';
@@ -59,23 +60,37 @@ impl Elders {
         if self.lines.try_lock().is_ok_and(|lines| lines.is_empty()) {
             return false;
         }
-        let (elders, question, name) = (Arc::clone(self), written(proof), proof.name);
-        let asked = tokio::spawn(async move { elders.ask(&question, &name).await });
-        asked.await.unwrap_or(false)
+        let (elders, question, name) = (Arc::clone(self), written(proof).into(), proof.name);
+        let (agrees, agreed) = oneshot::channel();
+        tokio::spawn(async move { elders.ask(question, name, agrees).await });
+        agreed.await.is_ok()
     }
 
-    async fn ask(&self, question: &[u8], name: &Name) -> bool {
+    /// All at once, and `agrees` is told by the first that has: nobody waits for one that is stuck to hear of another.
+    async fn ask(&self, question: Arc<[u8]>, name: Name, agrees: oneshot::Sender<()>) {
         let mut lines = self.lines.lock().await;
-        let mut place = 0;
-        while let Some(line) = lines.get_mut(place) {
-            match timeout(ANSWER, asked(line, question, name)).await {
-                Ok(Ok(true)) => return true,
-                Ok(Ok(false)) => place += 1,
+        let mut asking = JoinSet::new();
+        for (place, mut line) in lines.drain(..).enumerate() {
+            let question = Arc::clone(&question);
+            asking.spawn(async move {
+                let answer = timeout(ANSWER, asked(&mut line, &question, &name)).await;
                 // It ends with its last stream. What comes late would be taken for the answer to something else.
-                Ok(Err(_)) | Err(_) => drop(lines.remove(place)),
+                Some((place, line, answer.ok()?.ok()?))
+            });
+        }
+        let (mut agrees, mut kept) = (Some(agrees), Vec::new());
+        while let Some(answered) = asking.join_next().await {
+            let Ok(Some((place, line, has_agreed))) = answered else {
+                continue;
+            };
+            kept.push((place, line));
+            if let Some(agrees) = agrees.take_if(|_| has_agreed) {
+                // Whoever asked may have gone.
+                let _ = agrees.send(());
             }
         }
-        false
+        kept.sort_by_key(|(place, _)| *place);
+        lines.extend(kept.into_iter().map(|(_, line)| line));
     }
 
     /// Second handles for the process to come, which may use them when this one does not any more.

@@ -74,6 +74,21 @@ async fn who_has_ended_says_nothing_at_all_or_something_else_is_not_asked_again(
     }
 }
 
+/// Each was asked in its turn: a process that was stopped kept the proof from the one behind it for a second.
+#[tokio::test]
+async fn one_that_is_stuck_keeps_no_other_from_agreeing() {
+    let (stuck, _silent) = StdUnixStream::pair().unwrap();
+    let (held, line, _heeds) = elder();
+    let ends = Arc::new(Ends::new(at(100), peer().0));
+    let _hold = held.hold(NAME, &id("front"), &id("orders"), &ends);
+    let elders = Arc::<Elders>::default();
+    elders.add(vec![stuck, line]).await;
+    assert!(elders.prove(&proof(NAME, "front")).await);
+    let is_asking = elders.lines.try_lock().is_err();
+    assert!(is_asking, "the one that is stuck is still waited for");
+    assert_eq!(elders.hush().await.len(), 1, "and then no more");
+}
+
 /// What an asker leaves behind used to be the answer to the next question.
 #[tokio::test]
 async fn a_caller_that_does_not_wait_leaves_the_conversation_whole() {
