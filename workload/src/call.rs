@@ -3,7 +3,7 @@
 use crate::caller::{Caller, Look, Peer};
 use crate::holdings::{Holdings, View};
 use crate::sampler::Sampler;
-use crate::server::Service;
+use crate::server::{Service, Shared};
 use futures_util::stream::{self, Stream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +24,8 @@ pub(crate) struct Calls(Arc<Connection>);
 struct Connection {
     service: Service,
     peer: Peer,
-    /// Held while a process of this user is looked at.
-    looks: Arc<Semaphore>,
+    /// With all connections of this user.
+    shared: Shared,
     /// Held while this one is.
     look: Arc<Semaphore>,
     is_admitted: bool,
@@ -36,14 +36,14 @@ struct Connection {
 impl Calls {
     pub(crate) fn new(
         service: Service,
-        (peer, looks): (Peer, Arc<Semaphore>),
+        (peer, shared): (Peer, Shared),
         is_admitted: bool,
         leaving: CancellationToken,
     ) -> Self {
         Self(Arc::new(Connection {
             service,
             peer,
-            looks,
+            shared,
             look: Arc::new(Semaphore::new(1)),
             is_admitted,
             leaving,
@@ -87,7 +87,7 @@ impl Calls {
     async fn look(&self, look: Look) -> Result<Caller, Status> {
         let unknown = |_| Status::internal("cannot tell who asks");
         let own = Arc::clone(&self.0.look).acquire_owned().await;
-        let of_user = Arc::clone(&self.0.looks).acquire_owned().await;
+        let of_user = Arc::clone(&self.0.shared.looks).acquire_owned().await;
         let permits = (own.map_err(unknown)?, of_user.map_err(unknown)?);
         let (peer, digests) = (self.0.peer.clone(), Arc::clone(&self.0.service.digests));
         let looking = tokio::task::spawn_blocking(move || {

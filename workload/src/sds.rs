@@ -4,6 +4,7 @@
 //! of this identity; `ROOTCA` is the caller's own trust domain and `spiffe://<trust domain>` any that it knows; `ALL` is
 //! all of them together, kept apart by Envoy's SPIFFE validator.
 
+mod conversation;
 mod delta;
 mod secrets;
 mod stream;
@@ -21,6 +22,8 @@ use tonic::{Request, Response, Status, Streaming};
 const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Names that one stream may ask for. Envoy opens one for each secret.
 const MOST_NAMES: usize = 64;
+/// What they may be long together: a stream remembers them to its end. A SPIFFE ID has at most 2048.
+const MOST_NAME_BYTES: usize = 8 * 1024;
 /// A refusal is shown in the log up to here.
 const MOST_SHOWN: usize = 200;
 
@@ -39,7 +42,7 @@ impl SecretDiscoveryService for Sds {
         call: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let entitlement = self.0.clone();
-        let answers = stream::answers(entitlement, call.into_inner());
+        let answers = conversation::answers::<stream::Wants>(entitlement, call.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -50,7 +53,7 @@ impl SecretDiscoveryService for Sds {
         call: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
         let entitlement = self.0.clone();
-        let answers = delta::answers(entitlement, call.into_inner());
+        let answers = conversation::answers::<delta::Wants>(entitlement, call.into_inner());
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -62,7 +65,7 @@ impl SecretDiscoveryService for Sds {
         let view = entitlement.view_with_svid()?;
         let request = call.into_inner();
         check_type(&request.type_url)?;
-        check_names(request.resource_names.len())?;
+        check_names(&request.resource_names)?;
         let found = secrets::of(&view, &request.resource_names);
         if let Some(missing) = request
             .resource_names
@@ -85,12 +88,14 @@ fn check_type(type_url: &str) -> Result<(), Status> {
     )))
 }
 
-fn check_names(names: usize) -> Result<(), Status> {
-    if names <= MOST_NAMES {
+fn check_names<'n>(names: impl IntoIterator<Item = &'n String>) -> Result<(), Status> {
+    let lengths = names.into_iter().map(String::len);
+    let (count, bytes) = lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
+    if count <= MOST_NAMES && bytes <= MOST_NAME_BYTES {
         return Ok(());
     }
     Err(Status::invalid_argument(format!(
-        "expected at most {MOST_NAMES} names, found {names}"
+        "expected at most {MOST_NAMES} names in {MOST_NAME_BYTES} bytes, found {count} in {bytes}"
     )))
 }
 

@@ -8,6 +8,8 @@ mod authority;
 mod connection;
 mod places;
 
+pub(crate) use places::Shared;
+
 use crate::caller::{Digests, Peer};
 use crate::holdings::Holdings;
 use crate::sampler::Sampler;
@@ -198,7 +200,7 @@ async fn accept(listener: &UnixListener, admits: &Admits, places: &Arc<Places>, 
         let connection = connection::serve(
             service.clone(),
             stream,
-            (peer, Arc::clone(&place.looks)),
+            (peer, place.shared.clone()),
             is_admitted,
         );
         service.tasks.spawn(async move {

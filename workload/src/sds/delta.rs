@@ -1,61 +1,13 @@
 //! Delta: each response holds what is new to the client, and what is gone.
 
+use super::conversation;
 use super::{SECRET, check_names, check_type, log_refusal, secrets};
-use crate::call::Entitlement;
 use crate::holdings::View;
 use crate::proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
-use futures_util::stream::{self, Stream};
 use std::collections::BTreeMap;
-use tonic::{Status, Streaming};
-
-/// Answers the requests of one stream, and sends whatever changes.
-pub(super) fn answers(
-    entitlement: Entitlement,
-    requests: Streaming<DeltaDiscoveryRequest>,
-) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> {
-    let start = Conversation {
-        entitlement,
-        requests,
-        wants: Wants::default(),
-    };
-    stream::unfold(Some(start), |conversation| async {
-        let mut conversation = conversation?;
-        match conversation.next().await {
-            Ok(None) => None,
-            Ok(Some(response)) => Some((Ok(response), Some(conversation))),
-            Err(status) => Some((Err(status), None)),
-        }
-    })
-}
-
-struct Conversation {
-    entitlement: Entitlement,
-    requests: Streaming<DeltaDiscoveryRequest>,
-    wants: Wants,
-}
-
-impl Conversation {
-    /// The next response; `None` when the stream ends.
-    async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        loop {
-            tokio::select! {
-                request = self.requests.message() => match request? {
-                    Some(request) => self.wants.take(request)?,
-                    None => return Ok(None),
-                },
-                changed = self.entitlement.changed() => if !changed {
-                    return Ok(None);
-                },
-            }
-            let view = self.entitlement.view()?;
-            if let Some(response) = self.wants.news(&view) {
-                return Ok(Some(response));
-            }
-        }
-    }
-}
+use tonic::Status;
 
 /// What the client of one secret has of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,12 +21,15 @@ enum Has {
 }
 
 #[derive(Debug, Default)]
-struct Wants {
+pub(super) struct Wants {
     secrets: BTreeMap<String, Has>,
     nonce: u64,
 }
 
-impl Wants {
+impl conversation::Wants for Wants {
+    type Request = DeltaDiscoveryRequest;
+    type Response = DeltaDiscoveryResponse;
+
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         check_type(&request.type_url)?;
         if let Some(error) = &request.error_detail {
@@ -86,15 +41,17 @@ impl Wants {
         for name in request.resource_names_subscribe {
             // What it still has of an earlier stream is told again only if it is another by now.
             let has = match request.initial_resource_versions.get(&name) {
-                Some(version) => Has::Version(version.clone()),
-                None => Has::Asked,
+                // None of ours is as long, and whatever it is, it is kept.
+                Some(version) if version.len() <= secrets::VERSION_LETTERS => {
+                    Has::Version(version.clone())
+                }
+                Some(_) | None => Has::Asked,
             };
             self.secrets.insert(name, has);
         }
-        check_names(self.secrets.len())
+        check_names(self.secrets.keys())
     }
 
-    /// What the client has not been told, if there is something.
     fn news(&mut self, view: &View) -> Option<DeltaDiscoveryResponse> {
         let (mut resources, mut removed) = (Vec::new(), Vec::new());
         for (name, has) in &mut self.secrets {

@@ -21,6 +21,9 @@ const DEFAULT: &str = "default";
 const ROOTCA: &str = "ROOTCA";
 const ALL: &str = "ALL";
 
+/// Hexadecimal digits of a version.
+pub(super) const VERSION_LETTERS: usize = 16;
+
 const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
 const SPIFFE_VALIDATOR_CONFIG: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
@@ -185,7 +188,7 @@ impl Version {
 
     fn finish(self) -> String {
         let digest = self.0.finish();
-        digest.as_ref()[..8]
+        digest.as_ref()[..VERSION_LETTERS / 2]
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect()

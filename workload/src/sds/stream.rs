@@ -1,67 +1,14 @@
 //! State of the world: each response holds all that the client has asked for.
 
+use super::conversation;
 use super::{check_names, check_type, log_refusal, secrets};
-use crate::call::Entitlement;
+use crate::holdings::View;
 use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
-use futures_util::stream::{self, Stream};
-use tonic::{Status, Streaming};
-
-/// Answers the requests of one stream, and sends again whatever changes.
-pub(super) fn answers(
-    entitlement: Entitlement,
-    requests: Streaming<DiscoveryRequest>,
-) -> impl Stream<Item = Result<DiscoveryResponse, Status>> {
-    let start = Conversation {
-        entitlement,
-        requests,
-        wants: Wants::default(),
-    };
-    stream::unfold(Some(start), |conversation| async {
-        let mut conversation = conversation?;
-        match conversation.next().await {
-            Ok(None) => None,
-            Ok(Some(response)) => Some((Ok(response), Some(conversation))),
-            Err(status) => Some((Err(status), None)),
-        }
-    })
-}
-
-struct Conversation {
-    entitlement: Entitlement,
-    requests: Streaming<DiscoveryRequest>,
-    wants: Wants,
-}
-
-impl Conversation {
-    /// The next response; `None` when the stream ends.
-    async fn next(&mut self) -> Result<Option<DiscoveryResponse>, Status> {
-        loop {
-            tokio::select! {
-                request = self.requests.message() => match request? {
-                    Some(request) => self.wants.take(request)?,
-                    None => return Ok(None),
-                },
-                changed = self.entitlement.changed() => if !changed {
-                    return Ok(None);
-                },
-            }
-            let view = self.entitlement.view()?;
-            if let Some(names) = &self.wants.names {
-                let found = secrets::of(&view, names);
-                // Envoy waits for what is not there yet; an empty answer would take away what it has.
-                if !found.is_empty()
-                    && let Some(nonce) = self.wants.next(secrets::version_of_all(&found))
-                {
-                    return Ok(Some(secrets::response(&found, nonce)));
-                }
-            }
-        }
-    }
-}
+use tonic::Status;
 
 /// What the client wants and has.
 #[derive(Debug, Default)]
-struct Wants {
+pub(super) struct Wants {
     /// `None` when it wants nothing: before the first request, and once it has unsubscribed. An empty list is all there is.
     names: Option<Vec<String>>,
     /// Whether it ever named what it wants. Naming nothing unsubscribes from then on (xDS, "Unsubscribing From Resources").
@@ -71,10 +18,13 @@ struct Wants {
     nonce: u64,
 }
 
-impl Wants {
+impl conversation::Wants for Wants {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
     fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
         check_type(&request.type_url)?;
-        check_names(request.resource_names.len())?;
+        check_names(&request.resource_names)?;
         // An answer to an earlier response says nothing: one to the last is on its way.
         if !request.response_nonce.is_empty() && request.response_nonce != self.nonce.to_string() {
             return Ok(());
@@ -92,6 +42,18 @@ impl Wants {
         Ok(())
     }
 
+    fn news(&mut self, view: &View) -> Option<DiscoveryResponse> {
+        let found = secrets::of(view, self.names.as_ref()?);
+        // Envoy waits for what is not there yet; an empty answer would take away what it has.
+        if found.is_empty() {
+            return None;
+        }
+        let nonce = self.next(secrets::version_of_all(&found))?;
+        Some(secrets::response(&found, nonce))
+    }
+}
+
+impl Wants {
     /// The nonce to send `version` with, unless it was the last to be sent.
     fn next(&mut self, version: String) -> Option<String> {
         if self.sent.as_ref() == Some(&version) {
@@ -105,6 +67,7 @@ impl Wants {
 
 #[cfg(test)]
 mod tests {
+    use super::conversation::Wants as _;
     use super::*;
     use crate::proto::google::rpc;
 
@@ -157,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_and_too_many_names_are_refused() {
+    fn other_types_and_too_many_or_too_long_names_are_refused() {
         let mut wants = Wants::default();
         let mut other = request(&["default"], "");
         other.type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
@@ -165,6 +128,8 @@ mod tests {
         let many: Vec<_> = (0..65).map(|n| n.to_string()).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
         assert!(wants.take(request(&many, "")).is_err());
+        let long = "x".repeat(8 * 1024);
+        assert!(wants.take(request(&[&long, "default"], "")).is_err());
         assert!(wants.names.is_none());
     }
 }

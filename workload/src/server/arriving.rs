@@ -1,13 +1,16 @@
-//! What a caller sends, with a deadline: whoever begins a message has to end it.
+//! What a caller sends, with a deadline and in a bounded room: whoever begins a message has to end it.
 //!
 //! A message is held in memory until it is whole, and a call with one message is not answered before its body ends. Without
-//! a deadline, whoever sends all but the last byte has that memory for as long as it likes.
+//! a deadline, whoever sends all but the last byte has that memory for as long as it likes; and without a bound over all of
+//! one user's connections, as many times as it has streams.
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use std::error::Error;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
@@ -29,29 +32,48 @@ pub(super) struct Arriving<B> {
     /// `None` between two messages of a stream.
     deadline: Option<Pin<Box<Sleep>>>,
     framing: Framing,
+    /// What all of the user's messages share, in bytes.
+    room: Arc<Semaphore>,
+    /// This one's part of it.
+    taken: Option<OwnedSemaphorePermit>,
 }
 
 impl<B> Arriving<B> {
-    pub(super) fn new(body: B, ends: Ends, patience: Duration) -> Self {
+    pub(super) fn new(body: B, ends: Ends, patience: Duration, room: Arc<Semaphore>) -> Self {
         Self {
             body,
             ends,
             patience,
             deadline: Some(Box::pin(sleep(patience))),
             framing: Framing::default(),
+            room,
+            taken: None,
         }
     }
 
-    fn read(&mut self, bytes: &[u8]) {
+    /// # Errors
+    /// When there is no room for the message.
+    fn read(&mut self, bytes: &[u8]) -> Result<(), TryAcquireError> {
         let is_another = self.framing.read(bytes);
+        // What is whole has been handed on; of a call with one message all of it is kept to its end.
+        if self.ends == Ends::EachMessage && (is_another || self.framing.is_between()) {
+            self.taken = None;
+        }
+        if self.taken.is_none()
+            && let Some(length) = self.framing.length()
+        {
+            let room = Arc::clone(&self.room);
+            self.taken = Some(room.try_acquire_many_owned(length)?);
+        }
         if self.ends == Ends::Body {
-            return;
+            return Ok(());
         }
         if self.framing.is_between() {
             self.deadline = None;
         } else if is_another || self.deadline.is_none() {
             self.deadline = Some(Box::pin(sleep(self.patience)));
         }
+        Ok(())
     }
 }
 
@@ -77,8 +99,11 @@ where
             return Poll::Ready(None);
         };
         let frame = frame.map_err(Into::into)?;
-        if let Some(bytes) = frame.data_ref() {
-            self.read(bytes);
+        if let Some(bytes) = frame.data_ref()
+            && self.read(bytes).is_err()
+        {
+            let full = Status::resource_exhausted("this user sends too much at once");
+            return Poll::Ready(Some(Err(full.into())));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -127,6 +152,12 @@ impl Framing {
     fn is_between(&self) -> bool {
         self.known == 0
     }
+
+    /// Of the message at hand, once it has said so. Room is made for all of it then (tonic).
+    fn length(&self) -> Option<u32> {
+        let [_, length @ ..] = self.prefix;
+        (self.known == self.prefix.len()).then_some(u32::from_be_bytes(length))
+    }
 }
 
 #[cfg(test)]
@@ -154,11 +185,45 @@ mod tests {
         }
     }
 
+    fn room(bytes: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(bytes))
+    }
+
+    /// All of a user's streams together could hold the longest message each.
+    #[tokio::test]
+    async fn messages_that_are_not_whole_share_the_room_of_a_user() {
+        const BEGUN: &[u8] = &[0, 0, 0, 0, 60, b'a'];
+        let room = room(100);
+        let arriving = |ends, parts: &[&'static [u8]]| {
+            let parts = parts.iter().map(|part| Bytes::from_static(part));
+            let body = Stalled(parts.collect());
+            Arriving::new(body, ends, Duration::from_secs(10), Arc::clone(&room))
+        };
+        async fn next(body: &mut Arriving<Stalled>) -> Result<(), tonic::Code> {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
+            let failed = frame.unwrap().map(drop);
+            failed.map_err(|error| error.downcast::<Status>().unwrap().code())
+        }
+        let mut first = arriving(Ends::EachMessage, &[BEGUN, &[b'a'; 59]]);
+        next(&mut first).await.unwrap();
+        let mut second = arriving(Ends::EachMessage, &[BEGUN]);
+        let refused = next(&mut second).await;
+        assert_eq!(refused, Err(tonic::Code::ResourceExhausted));
+        next(&mut first).await.unwrap();
+        assert_eq!(room.available_permits(), 100, "it is whole");
+        let mut call = arriving(Ends::Body, &[BEGUN, &[b'a'; 59]]);
+        next(&mut call).await.unwrap();
+        next(&mut call).await.unwrap();
+        assert_eq!(room.available_permits(), 40, "it is kept to its end");
+        drop(call);
+        assert_eq!(room.available_permits(), 100);
+    }
+
     /// What ends a stalled body; `None` when it may rest.
     async fn end_of(parts: &[&'static [u8]], ends: Ends) -> Option<Status> {
         let parts = parts.iter().map(|part| Bytes::from_static(part));
         let body = Stalled(parts.collect());
-        let mut body = Arriving::new(body, ends, Duration::from_millis(20));
+        let mut body = Arriving::new(body, ends, Duration::from_millis(20), room(1024));
         loop {
             let is_waited_for = body.deadline.is_some();
             if body.body.0.is_empty() && !is_waited_for {

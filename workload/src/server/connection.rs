@@ -4,7 +4,7 @@
 
 use super::arriving::{Arriving, Ends};
 use super::authority::Readable;
-use super::{Service, Tasks};
+use super::{Service, Shared, Tasks};
 use crate::call::{Calls, Entitlement};
 use crate::caller::Peer;
 use crate::proto::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryServiceServer;
@@ -59,7 +59,7 @@ const SDS_FETCH: &str = "/envoy.service.secret.v3.SecretDiscoveryService/FetchSe
 pub(super) async fn serve(
     service: Service,
     stream: UnixStream,
-    caller: (Peer, Arc<Semaphore>),
+    (peer, shared): (Peer, Shared),
     is_admitted: bool,
 ) {
     let drain = service.tasks.drain.clone();
@@ -67,18 +67,20 @@ pub(super) async fn serve(
     // Ends the streams of this connection on every way out.
     let leaving = drain.child_token();
     let _left = leaving.clone().drop_guard();
-    let calls = Calls::new(service, caller, is_admitted, leaving.clone());
+    let room = Arc::clone(&shared.room);
+    let calls = Calls::new(service, (peer, shared), is_admitted, leaving.clone());
     let use_of = Arc::new(Use::default());
     let in_vain = CancellationToken::new();
     let connection = builder(tasks).serve_connection(
         TokioIo::new(Readable::new(stream)),
         service_fn(|request| {
             let (calls, open, in_vain) = (calls.clone(), use_of.begin(), in_vain.clone());
+            let room = Arc::clone(&room);
             async move {
                 let response = match calls.authenticate().await {
                     Ok(entitlement) => {
                         open.0.is_served.store(true, Ordering::Relaxed);
-                        answer(entitlement, request).await
+                        answer(entitlement, request, room).await
                     }
                     Err(refusal) => {
                         if !open.0.is_served.load(Ordering::Relaxed) {
@@ -117,13 +119,17 @@ fn builder(tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-async fn answer(entitlement: Entitlement, request: Request<Incoming>) -> Response<Body> {
+async fn answer(
+    entitlement: Entitlement,
+    request: Request<Incoming>,
+    room: Arc<Semaphore>,
+) -> Response<Body> {
     let path = request.uri().path();
     let answered = if path.starts_with(WORKLOAD_API) {
         if let Err(refusal) = workload_api::check_header(request.headers()) {
             return refusal.into_http();
         }
-        let request = request.map(|body| Arriving::new(body, Ends::Body, MESSAGE));
+        let request = request.map(|body| Arriving::new(body, Ends::Body, MESSAGE, room));
         SpiffeWorkloadApiServer::new(WorkloadApi(entitlement))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .call(request)
@@ -134,7 +140,7 @@ async fn answer(entitlement: Entitlement, request: Request<Incoming>) -> Respons
         } else {
             Ends::EachMessage
         };
-        let request = request.map(|body| Arriving::new(body, ends, MESSAGE));
+        let request = request.map(|body| Arriving::new(body, ends, MESSAGE, room));
         SecretDiscoveryServiceServer::new(Sds(entitlement))
             .max_decoding_message_size(MAX_SDS_MESSAGE_BYTES)
             .call(request)

@@ -6,6 +6,8 @@ use tokio::sync::Semaphore;
 
 /// Processes of one user that are looked at together.
 const LOOKS_OF_USER: usize = 4;
+/// What one user may have begun to say, in bytes: 64 of the longest messages. Each is held until it is whole, or late.
+const ROOM_OF_USER: usize = 4 * 1024 * 1024;
 
 /// Counts open connections by user. Has an entry only for a user with one, so it is bounded by their number.
 #[derive(Debug)]
@@ -18,7 +20,16 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct User {
     open: usize,
-    looks: Arc<Semaphore>,
+    shared: Shared,
+}
+
+/// What all connections of one user share.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    /// For looking at the user's processes, which reads files.
+    pub(crate) looks: Arc<Semaphore>,
+    /// For messages that are not whole yet, in bytes.
+    pub(crate) room: Arc<Semaphore>,
 }
 
 /// One open connection; its place is free again when this is dropped.
@@ -26,8 +37,7 @@ struct User {
 pub(super) struct Place {
     places: Arc<Places>,
     uid: u32,
-    /// For looking at the user's processes, which reads files: so many at once, over all of its connections.
-    pub(super) looks: Arc<Semaphore>,
+    pub(super) shared: Shared,
 }
 
 impl Places {
@@ -48,15 +58,18 @@ impl Places {
         }
         let user = open.entry(uid).or_insert_with(|| User {
             open: 0,
-            looks: Arc::new(Semaphore::new(LOOKS_OF_USER)),
+            shared: Shared {
+                looks: Arc::new(Semaphore::new(LOOKS_OF_USER)),
+                room: Arc::new(Semaphore::new(ROOM_OF_USER)),
+            },
         });
         user.open += 1;
-        let looks = Arc::clone(&user.looks);
+        let shared = user.shared.clone();
         drop(open);
         Some(Place {
             places: Arc::clone(self),
             uid,
-            looks,
+            shared,
         })
     }
 
@@ -86,7 +99,8 @@ mod tests {
         let places = Places::new(4);
         let held: Vec<_> = (0..3).map(|_| places.take(1)).collect();
         assert!(held[1].is_some() && held[2].is_none());
-        let looks = held.iter().flatten().map(|place| Arc::as_ptr(&place.looks));
+        let shared = held.iter().flatten().map(|place| &place.shared);
+        let looks = shared.map(|shared| Arc::as_ptr(&shared.looks));
         assert_eq!(looks.collect::<std::collections::HashSet<_>>().len(), 1);
         let others: Vec<_> = (2..5).map(|uid| places.take(uid)).collect();
         assert!(others[1].is_some() && others[2].is_none(), "all are taken");
