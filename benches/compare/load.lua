@@ -17,9 +17,9 @@ end
 function done(summary, latency)
    local errors = summary.errors
    io.write(string.format(
-      'RESULT {"requests": %d, "seconds": %f, "bytes": %d, "p50_us": %d, "p99_us": %d, ' ..
+      'RESULT {"requests": %d, "seconds": %f, "bytes": %d, "p50_us": %d, "p99_us": %d, "mean_us": %d, ' ..
       '"errors": %d, "failures": "connect %d, read %d, write %d, status %d, timeout %d"}\n',
-      summary.requests, summary.duration / 1e6, summary.bytes, latency:percentile(50), latency:percentile(99),
+      summary.requests, summary.duration / 1e6, summary.bytes, latency:percentile(50), latency:percentile(99), latency.mean,
       errors.connect + errors.read + errors.write + errors.status + errors.timeout,
       errors.connect, errors.read, errors.write, errors.status, errors.timeout))
 end

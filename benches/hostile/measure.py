@@ -100,11 +100,13 @@ def fetch(url):
 class Load:
     """An honest load through both sidecars while the block runs on: `rate` requests a second for `seconds`.
 
-    `result()` waits for its end and gives requests, failures, p50_us and p99_us. Nothing is raised for a failure.
+    A client rests between an answer and its next request, so what an answer takes comes on top: `answer_ms` is what to leave
+    of the rest for it. `result()` waits for the end and gives requests, seconds, failures, p50_us and p99_us. Nothing is
+    raised for a failure.
     """
 
-    def __init__(self, pair, rate, seconds, clients=CLIENTS):
-        pace_ms = clients * 1000 / rate
+    def __init__(self, pair, rate, seconds, clients=CLIENTS, answer_ms=0):
+        pace_ms = max(clients * 1000 / rate - answer_ms, 0)
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "10s", "-s", machine.HERE / "load.lua", "-H", "Host: orders",
                    f"http://127.0.0.1:{pair.outbound_port}{ALLOWED}"]
         self.popen = subprocess.Popen([str(part) for part in command], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
