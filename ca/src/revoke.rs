@@ -116,8 +116,6 @@ impl Reason {
 pub enum RevokeError {
     #[error("expected the serial of a certificate of this CA that has not expired, found {0}")]
     UnknownSerial(String),
-    #[error("{0} signs at present: expected another authority to be active first")]
-    Signing(String),
     #[error(
         "expected at most {MAX_SERIALS} revoked certificates that have not expired, found {found} with these: revoke the identity or the authority instead"
     )]
