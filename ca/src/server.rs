@@ -9,6 +9,8 @@ mod heads;
 mod shares;
 mod tls;
 
+pub use shares::{Share, Shares};
+
 use crate::admission::{Admission, Source};
 use crate::api::Api;
 use crate::attest::Attestors;
@@ -19,7 +21,6 @@ use crate::jwt::{self, TokenError, Tokens};
 use crate::metrics::{Metrics, Reason};
 use crate::watched::WatchedBundle;
 use identity::SpiffeId;
-use shares::Shares;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;

@@ -8,6 +8,7 @@ mod crl;
 mod database;
 mod drill;
 mod entry;
+mod http;
 mod init;
 mod keys;
 mod lineage;
@@ -22,7 +23,7 @@ use crate::cli::ca::{
 use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource};
 use crate::signal;
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
@@ -31,11 +32,13 @@ use ca::readiness::Monitor;
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
+use http::Listener;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::task::JoinSet;
 
 pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -90,19 +93,36 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
         None => server,
     };
     let own = authority.trust_domain();
-    anyhow::ensure!(
+    ensure!(
         config.federation.iter().all(|one| one.trust_domain != *own),
         "federation: expected other trust domains, found {own}, which is this CA's own"
     );
     let federation = Federation::start(config.federation);
     let server = server.federating(&federation);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
+    // They end with this function.
+    let mut listeners = JoinSet::new();
     if let Some(listen) = config.crl_listen {
-        crl::spawn(listen, Arc::clone(&authority)).await?;
+        let (listener, authority) = (
+            Listener::bind(listen, crl::LIMITS).await?,
+            Arc::clone(&authority),
+        );
+        listeners.spawn(listener.serve(move |request| {
+            let authority = Arc::clone(&authority);
+            async move { crl::answer(request, &authority).await }
+        }));
     }
     let monitor = Monitor::start(authority).await;
     if let Some(listen) = config.admin_listen {
-        admin::spawn(listen, server.metrics(), monitor.subscribe()).await?;
+        ensure!(
+            listen.ip().is_loopback(),
+            "--admin-listen: expected a loopback address, found {listen}"
+        );
+        let listener = Listener::bind(listen, admin::LIMITS).await?;
+        let (metrics, faults) = (server.metrics(), monitor.subscribe());
+        listeners.spawn(listener.serve(move |request| {
+            std::future::ready(admin::answer(&request, &metrics, &faults.borrow()))
+        }));
     }
     tokio::select! {
         () = server.run(terminate) => {}

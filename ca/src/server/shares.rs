@@ -2,22 +2,29 @@
 
 use crate::admission::Source;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts open connections by source. Has an entry only for a source with one, so it is bounded by their number.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub struct Shares {
     limit: usize,
     open: Mutex<HashMap<Source, usize>>,
 }
 
 impl Shares {
     /// At most `limit` for each source.
-    pub(super) fn new(limit: usize) -> Arc<Self> {
+    pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit: limit.max(1),
             open: Mutex::default(),
         })
+    }
+
+    /// Room for one more connection from `address` (of IPv6 its /64), until the guard is dropped; `None` when it has its
+    /// share.
+    pub fn admit_address(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+        self.admit(Source::address(address))
     }
 
     /// Room for one more of `source`, until the guard is dropped; `None` when it has its share.
@@ -41,7 +48,7 @@ impl Shares {
 
 /// A place, given back on drop.
 #[derive(Debug)]
-pub(super) struct Share {
+pub struct Share {
     shares: Arc<Shares>,
     source: Source,
 }
@@ -61,7 +68,6 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::IpAddr;
 
     #[test]
     fn a_source_gets_its_share_and_is_forgotten_afterwards() {
