@@ -49,6 +49,8 @@ pub struct Options {
     pub max_strangers_per_address: usize,
     /// Of these, how many one identity may hold, all its replicas together.
     pub max_connections_per_identity: usize,
+    /// Of these, how many one certificate may hold: a stolen key leaves the identity's other replicas theirs.
+    pub max_connections_per_certificate: usize,
     /// A connection without a client certificate is told to go away at this age: it is good for an Issue call, and
     /// must not be a cheap way to hold a place.
     pub max_anonymous_age: Duration,
@@ -76,6 +78,8 @@ impl Default for Options {
             max_strangers_per_address: 512,
             // A large fleet fits; a stolen key leaves everybody else half of the places.
             max_connections_per_identity: 4096,
+            // A sidecar has two, and for a moment as many again when one of them is told to go away.
+            max_connections_per_certificate: 32,
             max_anonymous_age: Duration::from_secs(30),
             // Less than the server's certificate has left when it is replaced, so that none outlives that either.
             max_connection_age: Duration::from_secs(15 * 60),
@@ -110,6 +114,7 @@ struct Service {
     peers: Arc<WatchedBundle>,
     admission: Arc<Admission>,
     identities: Arc<Shares>,
+    certificates: Arc<Shares>,
     metrics: Arc<Metrics>,
     options: Arc<Options>,
     tasks: Tasks,
@@ -149,6 +154,7 @@ impl Server {
                 ),
                 admission: Arc::new(Admission::new(options.refusals_per_minute, Instant::now())),
                 identities: Shares::new(options.max_connections_per_identity),
+                certificates: Shares::new(options.max_connections_per_certificate),
                 metrics,
                 options: Arc::new(options),
                 tasks: Tasks::default(),

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use identity::tls::BundleSource;
-use identity::{Usage, VerifiedChain, VerifyError};
+use identity::{Leaf, Usage, VerifiedChain, VerifyError};
 use rustls::ServerConnection;
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -59,15 +59,14 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, 
     let Ok(svid) = client_chain(&service, stream.get_ref().1) else {
         return service.metrics.count_refusal(Reason::ClientCertificate);
     };
-    let share = match &svid {
+    let places = match &svid {
         Some(svid) => {
             drop(stranger);
-            let id = svid.leaf.id.clone();
-            service.identities.admit(Source::Identity(id))
+            known(&service, &svid.leaf)
         }
-        None => Some(stranger),
+        None => Some(vec![stranger]),
     };
-    let Some(_share) = share else {
+    let Some(_places) = places else {
         return service.metrics.count_refusal(Reason::ConnectionLimit);
     };
     let peer = Peer {
@@ -76,6 +75,14 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, 
         leaving: CancellationToken::new(),
     };
     serve_http(&service, stream, peer).await;
+}
+
+/// The places of a connection with a certificate: one of that certificate's, and one of its identity's.
+fn known(service: &Service, leaf: &Leaf) -> Option<Vec<Share>> {
+    let id = leaf.id.clone();
+    let own = Source::Certificate(id.clone(), leaf.serial.clone());
+    let own = service.certificates.admit(own)?;
+    Some(vec![own, service.identities.admit(Source::Identity(id))?])
 }
 
 /// The SVID of the client, if it has one. The handshake has asked the same: what is new is who it is.

@@ -1,5 +1,5 @@
 use crate::harness::{CART, Ca, LeafKey, Workload, origin, within};
-use crate::renew::watching;
+use crate::renew::{renewal, watching};
 use ca::client;
 use ca::metrics::Reason;
 use ca::proto::{IssueRequest, RenewResponse};
@@ -279,6 +279,29 @@ async fn one_identity_cannot_take_all_places() {
     assert!(ca.metrics.refused(Reason::ConnectionLimit) >= 2);
     let other = "spiffe://demo.test/ns/shop/sa/orders";
     ca.enrolled(other, &dir.path().join("other")).await;
+}
+
+#[tokio::test]
+async fn the_holder_of_one_certificate_leaves_the_other_replicas_of_its_identity_theirs() {
+    let ca = Ca::start_with(Options {
+        max_connections_per_certificate: 2,
+        ..Options::default()
+    })
+    .await;
+    let [thiefs, others] = [ca.identity(CART).await, ca.identity(CART).await];
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        if let Ok(mut calls) = ca.try_connect(Some(&thiefs)).await
+            && calls.watch_bundle(watching()).await.is_ok()
+        {
+            held.push(calls);
+        }
+    }
+    assert_eq!(held.len(), 2);
+    assert_eq!(ca.metrics.refused(Reason::ConnectionLimit), 2);
+    let leaf = LeafKey::new();
+    let mut calls = ca.connect(Some(&others)).await;
+    calls.renew(renewal(&leaf)).await.unwrap();
 }
 
 #[tokio::test]
