@@ -15,6 +15,7 @@ pub struct Metrics {
     heads: [Counter; Brought::ALL.len()],
     connections: Counter,
     open_connections: Gauge,
+    frozen_lineages: Gauge,
     server_certificate_expiry: Gauge,
 }
 
@@ -36,6 +37,10 @@ impl Default for Metrics {
             open_connections: all.metric(
                 "open_connections",
                 "Connections accepted and not yet closed",
+            ),
+            frozen_lineages: all.metric(
+                "frozen_lineages",
+                "Lineages to which nothing is issued until an operator has looked at them",
             ),
             server_certificate_expiry: all.metric(
                 "server_certificate_expiry_timestamp_seconds",
@@ -83,6 +88,10 @@ impl Metrics {
 
     pub(crate) fn server_certificate_ends(&self, unix_seconds: i64) {
         self.server_certificate_expiry.set(unix_seconds);
+    }
+
+    pub(crate) fn lineages_are_frozen(&self, count: i64) {
+        self.frozen_lineages.set(count);
     }
 
     /// Counts a connection as open until the guard is dropped.

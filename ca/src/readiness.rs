@@ -1,6 +1,8 @@
-//! Whether a CA that serves is ready: looks for faults now and then, and tells whoever watches.
+//! Whether a CA that serves is ready: looks for faults now and then, and tells whoever watches. How many lineages wait for an
+//! operator is looked up with them: it may be another replica that froze them.
 
 use crate::authority::{Authority, Fault};
+use crate::metrics::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -15,14 +17,16 @@ pub type Faults = Arc<[Fault]>;
 #[derive(Debug)]
 pub struct Monitor {
     authority: Arc<Authority>,
+    metrics: Arc<Metrics>,
     faults: watch::Sender<Faults>,
 }
 
 impl Monitor {
     /// Looks once, so that nobody takes a CA for ready that is not.
-    pub async fn start(authority: Arc<Authority>) -> Self {
+    pub async fn start(authority: Arc<Authority>, metrics: Arc<Metrics>) -> Self {
         let monitor = Self {
             authority,
+            metrics,
             faults: watch::Sender::new(Faults::default()),
         };
         monitor.look().await;
@@ -43,6 +47,11 @@ impl Monitor {
 
     async fn look(&self) {
         let found: Faults = self.authority.faults().await.into();
+        let frozen = tokio::time::timeout(LOOK, self.authority.store().frozen_lineages());
+        // What cannot be read now is a fault above, and the last number stays.
+        if let Ok(Ok(frozen)) = frozen.await {
+            self.metrics.lineages_are_frozen(frozen);
+        }
         self.faults.send_if_modified(|present| {
             if *present == found {
                 return false;

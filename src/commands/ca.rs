@@ -112,7 +112,7 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
             async move { crl::answer(request, &authority).await }
         }));
     }
-    let monitor = Monitor::start(authority).await;
+    let monitor = Monitor::start(authority, server.metrics()).await;
     if let Some(listen) = config.admin_listen {
         ensure!(
             listen.ip().is_loopback(),

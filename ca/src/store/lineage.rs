@@ -49,6 +49,20 @@ impl Store {
 }
 
 impl Store {
+    /// How many lineages are frozen.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn frozen_lineages(&self) -> Result<i64, StoreError> {
+        self.writer
+            .write(|batch| {
+                batch
+                    .only("SELECT count(*) FROM frozen_lineage", &[])?
+                    .get(0)
+            })
+            .await
+    }
+
     /// Notes that the holder of a certificate has a version of the trust bundle.
     ///
     /// # Errors

@@ -5,8 +5,11 @@ use ca::client;
 use ca::inspect::frozen_lineages;
 use ca::lineage::LineageName;
 use ca::metrics::{Call, Reason};
+use ca::proto::IssueJwtRequest;
+use ca::readiness::Monitor;
 use ca::server::Options;
 use identity::Svid;
+use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -91,6 +94,41 @@ async fn a_second_successor_with_another_key_freezes_the_lineage_for_both_and_fo
     let records = ca::ledger::records(&ca.directory(), 1, 100).unwrap();
     assert!(records.iter().any(|record| record.kind == "lineage_frozen"));
     ca.audit();
+}
+
+#[tokio::test]
+async fn the_certificates_of_a_frozen_lineage_bring_no_tokens() {
+    let ca = Ca::start_with_tokens().await;
+    let asked = IssueJwtRequest {
+        audience: vec!["api".to_owned()],
+        ..IssueJwtRequest::default()
+    };
+    let stolen = Stolen::from(&ca).await;
+    for svid in [&stolen.first, &stolen.thief] {
+        let mut calls = ca.connect(Some(svid)).await;
+        let refused = calls.issue_jwt(asked.clone()).await.unwrap_err();
+        assert!(refused.message().contains("is frozen"), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn frozen_lineages_are_a_gauge_until_they_are_thawed() {
+    let ca = Ca::start().await;
+    let shown = async |count: u32| {
+        let _monitor = Monitor::start(Arc::clone(&ca.authority), Arc::clone(&ca.metrics)).await;
+        let row = format!("tipstaff_ca_frozen_lineages {count}\n");
+        assert!(ca.metrics.render().contains(&row), "{row}");
+    };
+    shown(0).await;
+    Stolen::from(&ca).await;
+    Stolen::from(&ca).await;
+    shown(2).await;
+    let frozen = frozen_lineages(&ca.directory(), 10).unwrap();
+    let lineage = LineageName::new(&*frozen[0].lineage);
+    let store = ca.authority.store();
+    let thawed = store.thaw(lineage, "a test".to_owned(), SystemTime::now());
+    assert!(thawed.await.unwrap());
+    shown(1).await;
 }
 
 #[tokio::test]
@@ -230,7 +268,7 @@ async fn a_client_that_loses_replies_is_not_taken_for_a_thief() {
     }
     relay.lose_replies(false);
     let mut watched = handles.svid.clone();
-    let is_newer = |svid: &Option<std::sync::Arc<Svid>>| {
+    let is_newer = |svid: &Option<Arc<Svid>>| {
         svid.as_ref()
             .is_some_and(|svid| svid.leaf().serial != first.leaf().serial)
     };
