@@ -43,6 +43,7 @@ async fn main() -> Result<(), Failure> {
         id: SpiffeId::parse("spiffe://bench.test/ns/shop/sa/orders")?,
         public_key: PublicKey::from_spki(&KeyPair::generate()?.subject_public_key_info())?,
         ttl: None,
+        until: None,
         requester: Requester::Operator,
     };
 

@@ -28,6 +28,7 @@ use crate::proto::{
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
+use attested::Ground;
 use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
 use refused::Refused;
 use std::collections::BTreeSet;
@@ -159,6 +160,7 @@ impl Api {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), enrolment.ttl),
+            until: None,
             requester: Requester::Enrolment(enrolment.key),
         };
         self.issue_at_its_pace(order, request.ledger_head.as_ref())
@@ -167,12 +169,17 @@ impl Api {
 
     /// Issues the successor of a valid SVID.
     async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
-        let (attested, bound) = self.attest_again(svid, request).await?;
+        let Ground {
+            attested,
+            longest,
+            until,
+        } = self.attest_again(svid, request).await?;
         let asked = requested_ttl(request.ttl_seconds).or_else(|| life(svid));
         let order = IssueOrder {
             id: svid.id.clone(),
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: shorter(asked, bound),
+            ttl: shorter(asked, longest),
+            until,
             requester: Requester::Svid {
                 serial: svid.serial.clone(),
                 attested,
@@ -211,7 +218,7 @@ impl Api {
     }
 
     /// Writes the refusal of a known caller, by its ID or by what vouches for it, to the audit log. The refusal stands even
-    /// if that fails.
+    /// if that fails. One that is charged to nobody leaves no record: nothing would bound their number.
     pub(crate) async fn audit(
         &self,
         caller: &(dyn Display + Sync),
@@ -230,7 +237,11 @@ impl Api {
         {
             error!(spiffe_id = %caller, serial, %lineage, "two hold the key of this certificate; its lineage is frozen");
         }
-        if refused.reason().is_callers_fault() {
+        let reason = refused.reason();
+        if !reason.is_callers_fault() {
+            let error = refused as &dyn std::error::Error;
+            error!(error, peer.id = %caller, call = operation, "call failed");
+        } else if reason.is_charged() {
             let refusal = Refusal {
                 caller: caller.to_string(),
                 operation,
@@ -243,9 +254,6 @@ impl Api {
                     "refusal not recorded"
                 );
             }
-        } else {
-            let error = refused as &dyn std::error::Error;
-            error!(error, peer.id = %caller, call = operation, "call failed");
         }
         Status::from(refused)
     }

@@ -26,18 +26,18 @@ pub mod x509pop;
 
 pub mod selector;
 
-pub use proof::{ProofError, check_proof, statement};
+pub use proof::{ProofError, check_proof, possession_statement, statement};
 pub use selector::{ParseSelectorError, Selector};
 
+use crate::proto::X509Possession;
 use identity::{SpiffeId, TrustDomain};
 use jwt::{Token, TokenError};
 use keyring::KeySourceError;
 use kubernetes::Cluster;
 use oidc::Provider;
-use rustls_pki_types::CertificateDer;
 use std::collections::BTreeSet;
 use std::time::SystemTime;
-use x509pop::Outside;
+use x509pop::{Outside, Possession, WINDOW};
 
 /// Clusters, and other issuers, of one CA.
 pub const MAX_ATTESTORS: usize = 64;
@@ -72,6 +72,8 @@ pub struct Evidence {
     pub selectors: BTreeSet<Selector>,
     /// The identity that this is good for without an entry.
     pub natural_id: Option<SpiffeId>,
+    /// When it ends, and with it what is issued for it.
+    pub ends: Option<SystemTime>,
     pub renewals: Renewals,
 }
 
@@ -147,17 +149,18 @@ impl Attestors {
         Err(refused)
     }
 
-    /// What an outside CA says of whoever has signed `statement`.
+    /// What an outside CA says of whoever asks for `id` with `csr`.
     pub(crate) fn x509(
         &self,
-        chain: &[CertificateDer<'_>],
-        statement: &[u8],
-        signature: &[u8],
+        presented: &X509Possession,
+        id: &SpiffeId,
+        csr: &[u8],
         now: SystemTime,
     ) -> Result<Evidence, AttestError> {
+        let possession = Possession::read(presented, id, csr, now)?;
         self.outside
             .iter()
-            .find_map(|outside| outside.attest(chain, statement, signature, now))
+            .find_map(|outside| outside.attest(&possession, now))
             .unwrap_or(Err(AttestError::Certificate))
     }
 
@@ -210,6 +213,10 @@ pub enum AttestError {
         "expected the statement signed with the key of the certificate, by ECDSA, Ed25519 or RSA-PSS"
     )]
     Possession,
+    #[error(
+        "expected a statement signed at most {} s from now, by the CA's clock", WINDOW.as_secs()
+    )]
+    Stale,
     #[error("expected a service-account token that is bound to a pod")]
     NotBound,
     #[error(

@@ -178,6 +178,7 @@ impl Authority {
                 id: SpiffeId::ca_server(&self.trust_domain),
                 public_key,
                 ttl: None,
+                until: None,
                 requester: Requester::Ca,
             })
             .await?;

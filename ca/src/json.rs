@@ -48,12 +48,23 @@ pub(crate) mod octets_list {
 pub(crate) mod decimal {
     use super::*;
     use std::fmt::Display;
+    use std::str::FromStr;
 
     pub(crate) fn serialize<S: Serializer>(
         number: &impl Display,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_str(number)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, T: FromStr + Display>(
+        from: D,
+    ) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        let number = text.parse().ok();
+        number
+            .filter(|number: &T| number.to_string() == text)
+            .ok_or_else(|| D::Error::invalid_value(Unexpected::Other("other text"), &"a number"))
     }
 }
 
@@ -73,6 +84,27 @@ fn read(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_numbers_are_text_in_one_form() {
+        let read = |json: &str| {
+            let mut from = serde_json::Deserializer::from_str(json);
+            decimal::deserialize::<_, i64>(&mut from).ok()
+        };
+        assert_eq!(read("\"1790000000\""), Some(1_790_000_000));
+        assert_eq!(read("\"-1\""), Some(-1));
+        for other in [
+            "1790000000",
+            "\"+1\"",
+            "\"01\"",
+            "\" 1\"",
+            "\"1.0\"",
+            "\"\"",
+            "\"9223372036854775808\"",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn bytes_are_padded_base64_or_one_public_pem_block() {

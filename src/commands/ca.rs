@@ -197,6 +197,7 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
         id: arguments.id.clone(),
         public_key,
         ttl: Some(arguments.ttl),
+        until: None,
         requester: Requester::Operator,
     };
     let issued = authority.issue(request).await?;

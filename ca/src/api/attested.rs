@@ -1,16 +1,24 @@
 //! Issue and Renew for callers that others vouch for.
 
 use super::{Api, Refused, life, requested_ttl, shorter};
-use crate::attest::{self, AttestError, Evidence, Renewals};
+use crate::attest::{AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::metrics::Call;
 use crate::proto::attestation::Evidence as Presented;
 use crate::proto::{Attestation, IssueRequest, RenewRequest};
 use identity::{Leaf, SpiffeId};
-use rustls_pki_types::CertificateDer;
 use std::time::{Duration, SystemTime};
 use tonic::Status;
+
+/// On what a renewal stands.
+pub(super) struct Ground {
+    pub(super) attested: Option<Attested>,
+    /// The longest life of the successor: the certificate alone entitles to no more than its own.
+    pub(super) longest: Option<Duration>,
+    /// When what was attested ends.
+    pub(super) until: Option<SystemTime>,
+}
 
 impl Api {
     /// Issues for what is attested. Refusals are audited once it is known who is refused.
@@ -51,6 +59,7 @@ impl Api {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), bound),
+            until: evidence.ends,
             requester: Requester::Attested(evidence.into()),
         };
         self.issue_at_its_pace(order, request.ledger_head.as_ref())
@@ -59,14 +68,11 @@ impl Api {
 
     /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does
     /// without: evidence of another pod is good for a lineage of its own. Evidence that comes unasked is held to the same.
-    ///
-    /// Gives what was attested, and the longest life of the successor: the certificate alone entitles to no more than its
-    /// own.
     pub(super) async fn attest_again(
         &self,
         svid: &Leaf,
         request: &RenewRequest,
-    ) -> Result<(Option<Attested>, Option<Duration>), Refused> {
+    ) -> Result<Ground, Refused> {
         let word = self.authority.store().word_for(&svid.serial).await;
         let word = word.map_err(Refused::Store)?;
         let Some(attestation) = &request.attestation else {
@@ -74,7 +80,11 @@ impl Api {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
                     Err(Refused::Attestation(AttestError::Again { attestor }))
                 }
-                _ => Ok((None, life(svid))),
+                _ => Ok(Ground {
+                    attested: None,
+                    longest: life(svid),
+                    until: None,
+                }),
             };
         };
         let evidence = self.evidence(attestation, &svid.id, &request.csr);
@@ -85,7 +95,11 @@ impl Api {
                 found: (&evidence).into(),
             });
         }
-        Ok((Some((&evidence).into()), bound))
+        Ok(Ground {
+            attested: Some((&evidence).into()),
+            longest: bound,
+            until: evidence.ends,
+        })
     }
 
     async fn evidence(
@@ -100,16 +114,7 @@ impl Api {
                 self.attestors.kubernetes(token, trust_domain, now).await
             }
             Some(Presented::OidcToken(token)) => self.attestors.oidc(token, now).await,
-            Some(Presented::X509pop(presented)) => {
-                let chain = presented
-                    .chain
-                    .iter()
-                    .map(|der| CertificateDer::from(&**der));
-                let chain: Vec<_> = chain.collect();
-                let statement = attest::statement(id, csr);
-                let signature = &presented.signature;
-                self.attestors.x509(&chain, &statement, signature, now)
-            }
+            Some(Presented::X509pop(presented)) => self.attestors.x509(presented, id, csr, now),
             None => Err(AttestError::Nothing),
         };
         evidence.map_err(Refused::Attestation)

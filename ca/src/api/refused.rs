@@ -139,6 +139,7 @@ impl Refused {
                 | IssueError::Reserved(_)
                 | IssueError::NotAWorkload(_)
                 | IssueError::Lineage(_) => Code::PermissionDenied,
+                IssueError::EvidenceEnds { .. } => Code::Unauthenticated,
                 IssueError::Record(_) | IssueError::Interrupted => Code::Unavailable,
                 _ => Code::Internal,
             },
@@ -183,6 +184,7 @@ impl Refused {
                 IssueError::Lineage(LineageError::Frozen { .. }) => Reason::FrozenLineage,
                 IssueError::Lineage(LineageError::Revoked { .. }) => Reason::Revoked,
                 IssueError::Lineage(LineageError::Unknown { .. }) => Reason::UnknownCertificate,
+                IssueError::EvidenceEnds { .. } => Reason::InvalidAttestation,
                 IssueError::Record(_) | IssueError::Interrupted => Reason::Unavailable,
                 _ => Reason::Internal,
             },

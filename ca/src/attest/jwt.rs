@@ -92,7 +92,7 @@ impl<'t> Token<'t> {
             return Err(TokenError::Issuer);
         }
         self.check_audience(audience)?;
-        let expires = self.time("exp")?.ok_or(TokenError::Missing("exp"))?;
+        let expires = self.expires()?;
         let issued = self.time("iat")?.ok_or(TokenError::Missing("iat"))?;
         if now >= expires + LEEWAY {
             return Err(TokenError::Expired);
@@ -102,6 +102,11 @@ impl<'t> Token<'t> {
             return Err(TokenError::NotYet);
         }
         Ok(&self.claims)
+    }
+
+    /// The end of the token, which it has to have.
+    pub(super) fn expires(&self) -> Result<SystemTime, TokenError> {
+        self.time("exp")?.ok_or(TokenError::Missing("exp"))
     }
 
     /// The token has to be for us and for nobody else: another audience could present it here in its owner's place.

@@ -103,6 +103,8 @@ impl Cluster {
             .flatten()
             .collect(),
             natural_id,
+            // The kubelet replaces the token for as long as the pod lives, and it is the pod that is vouched for.
+            ends: None,
             renewals: self.renewals,
         })
     }

@@ -60,6 +60,7 @@ impl Provider {
             holder: None,
             selectors: issuer.into_iter().chain(facts(claims)).collect(),
             natural_id: None,
+            ends: Some(token.expires()?),
             renewals: self.renewals,
         })
     }

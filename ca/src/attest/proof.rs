@@ -1,4 +1,4 @@
-//! The proof by which a workload shows that it holds its enrolment key.
+//! The proofs by which a workload shows that it holds its enrolment key, or that of a certificate of an outside CA.
 //!
 //! What is signed is defined once, for the client that signs it and the server that checks it. Which key may speak for
 //! which identity is the store's knowledge; this module knows only keys and signatures.
@@ -9,6 +9,8 @@ use identity::SpiffeId;
 
 /// Names the purpose and the version of the signed text, so that no signature made for anything else counts here.
 const PURPOSE: &str = "tipstaff.ca.v1/enrol";
+/// The same for [`possession_statement`].
+const POSSESSION: &str = "tipstaff.ca.v1/x509pop";
 
 /// What an enrolment key signs to ask for `id` with `csr`: a proof is good for this identity and this leaf key alone.
 ///
@@ -19,6 +21,22 @@ pub fn statement(id: &SpiffeId, csr: &[u8]) -> Vec<u8> {
         PURPOSE.as_bytes(),
         trust_domain.as_str().as_bytes(),
         id.as_str().as_bytes(),
+        digest(&SHA256, csr).as_ref(),
+    ]
+    .join(&0)
+}
+
+/// What the key of an outside certificate signs: the same, and when. Such a key may rest where nobody can copy it, and what it
+/// has signed once must not be as good as the key.
+///
+/// Fields are separated as in [`statement`].
+pub fn possession_statement(id: &SpiffeId, csr: &[u8], signed_unix_seconds: i64) -> Vec<u8> {
+    let trust_domain = id.trust_domain();
+    [
+        POSSESSION.as_bytes(),
+        trust_domain.as_str().as_bytes(),
+        id.as_str().as_bytes(),
+        signed_unix_seconds.to_string().as_bytes(),
         digest(&SHA256, csr).as_ref(),
     ]
     .join(&0)
@@ -103,5 +121,12 @@ mod tests {
         ]
         .concat();
         assert_eq!(statement(&id("spiffe://demo.test/a"), b"csr"), expected);
+        let expected = [
+            b"tipstaff.ca.v1/x509pop\0demo.test\0spiffe://demo.test/a\x001790000000\0".as_slice(),
+            digest(&SHA256, b"csr").as_ref(),
+        ]
+        .concat();
+        let signed = possession_statement(&id("spiffe://demo.test/a"), b"csr", 1_790_000_000);
+        assert_eq!(signed, expected);
     }
 }

@@ -1,16 +1,20 @@
-//! A certificate of a named outside CA: its holder proves the key by signing the same statement as an enrolment key does.
+//! A certificate of a named outside CA: its holder proves the key by signing [`possession_statement`].
 //!
-//! The statement names the identity and the CSR asked with, so that nobody else has any use for the signature. Outside
-//! CAs are a PEM file each; their certificates have to be for client authentication, as in TLS.
+//! The statement names the identity and the CSR asked with, so that nobody else has any use for the signature, and the time,
+//! so that it has none for long. Outside CAs are a PEM file each; their certificates have to be for client authentication,
+//! as in TLS.
 
 use super::fetch::FetchError;
 use super::selector::Kind;
-use super::{AttestError, Evidence, Renewals, Selector, fetch};
+use super::{AttestError, Evidence, Renewals, Selector, fetch, possession_statement};
 use crate::ledger::fingerprint;
+use crate::proto::X509Possession;
+use crate::store::unix_seconds;
+use identity::SpiffeId;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use webpki::aws_lc_rs as algorithms;
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::certificate::X509Certificate;
@@ -20,6 +24,8 @@ use x509_parser::prelude::FromDer;
 const MAX_ROOTS_BYTES: usize = 1024 * 1024;
 /// Leaf and intermediates; what webpki follows is not longer.
 const MAX_CHAIN: usize = 8;
+/// How far from our time a statement may have been signed, either way: clocks differ, and a call takes its time.
+pub(super) const WINDOW: Duration = Duration::from_secs(60);
 /// Names of one certificate that become selectors.
 const MAX_NAMES: usize = 64;
 
@@ -42,6 +48,34 @@ pub struct Options {
     /// Its roots, PEM; read when the CA starts.
     pub ca_file: PathBuf,
     pub renewals: Renewals,
+}
+
+/// A certificate, and what its holder has signed just now.
+pub(super) struct Possession<'p> {
+    chain: Vec<CertificateDer<'p>>,
+    statement: Vec<u8>,
+    signature: &'p [u8],
+}
+
+impl<'p> Possession<'p> {
+    /// What `presented` says to whoever asks for `id` with `csr`, if it was signed just now. The signature is not looked at.
+    pub(super) fn read(
+        presented: &'p X509Possession,
+        id: &SpiffeId,
+        csr: &[u8],
+        now: SystemTime,
+    ) -> Result<Self, AttestError> {
+        let signed = presented.signed_unix_seconds;
+        if unix_seconds(now).abs_diff(signed) > WINDOW.as_secs() {
+            return Err(AttestError::Stale);
+        }
+        let chain = presented.chain.iter();
+        Ok(Self {
+            chain: chain.map(|der| CertificateDer::from(&**der)).collect(),
+            statement: possession_statement(id, csr, signed),
+            signature: &presented.signature,
+        })
+    }
 }
 
 /// An outside CA whose certificates are believed.
@@ -71,16 +105,13 @@ impl Outside {
         }
     }
 
-    /// What the holder of the first certificate of `chain` is; `None` if it is not of this CA. `signature` is over
-    /// `statement`.
+    /// What the holder of the first certificate is; `None` if it is not of this CA.
     pub(super) fn attest(
         &self,
-        chain: &[CertificateDer<'_>],
-        statement: &[u8],
-        signature: &[u8],
+        possession: &Possession<'_>,
         now: SystemTime,
     ) -> Option<Result<Evidence, AttestError>> {
-        let (leaf, intermediates) = chain.split_first()?;
+        let (leaf, intermediates) = possession.chain.split_first()?;
         if intermediates.len() >= MAX_CHAIN {
             return None;
         }
@@ -101,7 +132,7 @@ impl Outside {
         // Each algorithm takes keys of its own kind alone.
         let signed = SIGNATURES.iter().any(|algorithm| {
             certificate
-                .verify_signature(*algorithm, statement, signature)
+                .verify_signature(*algorithm, &possession.statement, possession.signature)
                 .is_ok()
         });
         if !signed {
@@ -119,6 +150,7 @@ impl Outside {
             holder: Some(format!("certificate {sha256}")),
             selectors: named.into_iter().flatten().chain(names(&parsed)).collect(),
             natural_id: None,
+            ends: Some(parsed.validity().not_after.to_datetime().into()),
             renewals: self.renewals,
         }))
     }

@@ -5,7 +5,7 @@ use crate::store::StoreError;
 use identity::{SpiffeId, TrustDomain};
 use std::time::Duration;
 
-/// Why nothing was issued. The first four are the caller's fault and safe to show; the others are ours.
+/// Why nothing was issued. The first five are the caller's fault and safe to show; the others are ours.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     #[error("expected an ID in trust domain {expected}, found {found}")]
@@ -19,6 +19,10 @@ pub enum IssueError {
     NotAWorkload(SpiffeId),
     #[error(transparent)]
     Lineage(#[from] LineageError),
+    #[error(
+        "expected evidence that lasts for the shortest certificate, {} s, found one that ends sooner", .floor.as_secs()
+    )]
+    EvidenceEnds { floor: Duration },
     #[error("the issuing certificate ends too soon to issue a certificate of {ttl:?}")]
     IssuerExpires { ttl: Duration },
     #[error("could not sign the certificate")]

@@ -162,6 +162,7 @@ impl Signed {
             id: SpiffeId::ca_server(self.bundle.trust_domain()),
             public_key: key,
             ttl: None,
+            until: None,
             requester: Requester::Ca,
         };
         let validity = Validity::of_leaf(now, MAX_TTL, validity);

@@ -12,6 +12,8 @@ pub struct Request {
     pub public_key: PublicKey,
     /// Clamped to what the CA allows; `None` is the default.
     pub ttl: Option<Duration>,
+    /// When what the caller has shown ends, which no certificate outlives.
+    pub until: Option<SystemTime>,
     pub requester: Requester,
 }
 

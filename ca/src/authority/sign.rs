@@ -28,14 +28,19 @@ impl Signer {
         bundle: &TrustBundle,
         now: SystemTime,
     ) -> Result<Issued, IssueError> {
-        let ttl = request
-            .ttl
-            .unwrap_or(DEFAULT_TTL)
-            .clamp(self.ttl_floor.duration(), MAX_TTL);
-        let validity = Validity::of_leaf(now, ttl, self.issuer_validity);
-        if self.issuer_validity.not_after < now + self.ttl_floor.duration() {
+        let floor = self.ttl_floor.duration();
+        let ttl = request.ttl.unwrap_or(DEFAULT_TTL).clamp(floor, MAX_TTL);
+        let mut bounds = self.issuer_validity;
+        if bounds.not_after < now + floor {
             return Err(IssueError::IssuerExpires { ttl });
         }
+        if let Some(until) = request.until {
+            if until < now + floor {
+                return Err(IssueError::EvidenceEnds { floor });
+            }
+            bounds.not_after = bounds.not_after.min(until);
+        }
+        let validity = Validity::of_leaf(now, ttl, bounds);
         let leaf = profile::leaf(&request.id, &request.public_key, validity)
             .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
             .map_err(IssueError::Sign)?;

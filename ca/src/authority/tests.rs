@@ -31,6 +31,7 @@ fn request(id: &str, ttl: Option<Duration>) -> Request {
         id: SpiffeId::parse(id).unwrap(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl,
+        until: None,
         requester: Requester::Operator,
     }
 }

@@ -63,6 +63,7 @@ async fn issue(authority: &Authority) -> String {
         id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
+        until: None,
         requester: Requester::Operator,
     };
     authority.issue(request).await.unwrap().serial

@@ -24,6 +24,7 @@ async fn issue(authority: &Authority, name: &str, minutes: u64) {
         id: SpiffeId::parse(&format!("spiffe://demo.test/{name}")).unwrap(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: Some(Duration::from_secs(minutes * 60)),
+        until: None,
         requester: Requester::Operator,
     };
     authority.issue(request).await.unwrap();

@@ -21,6 +21,7 @@ fn evidence(selectors: &[&str]) -> Evidence {
         holder: None,
         selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
         natural_id: None,
+        ends: None,
         renewals: Renewals::Attest,
     }
 }

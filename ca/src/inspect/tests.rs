@@ -27,6 +27,7 @@ async fn what_was_issued_is_listed() {
             id: id.clone(),
             public_key: public_key.clone(),
             ttl: None,
+            until: None,
             requester: Requester::Operator,
         })
         .await

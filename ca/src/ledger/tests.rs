@@ -26,6 +26,7 @@ pub(super) async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
             id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
             public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
             ttl: None,
+            until: None,
             requester: Requester::Operator,
         };
         ca.issue(request).await.unwrap();

@@ -53,6 +53,7 @@ pub(super) async fn issue(ca: &Authority) -> Result<crate::Issued, crate::author
         id: id(ORDERS),
         public_key: key(),
         ttl: None,
+        until: None,
         requester: Requester::Operator,
     })
     .await

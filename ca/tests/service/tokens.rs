@@ -76,7 +76,7 @@ async fn without_an_audience_or_a_ca_that_issues_them_there_is_no_token() {
 }
 
 #[tokio::test]
-async fn a_workload_that_asks_in_vain_does_not_keep_its_sidecar_from_renewing() {
+async fn a_workload_that_asks_in_vain_keeps_no_sidecar_from_renewing_and_leaves_no_record() {
     let ca = Ca::start_with(Options {
         refusals_per_minute: 4,
         ..Options::default()
@@ -90,6 +90,8 @@ async fn a_workload_that_asks_in_vain_does_not_keep_its_sidecar_from_renewing() 
         let refused = calls.issue_jwt(IssueJwtRequest::default()).await;
         assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
     }
+    // Nothing bounds how often it may ask, so nothing of it may stay.
+    assert_eq!(records(&ca, "refused").len(), 0);
     let (asker, renewed) = oneshot::channel();
     handles.renew.send(asker).await.unwrap();
     assert_eq!(within(renewed).await.unwrap(), Ok(()));

@@ -88,6 +88,7 @@ async fn a_signed_chain_makes_a_ca_that_issues() {
         id: SpiffeId::parse(ORDERS).unwrap(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
+        until: None,
         requester: Requester::Operator,
     };
     let issued = open().unwrap().issue(request).await.unwrap();
