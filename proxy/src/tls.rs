@@ -3,8 +3,12 @@
 //! Path validation is `identity`'s. What is decided here: both sides authenticate, nothing is ever resumed (rustls resumes
 //! without asking the verifier), and an expired SVID of our own is never presented.
 
+mod live;
+mod reason;
 mod stream;
 
+pub(crate) use live::LiveIdentity;
+pub(crate) use reason::tls_reason;
 pub(crate) use stream::Stream;
 
 use crate::config::Protocol;
@@ -12,22 +16,15 @@ use crate::error::ConnectError;
 use crate::hops::{self, Hops};
 use crate::peer::Peer;
 use crate::proof::{self, Name, Revocable};
-use crate::{IdentityFeed, IdentityState};
 use aws_lc_rs::digest;
 use identity::tls::{BundleSource, ClientAuth};
-use identity::{
-    Revocations, SpiffeId, Svid, TrustBundle, Usage, VerifiedChain, VerifiedChains, VerifyError,
-};
-use rustls::pki_types::CertificateDer;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, ClientConfig};
+use identity::{SpiffeId, Svid, Usage, VerifyError};
+use rustls::ClientConfig;
 use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HTTP2: &[u8] = b"h2";
@@ -331,119 +328,9 @@ fn spoken(protocol: Protocol) -> Vec<&'static [u8]> {
     }
 }
 
-/// The present SVID and bundle, as rustls asks for them at each handshake.
-pub(crate) struct LiveIdentity {
-    svid: watch::Receiver<Option<Arc<Svid>>>,
-    bundle: watch::Receiver<Arc<TrustBundle>>,
-    revocations: watch::Receiver<Arc<Revocations>>,
-    state: watch::Receiver<IdentityState>,
-    /// Peers come again and again: for new connections, and with each of ours.
-    verified: VerifiedChains,
-}
-
-impl LiveIdentity {
-    pub(crate) fn new(feed: &IdentityFeed) -> Arc<Self> {
-        Arc::new(Self {
-            svid: feed.svid.clone(),
-            bundle: feed.bundle.clone(),
-            revocations: feed.revocations.clone(),
-            state: feed.state.clone(),
-            verified: VerifiedChains::default(),
-        })
-    }
-
-    /// The present SVID, if it is there and has not expired.
-    pub(crate) fn present(&self) -> Result<Arc<Svid>, ConnectError> {
-        let svid = self.svid.borrow().clone().ok_or(ConnectError::NoIdentity)?;
-        if svid.leaf().not_after <= SystemTime::now() {
-            return Err(ConnectError::IdentityExpired);
-        }
-        Ok(svid)
-    }
-
-    /// Whether a chain that was verified has been revoked since.
-    pub(crate) fn is_revoked(&self, chain: &VerifiedChain) -> bool {
-        self.revocations.borrow().check(chain).is_err()
-    }
-
-    /// Resolves when the SVID is another than at the last call with this receiver.
-    pub(crate) fn watch(&self) -> watch::Receiver<Option<Arc<Svid>>> {
-        self.svid.clone()
-    }
-}
-
-impl std::fmt::Debug for LiveIdentity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveIdentity").finish_non_exhaustive()
-    }
-}
-
 impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Acceptor").finish_non_exhaustive()
-    }
-}
-
-impl BundleSource for LiveIdentity {
-    fn bundle(&self) -> Arc<TrustBundle> {
-        self.bundle.borrow().clone()
-    }
-
-    fn verify(
-        &self,
-        chain: &[CertificateDer<'_>],
-        usage: Usage,
-        now: SystemTime,
-    ) -> Result<Arc<VerifiedChain>, VerifyError> {
-        let verified = self
-            .verified
-            .verify(&self.bundle(), chain, usage, now)
-            .map_err(|error| error.by_clock(self.state.borrow().skew()))?;
-        self.revocations.borrow().check(&verified)?;
-        Ok(verified)
-    }
-}
-
-impl ResolvesServerCert for LiveIdentity {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(self.present().ok()?.certified_key()))
-    }
-}
-
-/// What rustls says went wrong, as a word from a closed set.
-pub(crate) fn tls_reason(error: &io::Error) -> &'static str {
-    use rustls::Error;
-    let Some(error) = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<Error>())
-    else {
-        return "connection_lost";
-    };
-    if let Some(refusal) = identity::tls::refusal(error) {
-        return refusal.reason();
-    }
-    match error {
-        Error::NoCertificatesPresented => "no_certificate",
-        Error::InvalidCertificate(error) => certificate_reason(error),
-        Error::AlertReceived(_) => "refused_by_peer",
-        Error::NoApplicationProtocol => "no_common_protocol",
-        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } => "not_tls",
-        _ => "tls_error",
-    }
-}
-
-/// Of servers outside the mesh, which rustls verifies.
-fn certificate_reason(error: &CertificateError) -> &'static str {
-    use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
-        NotValidYetContext, UnknownIssuer,
-    };
-    match error {
-        Expired | ExpiredContext { .. } => "certificate_expired",
-        NotValidYet | NotValidYetContext { .. } => "certificate_not_yet_valid",
-        NotValidForName | NotValidForNameContext { .. } => "certificate_of_another_name",
-        UnknownIssuer => "certificate_of_unknown_issuer",
-        _ => "bad_certificate",
     }
 }
 
