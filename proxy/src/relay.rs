@@ -1,5 +1,7 @@
 //! The bytes of one exchange, both ways at once: the request's body up, the response down. Neither side is read faster than
-//! the other takes it, and an exchange in which nothing moves is ended.
+//! the other takes it, and an exchange in which nothing moves is ended. The way up, which may be gone again, is in `relay/upload.rs`.
+
+mod upload;
 
 use crate::access_log::{CALLER_GONE, DEADLINE_EXCEEDED};
 use crate::body::{Broken, Piece};
@@ -12,7 +14,6 @@ use crate::normalize::{Rejection, strip_trailers};
 use crate::progress::Progress;
 use crate::respond;
 use crate::upstream::{Deadlines, Upstream, Wait};
-use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Version, response};
 use std::future::poll_fn;
@@ -20,12 +21,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 use tokio::time::Instant;
+use upload::{Taken, Upload};
 
 /// One side of an upgraded connection is gone while the other goes on.
 const TUNNEL_BROKEN: &str = "tunnel_broken";
-
-/// The longest piece of a request's body that is kept until the server answers.
-const KEPT: usize = 4 * 1024;
 
 /// The way of one request: from whom, how long each step may take, and what is put on record.
 pub(crate) struct Passage<'p, 'c, 'o> {
@@ -54,25 +53,6 @@ pub(crate) struct Relay<'p, 'c, 'o> {
     /// When another attempt may follow this one, unless the request's body moves meanwhile.
     attempt_ends: Option<Instant>,
     is_answered: bool,
-}
-
-/// What of the request's body the caller no longer has.
-#[derive(Debug)]
-enum Taken {
-    Nothing,
-    /// One short piece, kept until the server answers: it can be sent again.
-    Piece(Bytes),
-    TooMuch,
-}
-
-/// How far the request's body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Upload {
-    Open,
-    /// All of it was read; what waits is being written.
-    Sent,
-    /// The server takes no more of it. It may have answered already.
-    Unwanted,
 }
 
 impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
@@ -117,34 +97,6 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
             is_tunnel: true,
             ..Self::new(way, up, true)
         }
-    }
-
-    /// Whether all that was taken of the request's body can be sent again.
-    pub(crate) fn can_ask_again(&self) -> bool {
-        !matches!(self.taken, Taken::TooMuch)
-    }
-
-    /// The same request, whose head was sent to another server, for an attempt until `ends`. What was
-    /// [taken](Self::can_ask_again) of its body follows.
-    pub(crate) fn ask_again(&mut self, up: Upstream, ends: Option<Instant>) {
-        self.up = up;
-        self.attempt_ends = ends;
-        self.upload = Upload::Sent;
-        if self.has_upload && self.resume().is_err() {
-            self.upload = Upload::Unwanted;
-        }
-    }
-
-    fn resume(&mut self) -> Result<(), Broken> {
-        let ends = !self.way.caller.has_body();
-        if let Taken::Piece(data) = &self.taken {
-            self.up.send(data.clone(), ends)?;
-        }
-        if ends {
-            return self.up.end(None);
-        }
-        self.upload = Upload::Open;
-        Ok(())
     }
 
     /// How long the request may wait for another connection.
@@ -345,65 +297,5 @@ impl<'p, 'c, 'o> Relay<'p, 'c, 'o> {
         };
         self.is_answered = true;
         self.way.caller.end(trailers)
-    }
-
-    /// Fails when the caller's body does. A server that takes no more of it is left to say why.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
-        while self.upload == Upload::Open {
-            match self.up.poll_room(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => {
-                    self.upload = Upload::Unwanted;
-                    return Ok(());
-                }
-                Poll::Pending => return Ok(()),
-            }
-            match self.way.caller.poll_body(cx) {
-                Poll::Ready(piece) => {
-                    if self.pass_up(piece.transpose()?).is_err() {
-                        self.upload = Upload::Unwanted;
-                    }
-                }
-                Poll::Pending => {
-                    if matches!(self.up.poll_flush(cx), Poll::Ready(Err(_))) {
-                        self.upload = Upload::Unwanted;
-                    }
-                    return Ok(());
-                }
-            }
-        }
-        if self.upload == Upload::Sent && matches!(self.up.poll_flush(cx), Poll::Ready(Err(_))) {
-            self.upload = Upload::Unwanted;
-        }
-        Ok(())
-    }
-
-    fn pass_up(&mut self, piece: Option<Piece>) -> Result<(), Broken> {
-        let trailers = match piece {
-            Some(Piece::Data(data)) => {
-                let length = data.len() as u64;
-                self.way.exchange.received += length;
-                self.progress.upload(length);
-                let ends = !self.way.caller.has_body();
-                self.taken = match self.taken {
-                    Taken::Nothing if data.len() <= KEPT => Taken::Piece(data.clone()),
-                    _ => Taken::TooMuch,
-                };
-                self.up.send(data, ends)?;
-                if !ends {
-                    return Ok(());
-                }
-                None
-            }
-            Some(Piece::Trailers(mut trailers)) => {
-                strip_trailers(&mut trailers);
-                self.taken = Taken::TooMuch;
-                Some(trailers)
-            }
-            None => None,
-        };
-        self.progress.touch();
-        self.upload = Upload::Sent;
-        self.up.end(trailers)
     }
 }
