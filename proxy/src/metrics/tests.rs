@@ -1,7 +1,7 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use identity::{CaTime, TrustBundle, TrustDomain};
+use identity::{CaTime, SpiffeId, TrustBundle, TrustDomain};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use tokio::sync::{mpsc, watch};
 
