@@ -126,6 +126,18 @@ impl Passage<'_, '_, '_> {
             };
         }
         head.headers.remove(TE);
+        self.to_http1_app(head, body, normal, (who, rulebook), app)
+            .await
+    }
+
+    async fn to_http1_app(
+        self,
+        head: &mut Parts,
+        body: Framing,
+        normal: &Normal,
+        (who, rulebook): (&Who, &Rulebook),
+        app: &App,
+    ) -> Result<Ended, Failure> {
         let deadlines = self.deadlines;
         let pooled = match head.extensions.get::<Upgrade>() {
             // Not asked twice: a connection of its own cannot have been closed under it.
@@ -250,16 +262,21 @@ impl Passage<'_, '_, '_> {
         retries.answered();
         attempt.answered(&response);
         spare::keep(kept.headers);
-        let author = match route.outside {
-            None => Author::Sidecar,
-            Some(_) => Author::App,
-        };
-        answer(&mut relay, response, body, author)?;
+        answer(&mut relay, response, body, route.author())?;
         relay.body().await;
         if let Upstream::Http1(connection) = relay.into_upstream() {
             attempt.lanes().put(connection);
         }
         Ok(())
+    }
+}
+
+impl Route {
+    fn author(&self) -> Author {
+        match self.outside {
+            None => Author::Sidecar,
+            Some(_) => Author::App,
+        }
     }
 }
 
