@@ -2,6 +2,7 @@
 
 mod lasting; // What lasts, and what ends it.
 mod profiles; // What else a port takes only if its profile says so.
+mod waiting; // Whose service has no endpoint yet.
 
 use crate::harness::{
     Authority, FRONTEND, Life, ORDERS, Sidecar, document, grant, grant_all, head, outbound,

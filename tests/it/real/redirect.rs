@@ -185,7 +185,7 @@ struct Network {
     caller: Host,
     orders: Host,
     third: Host,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Network {
@@ -249,7 +249,7 @@ impl Network {
             caller,
             orders,
             third,
-            _folder: folder,
+            folder,
         }
     }
 }
@@ -275,13 +275,17 @@ fn start_sidecar(host: &Host, folder: &Path, name: &str, id: &str, way: &str) ->
     let folder_text = folder.display();
     let text = format!(
         "identity:\n  ca: {{endpoint: \"https://10.77.0.3:8443\", bundle: \"{folder_text}/ca/ca-bundle.pem\"}}\n  attest: {{joinTokenFile: \"{folder_text}/{name}.token\"}}\n  enrolmentKey: \"{folder_text}/{name}.key\"\n  id: {id}\n\
-         policy: {{dir: \"{folder_text}/policy\"}}\n{way}"
+         policy: {{dir: \"{folder_text}/policy\"}}\nadmin: {{socket: \"{folder_text}/{name}.sock\"}}\n{way}"
     );
     let config = folder.join(format!("{name}.yaml"));
     std::fs::write(&config, text).expect("a configuration");
+    Process::start(proxy(host, &config), folder.join(format!("{name}.log")))
+}
+
+fn proxy(host: &Host, config: &Path) -> Command {
     let mut command = host.command(env!("CARGO_BIN_EXE_tipstaff"));
-    command.args(["proxy", "--config", path(&config)]);
-    Process::start(command, folder.join(format!("{name}.log")))
+    command.args(["proxy", "--config", path(config)]);
+    command
 }
 
 fn text(output: &Output) -> String {
@@ -389,4 +393,36 @@ fn unchanged_programs_reach_each_other_through_both_sidecars_and_nothing_else() 
     assert!(orders.tipstaff(&["redirect", "remove"]).status.success());
     let rules = caller.command("nft").args(["list", "ruleset"]).output();
     assert_eq!(text(&rules.expect("ip runs")), "");
+}
+
+/// What leads to the process before it proves nothing of the new one, and does not keep it waiting either.
+#[test]
+fn a_process_that_takes_over_under_redirection_is_ready_and_led_to() {
+    let network = Network::start();
+    let (caller, folder) = (&network.caller, network.folder.path());
+    let resolve = "orders:8080:10.77.0.2";
+    let calls = || {
+        let url = "http://orders:8080/api/v1/orders/42";
+        let answer = caller.curl(&["--resolve", resolve, url]);
+        assert!(text(&answer).ends_with("200"), "{answer:?}");
+    };
+    calls();
+    let mut command = proxy(caller, &folder.join("caller.yaml"));
+    command.arg("--upgrade");
+    let heir = Process::start(command, folder.join("heir.log"));
+    wait_for("the new process to have taken over", || {
+        heir.log_text().contains("taken over from").then_some(())
+    });
+    let ready = "http://127.0.0.1:15000/ready";
+    let mut asked = caller.command("curl");
+    let answer = asked.args(["-sS", "-w", "%{http_code}", ready]).output();
+    let answer = text(&answer.expect("ip runs"));
+    assert!(answer.ends_with("200"), "{answer}");
+    calls();
+    // It sees for itself when the rules are gone, and when they are back.
+    assert!(caller.tipstaff(&["redirect", "remove"]).status.success());
+    caller.wait_until_unready();
+    caller.redirect("0");
+    caller.wait_for(ready);
+    calls();
 }

@@ -65,6 +65,29 @@ async fn missing_rules_take_a_proof_back_and_a_listener_without_room_does_not() 
     assert_eq!(missing, [door]);
 }
 
+/// The process before it takes some of the probes for as long as it holds the sockets.
+#[tokio::test(start_paused = true)]
+async fn an_heir_is_ready_while_another_takes_its_probes_and_not_when_nobody_does() {
+    let (probe, listener) = probe().await;
+    let readiness = Readiness::new();
+    let watched = async {
+        for _ in 0..3 {
+            drop(listener.accept().await.unwrap());
+            assert_eq!(readiness.pending(), Vec::<&str>::new());
+        }
+        drop(listener);
+        while readiness.pending().is_empty() {
+            sleep(SOON).await;
+        }
+        assert_eq!(readiness.pending(), [MISSING]);
+    };
+    // The time is paused, and goes on as soon as there is nothing to do.
+    tokio::select! {
+        never = probe.watch(&readiness, None) => match never {},
+        noticed = timeout(20 * AGAIN, watched) => noticed.unwrap(),
+    }
+}
+
 #[test]
 fn readiness_waits_for_a_proof_where_there_are_doors() {
     let readiness = Readiness::new();

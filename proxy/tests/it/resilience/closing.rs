@@ -1,6 +1,7 @@
 //! Apps that close connections on which a request may be on its way.
 
 use super::*;
+use tokio::sync::Notify;
 
 /// An app that closes what has been idle for so long, and the requests that it has read.
 async fn impatient_app(idle: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -109,4 +110,53 @@ async fn an_app_is_asked_again_on_a_new_connection_only_for_what_may_be_repeated
         let reply = caller.send(request.header("host", HOST)).await.unwrap();
         assert_eq!(reply.status, status);
     }
+}
+
+/// On a connection that was kept, as on any other.
+#[tokio::test]
+async fn an_answer_that_comes_too_late_on_a_kept_connection_is_nobody_elses() {
+    const LATE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
+    let connections = Arc::<AtomicUsize>::default();
+    let (seen, given_up) = (Arc::clone(&connections), Arc::new(Notify::new()));
+    let said = Arc::clone(&given_up);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            seen.fetch_add(1, Ordering::SeqCst);
+            let said = Arc::clone(&said);
+            tokio::spawn(async move {
+                loop {
+                    let asked = head(&mut stream).await;
+                    let answer: &[u8] = match asked.split(' ').nth(1) {
+                        None => return,
+                        Some("/late") => {
+                            said.notified().await;
+                            LATE
+                        }
+                        Some(_) => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+                    };
+                    // The sidecar may have gone.
+                    let _ = stream.write_all(answer).await;
+                }
+            });
+        }
+    });
+    let authority = Authority::new();
+    let svid = authority.svid(ORDERS, Life::Hour);
+    let sidecar = sidecar(&authority, svid, app, &grant_all(), |config| {
+        config.timeouts.response = Duration::from_millis(300);
+    });
+    let frontend = authority.svid(FRONTEND, Life::Hour);
+    let mut caller = Caller::http2(sidecar.inbound, &authority, &frontend).await;
+    assert_eq!(caller.get(HOST, "/first").await.status, StatusCode::OK);
+    let late = caller.get(HOST, "/late").await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT);
+    assert_eq!(connections.load(Ordering::SeqCst), 1, "it was kept");
+    given_up.notify_one();
+    for path in ["/next", "/last"] {
+        let reply = caller.get(HOST, path).await;
+        assert_eq!((reply.status, reply.body.as_str()), (StatusCode::OK, ""));
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 2);
 }

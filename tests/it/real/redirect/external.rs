@@ -59,7 +59,7 @@ fn what_leaves_the_mesh_goes_where_it_says_and_nowhere_else() {
              \x20   - {{destinations: [\"10.77.0.3:9025\"], tls: none}}\n"
         )
     });
-    let folder = network._folder.path();
+    let folder = network.folder.path();
     let (caller, third) = (&network.caller, &network.third);
     let _nginx = nginx(third, folder);
     let mut server = third.command("python3");
