@@ -3,6 +3,7 @@
 use super::*;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 const REFERENCE: &str = include_str!("../../../../docs/reference.md");
 
@@ -70,6 +71,45 @@ fn the_reference_has_the_values_of_constants_as_they_stand_in_the_source() {
             .unwrap();
         assert_eq!(shown(value), row[1], "{name} of {path}");
     }
+}
+
+/// A time that nobody has written down is one that nobody expects.
+#[test]
+fn the_reference_has_every_time_that_stands_in_the_source() {
+    let documented: BTreeSet<_> = rows("what").iter().map(|row| row[2].to_owned()).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // Settings have tables of their own.
+    let left_out = ["config", "config.rs", "bench.rs", "tests", "tests.rs"];
+    let (mut folders, mut missing) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if left_out.iter().any(|name| path.ends_with(name)) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let file = path.strip_prefix(&root).unwrap().display().to_string();
+            let source = std::fs::read_to_string(&path).unwrap();
+            let named = source
+                .lines()
+                .filter_map(time)
+                .map(|name| format!("`{file}` `{name}`"));
+            missing.extend(named.filter(|row| !documented.contains(row)));
+        }
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+/// The name of a constant that is a time, and not that of another.
+fn time(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("const ")?;
+    let is_item = before.is_empty() || before.starts_with("pub");
+    rest.split_once(": Duration = Duration::")
+        .filter(|_| is_item)
+        .map(|(name, _)| name)
 }
 
 /// The cells of the table whose first heading is `first`.
