@@ -5,6 +5,7 @@
 
 mod administration;
 mod attested;
+mod recover;
 pub(crate) mod refused;
 mod tokens;
 mod watch;
@@ -24,7 +25,8 @@ use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
     Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, LedgerHead,
-    RenewRequest, RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
+    RecoverRequest, RecoverResponse, RenewRequest, RenewResponse, Revocations, TrustBundle,
+    WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
@@ -353,6 +355,19 @@ impl CertificateAuthority for Api {
             })),
             Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), &refused).await),
         }
+    }
+
+    async fn recover(
+        &self,
+        call: Request<RecoverRequest>,
+    ) -> Result<Response<RecoverResponse>, Status> {
+        let issued = self.recovered(call.get_ref(), SystemTime::now()).await?;
+        Ok(Response::new(RecoverResponse {
+            certificate: Some(self.certificate(Call::Recover, &issued)),
+            bundle: Some(self.bundle()),
+            server_time_unix_ms: unix_ms(SystemTime::now()),
+            revocations: Some(self.revocations()),
+        }))
     }
 
     async fn issue_jwt(

@@ -26,7 +26,7 @@ pub mod x509pop;
 
 pub mod selector;
 
-pub use proof::{ProofError, check_proof, possession_statement, statement};
+pub use proof::{ProofError, check_proof, possession_statement, recovery_statement, statement};
 pub use selector::{ParseSelectorError, Selector};
 
 use crate::proto::X509Possession;

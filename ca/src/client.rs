@@ -9,6 +9,7 @@ mod bundles;
 mod connect;
 mod enrolment_key;
 mod prover;
+mod recover;
 mod revoked;
 mod schedule;
 mod standing;
@@ -145,6 +146,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         ttl: config.ttl,
         svid_refused: false,
         unanswered: None,
+        unrecoverable: None,
         hand_out: (config.keys == Keys::HandedOut).then_some(hand_out),
     };
 

@@ -6,6 +6,7 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey, UnparsedPublicKey};
 use rcgen::PublicKeyData;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256,
@@ -66,6 +67,16 @@ impl PublicKey {
             .map_err(|error| malformed("SubjectPublicKeyInfo", &error))?;
         check_no_rest("SubjectPublicKeyInfo", rest)?;
         Self::from_parsed(&spki)
+    }
+
+    /// That of a certificate, whose signature is not looked at.
+    ///
+    /// # Errors
+    /// As [`Self::from_spki`].
+    pub(crate) fn from_certificate(der: &[u8]) -> Result<Self, CsrError> {
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|error| malformed("certificate", &error))?;
+        Self::from_parsed(certificate.public_key())
     }
 
     fn from_parsed(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, CsrError> {

@@ -15,6 +15,8 @@ pub const MAX_PARTS: usize = 16;
 pub const MAX_ENTRIES_PER_ID: u32 = 64;
 /// As many service accounts as a large company has.
 pub const MAX_ENTRIES: u32 = 100_000;
+/// As long as the rows of expired certificates are kept at least: until then it is known what came after one.
+pub const MAX_RECOVERY_GRACE: Duration = crate::store::EXPIRED_ROWS_KEPT;
 const MAX_HINT_BYTES: usize = 64;
 const NAME_DIGITS: usize = 16;
 
@@ -26,6 +28,7 @@ pub struct Entry {
     ttl: Option<Duration>,
     hint: Option<String>,
     federates_with: BTreeSet<TrustDomain>,
+    recovery_grace: Option<Duration>,
 }
 
 /// An entry as files, databases and calls write it.
@@ -42,6 +45,8 @@ pub struct Written {
     pub hint: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub federates_with: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_grace_seconds: Option<u64>,
 }
 
 impl Entry {
@@ -83,6 +88,12 @@ impl Entry {
         &self.federates_with
     }
 
+    /// How long after its end a certificate that this entry gave may still be renewed by whoever holds its key, and proves
+    /// nothing else; `None` for not at all.
+    pub fn recovery_grace(&self) -> Option<Duration> {
+        self.recovery_grace
+    }
+
     /// Whether whoever has proven `evidence` may have the identity.
     pub fn is_met_by(&self, evidence: &Evidence) -> bool {
         self.selectors.is_subset(&evidence.selectors)
@@ -95,6 +106,7 @@ impl Entry {
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
             hint: self.hint.clone(),
             federates_with: texts(&self.federates_with),
+            recovery_grace_seconds: self.recovery_grace.map(|grace| grace.as_secs()),
         }
     }
 }
@@ -132,6 +144,10 @@ impl TryFrom<Written> for Entry {
         if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > MAX_TTL) {
             return Err(EntryError::Ttl);
         }
+        let recovery_grace = written.recovery_grace_seconds.map(Duration::from_secs);
+        if recovery_grace.is_some_and(|grace| grace.is_zero() || grace > MAX_RECOVERY_GRACE) {
+            return Err(EntryError::RecoveryGrace);
+        }
         let printable = |hint: &String| {
             (1..=MAX_HINT_BYTES).contains(&hint.len()) && !hint.chars().any(char::is_control)
         };
@@ -147,6 +163,7 @@ impl TryFrom<Written> for Entry {
             ttl,
             hint: written.hint,
             federates_with: federates_with.map_err(EntryError::Federated)?,
+            recovery_grace,
         })
     }
 }
@@ -207,6 +224,8 @@ pub enum EntryError {
     Namespace,
     #[error("expected a life of at least a second and at most {MAX_TTL:?}")]
     Ttl,
+    #[error("expected a recovery grace of at least a second and at most {MAX_RECOVERY_GRACE:?}")]
+    RecoveryGrace,
     #[error("expected a hint of 1 to {MAX_HINT_BYTES} bytes without control characters")]
     Hint,
     #[error("expected the names of trust domains to federate with: {0}")]

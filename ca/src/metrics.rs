@@ -155,6 +155,7 @@ labels! {
     Call {
         Issue = "issue",
         Renew = "renew",
+        Recover = "recover",
     }
 }
 
@@ -194,6 +195,8 @@ labels! {
         NotEnrolled = "not_enrolled",
         InvalidAttestation = "invalid_attestation",
         NotEntitled = "not_entitled",
+        /// An expired certificate is not, or no longer, to be renewed.
+        NoRecovery = "no_recovery",
         NotAnAdministrator = "not_an_administrator",
         InvalidEntry = "invalid_entry",
         ClientCertificate = "client_certificate",

@@ -53,6 +53,7 @@ pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub(crate) use rollback::Heard;
 pub use rollback::RolledBack;
 pub use sql::DatabaseError;
+pub(crate) use sweep::GRACE as EXPIRED_ROWS_KEPT;
 
 /// Free space that is kept back from records of refusals: some ten thousand certificates fit.
 const RESERVE_BYTES: u64 = 32 * 1024 * 1024;

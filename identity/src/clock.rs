@@ -30,15 +30,18 @@ impl CaTime {
         }
     }
 
+    /// What time it is by the CA's clock at `now`, in milliseconds since the Unix epoch.
+    pub fn unix_ms(&self, now: Instant) -> i64 {
+        let since = now.saturating_duration_since(self.heard);
+        whole(self.said.saturating_add(since).as_millis())
+    }
+
     /// How far off this machine's clock is when both of its clocks say `now`. The CA's is taken to have run since as the
     /// monotonic one here, so that a clock that is set between two answers shows at once.
     pub fn skew(&self, now: (Instant, SystemTime)) -> ClockSkew {
-        let since = now.0.saturating_duration_since(self.heard);
-        let ca_ms = self.said.saturating_add(since).as_millis();
-        let here_ms = now.1.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (ca_ms, here_ms) = (whole(ca_ms), whole(here_ms.as_millis()));
+        let here = now.1.duration_since(UNIX_EPOCH).unwrap_or_default();
         ClockSkew {
-            ahead_ms: here_ms.saturating_sub(ca_ms),
+            ahead_ms: whole(here.as_millis()).saturating_sub(self.unix_ms(now.0)),
             within_ms: u64::try_from(self.within.as_millis()).unwrap_or(u64::MAX),
         }
     }

@@ -23,7 +23,7 @@ fn list(dir: &Path) -> Value {
     serde_json::from_str(&listed).expect("JSON")
 }
 
-const CREATE: [&str; 10] = [
+const CREATE: [&str; 12] = [
     "--id",
     FRONT,
     "--selector",
@@ -34,6 +34,8 @@ const CREATE: [&str; 10] = [
     "10m",
     "--federates-with",
     "partner.example",
+    "--recovery-grace",
+    "20m",
 ];
 
 #[test]
@@ -49,6 +51,7 @@ fn entries_go_to_another_ca_by_a_file_and_all_of_it_is_on_record() {
     tipstaff_ok(&entry(&two, "import", &[path(&file)]));
     assert_eq!(list(&two), list(&one));
     assert_eq!(list(&two)[0]["ttlSeconds"], 600);
+    assert_eq!(list(&two)[0]["recoveryGraceSeconds"], 1200);
 
     let named = ["--name", name.trim()];
     tipstaff_ok(&entry(&two, "delete", &named));

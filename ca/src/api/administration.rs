@@ -124,6 +124,8 @@ impl From<proto::Entry> for Written {
             ttl_seconds: (entry.ttl_seconds > 0).then_some(entry.ttl_seconds),
             hint: (!entry.hint.is_empty()).then_some(entry.hint),
             federates_with: entry.federates_with,
+            recovery_grace_seconds: (entry.recovery_grace_seconds > 0)
+                .then_some(entry.recovery_grace_seconds),
         }
     }
 }
@@ -138,6 +140,7 @@ impl From<&Entry> for proto::Entry {
             ttl_seconds: written.ttl_seconds.unwrap_or_default(),
             hint: written.hint.unwrap_or_default(),
             federates_with: written.federates_with,
+            recovery_grace_seconds: written.recovery_grace_seconds.unwrap_or_default(),
         }
     }
 }

@@ -54,13 +54,13 @@ impl Api {
         request: &IssueRequest,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
-        let bound = self.entitlement(evidence, &asked).await?;
+        let (attested, bound) = self.entitlement(evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), bound),
             until: evidence.ends,
-            requester: Requester::Attested(evidence.into()),
+            requester: Requester::Attested(attested),
         };
         self.issue_at_its_pace(order, request.ledger_head.as_ref())
             .await
@@ -89,14 +89,14 @@ impl Api {
         };
         let evidence = self.evidence(attestation, &svid.id, &request.csr);
         let evidence = evidence.await?;
-        let bound = self.entitlement(&evidence, &svid.id).await?;
+        let (attested, bound) = self.entitlement(&evidence, &svid.id).await?;
         if word.is_some_and(|word| !word.is_given_again_by(&evidence)) {
             return Err(Refused::OtherHolder {
                 found: (&evidence).into(),
             });
         }
         Ok(Ground {
-            attested: Some((&evidence).into()),
+            attested: Some(attested),
             longest: bound,
             until: evidence.ends,
         })
@@ -120,12 +120,12 @@ impl Api {
         evidence.map_err(Refused::Attestation)
     }
 
-    /// Whether `evidence` is good for `asked`, and the longest life that an entry gives then.
+    /// By what `evidence` is good for `asked`, and the longest life that an entry gives then.
     async fn entitlement(
         &self,
         evidence: &Evidence,
         asked: &SpiffeId,
-    ) -> Result<Option<Duration>, Refused> {
+    ) -> Result<(Attested, Option<Duration>), Refused> {
         let stored = self.authority.store().entries_for(asked).await;
         let stored = stored.map_err(Refused::Store)?;
         let listed = self.entries.iter().filter(|entry| entry.id() == asked);
@@ -133,8 +133,14 @@ impl Api {
             .chain(&stored)
             .filter(|entry| entry.is_met_by(evidence));
         match met.next() {
-            Some(entry) => Ok(entry.ttl()),
-            None if evidence.natural_id.as_ref() == Some(asked) => Ok(None),
+            Some(entry) => {
+                let attested = Attested {
+                    entry: Some(entry.name()),
+                    ..Attested::from(evidence)
+                };
+                Ok((attested, entry.ttl()))
+            }
+            None if evidence.natural_id.as_ref() == Some(asked) => Ok((evidence.into(), None)),
             None => Err(Refused::NotEntitled {
                 asked: asked.clone(),
             }),
@@ -148,6 +154,7 @@ impl From<&Evidence> for Attested {
             attestor: evidence.attestor.clone(),
             subject: evidence.subject.clone(),
             holder: evidence.holder.clone(),
+            entry: None,
         }
     }
 }

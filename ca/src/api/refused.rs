@@ -10,7 +10,7 @@ use crate::server::MAX_MESSAGE_BYTES;
 use crate::store::{CreateEntryError, RedeemError, StoreError};
 use crate::token::ParseTokenError;
 use identity::revoked::Revoked;
-use identity::{ParseIdError, SpiffeId};
+use identity::{ParseIdError, SpiffeId, VerifyError};
 use std::time::Duration;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
@@ -63,6 +63,18 @@ pub(crate) enum Refused {
     ExpiredClientCertificate,
     #[error("expected a client certificate that is not revoked, found one that is, by its {what}")]
     RevokedClientCertificate { what: Revoked },
+    #[error("chain: {0}")]
+    ExpiredChain(VerifyError),
+    #[error("expected a certificate that has expired, found one that is valid: it is renewed")]
+    NotExpired,
+    #[error("expected asked_at_unix_ms within {} s of the CA's clock", .fresh.as_secs())]
+    StaleProof { fresh: Duration },
+    #[error("expected a certificate of an entry that lets it be renewed after its end")]
+    NoRecovery,
+    #[error(
+        "expected the call within {} s of the certificate's end, found it {} s after that", .grace.as_secs(), .since.as_secs()
+    )]
+    BeyondGrace { grace: Duration, since: Duration },
     #[error("expected a CA that issues tokens: this one is not configured to")]
     NoTokens,
     #[error("{0}")]
@@ -121,6 +133,8 @@ impl Refused {
             | Self::Attestation(_)
             | Self::Token(RedeemError::Unknown | RedeemError::Expired)
             | Self::NoClientCertificate
+            | Self::ExpiredChain(_)
+            | Self::StaleProof { .. }
             | Self::ExpiredClientCertificate
             | Self::RevokedClientCertificate { .. } => Code::Unauthenticated,
             Self::Token(
@@ -131,7 +145,10 @@ impl Refused {
             | Self::OtherId { .. }
             | Self::NotAnAdministrator
             | Self::OtherHolder { .. }
+            | Self::NoRecovery
+            | Self::BeyondGrace { .. }
             | Self::NotEntitled { .. } => Code::PermissionDenied,
+            Self::NotExpired => Code::FailedPrecondition,
             Self::Entry(CreateEntryError::Differs { .. }) => Code::AlreadyExists,
             Self::Entry(CreateEntryError::Full) => Code::ResourceExhausted,
             Self::Issue(error) => match error {
@@ -172,7 +189,12 @@ impl Refused {
             Self::Entry(_) | Self::EntryName => Reason::InvalidEntry,
             Self::Token(RedeemError::OtherId { .. } | RedeemError::KeyOfAnotherId)
             | Self::OtherId { .. } => Reason::OtherId,
-            Self::NoClientCertificate | Self::ExpiredClientCertificate => Reason::ClientCertificate,
+            Self::NoClientCertificate
+            | Self::ExpiredClientCertificate
+            | Self::ExpiredChain(_)
+            | Self::NotExpired => Reason::ClientCertificate,
+            Self::StaleProof { .. } => Reason::WrongProof,
+            Self::NoRecovery | Self::BeyondGrace { .. } => Reason::NoRecovery,
             Self::RevokedClientCertificate { .. } => Reason::Revoked,
             Self::Issue(error) => match error {
                 IssueError::ForeignTrustDomain { .. } => Reason::ForeignTrustDomain,

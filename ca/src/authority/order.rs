@@ -29,6 +29,8 @@ pub enum Requester {
         serial: String,
         attested: Option<Attested>,
     },
+    /// The renewal, within the grace of its entry, of an expired SVID with this serial, whose key was proven.
+    Expired { serial: String },
     /// `tipstaff ca issue`.
     Operator,
     /// The CA itself, for its server certificate.
@@ -42,6 +44,8 @@ pub struct Attested {
     pub attestor: String,
     pub subject: String,
     pub holder: Option<String>,
+    /// The name of the entry that gave the identity, if it took one.
+    pub entry: Option<String>,
 }
 
 impl std::fmt::Display for Attested {
@@ -60,6 +64,7 @@ impl std::fmt::Display for Requester {
                 attested: Some(attested),
             } => write!(f, "svid {serial}, {attested}"),
             Self::Svid { serial, .. } => write!(f, "svid {serial}"),
+            Self::Expired { serial } => write!(f, "recovery of expired svid {serial}"),
             Self::Operator => f.write_str("operator"),
             Self::Ca => f.write_str("ca"),
         }

@@ -38,6 +38,8 @@ pub(super) struct Agent {
     /// The leaf key that was last asked with in vain. A call whose reply was lost is repeated with it: to the CA a renewal
     /// with a second key is a thief's.
     pub(super) unanswered: Option<Arc<KeyPair>>,
+    /// The serial of an SVID that has ended and that the CA gives no successor for.
+    pub(super) unrecoverable: Option<String>,
     /// Where certificates go with their keys, if they are for a workload.
     pub(super) hand_out: Option<watch::Sender<Option<Arc<PortableSvid>>>>,
 }
@@ -112,9 +114,15 @@ impl Agent {
             None => {
                 // Whatever comes of this, the SVID has its turn again: neither of the two ways blocks the other.
                 self.svid_refused = false;
-                let issued = self.issue(csr).await?;
-                self.prover.succeeded();
-                issued
+                match self.issue(csr.clone()).await {
+                    Ok(issued) => {
+                        self.prover.succeeded();
+                        issued
+                    }
+                    Err(error @ AttemptError::Connect(_)) => return Err(error),
+                    // Why nobody vouches for this workload any more is what an operator has to know.
+                    Err(error) => self.recover(csr).await.ok_or(error)?,
+                }
             }
         };
         let received = now();
@@ -209,7 +217,7 @@ impl Agent {
     }
 
     /// Zero is the CA's default. Sub-second lives are asked for as the shortest there is.
-    fn ttl_seconds(&self) -> u32 {
+    pub(super) fn ttl_seconds(&self) -> u32 {
         self.ttl.map_or(0, |ttl| {
             u32::try_from(ttl.as_secs().max(1)).unwrap_or(u32::MAX)
         })
@@ -224,7 +232,7 @@ fn certificate_request(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
 }
 
 /// A complete answer to Issue or Renew.
-struct Reply {
+pub(super) struct Reply {
     certificate: Certificate,
     bundle: TrustBundle,
     revocations: Option<proto::Revocations>,
@@ -232,7 +240,7 @@ struct Reply {
 }
 
 impl Reply {
-    fn new(
+    pub(super) fn new(
         certificate: Option<Certificate>,
         bundle: Option<TrustBundle>,
         revocations: Option<proto::Revocations>,
@@ -273,7 +281,7 @@ async fn wait_until_due(schedule: &Schedule) {
 
 /// Why an attempt brought no certificate.
 #[derive(Debug, thiserror::Error)]
-enum AttemptError {
+pub(super) enum AttemptError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the workload cannot show who it is")]
@@ -286,6 +294,10 @@ enum AttemptError {
     CutOff(#[source] Box<Status>),
     #[error("no leaf key could be made")]
     Key(#[source] rcgen::Error),
+    #[error("the expired certificate's key is not one that the CA takes a proof of")]
+    OtherKey,
+    #[error("the expired certificate's key does not sign")]
+    Sign(#[source] rustls::Error),
     #[error("the CA's reply lacks the certificate or the trust bundle")]
     Incomplete,
     #[error("the CA's reply cannot be used")]
@@ -300,7 +312,7 @@ enum AttemptError {
 
 impl AttemptError {
     /// A refusal of ours names its reason; any other status tells of the connection.
-    fn from_status(status: Status) -> Self {
+    pub(super) fn from_status(status: Status) -> Self {
         if status.metadata().contains_key(REASON_METADATA) {
             Self::Refused {
                 code: status.code(),

@@ -11,7 +11,7 @@ use identity::{
 };
 use rustls_pki_types::CertificateDer;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -73,6 +73,18 @@ impl Bundles {
                 seconds = skew.seconds(),
                 "this machine's clock and the CA's differ: certificates are judged by the one and written by the other"
             );
+        }
+    }
+
+    /// What time it is by the CA's clock, or by ours before it has ever answered; in milliseconds since the Unix epoch.
+    pub(super) fn ca_unix_ms(&self) -> i64 {
+        let (monotonic, clock) = now();
+        match *self.ca_time.borrow() {
+            Some(time) => time.unix_ms(monotonic),
+            None => {
+                let since = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
+                i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+            }
         }
     }
 

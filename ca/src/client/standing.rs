@@ -51,6 +51,12 @@ impl Standing {
         (svid.leaf().not_after > SystemTime::now() + MARGIN).then_some(svid)
     }
 
+    /// The present SVID, if it has ended.
+    pub(super) fn expired_svid(&self) -> Option<Arc<Svid>> {
+        let svid = self.svid.borrow().clone()?;
+        (svid.leaf().not_after <= SystemTime::now()).then_some(svid)
+    }
+
     pub(super) fn succeeded(&self, schedule: &Schedule) {
         self.state.send_replace(ClientState::Valid {
             renew_at: schedule.renew_at(),

@@ -11,6 +11,7 @@ fn written() -> Written {
         ttl_seconds: Some(600),
         hint: Some("main".to_owned()),
         federates_with: vec!["partner.example".to_owned()],
+        recovery_grace_seconds: Some(1200),
     }
 }
 

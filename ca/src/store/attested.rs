@@ -47,18 +47,55 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The name of the entry by which the certificate with this serial was issued.
+    pub(crate) async fn entry_behind(&self, serial: &str) -> Result<Option<String>, StoreError> {
+        let serial = serial.to_owned();
+        self.writer
+            .write(move |batch| {
+                let row = batch.first(
+                    "SELECT entry FROM attested WHERE serial = $1",
+                    values![&serial],
+                )?;
+                row.map_or(Ok(None), |row| row.get(0))
+            })
+            .await
+    }
+}
+
 impl CertificateRecord {
+    /// The entry is that of the evidence which came with the renewal, or else the predecessor's.
+    fn inherit_word(
+        &self,
+        batch: &mut Batch<'_, '_>,
+        predecessor: &str,
+        entry: Option<&String>,
+    ) -> sql::Result<u64> {
+        batch.execute(
+            "INSERT INTO attested (serial, attestor, entry)
+             SELECT $1, attestor, coalesce($2, entry) FROM attested WHERE serial = $3",
+            values![&self.leaf.serial, entry, predecessor],
+        )
+    }
+
     /// Follows the certificate's own row. A renewal stands on the word that its predecessor stood on.
     pub(super) fn insert_attested(&self, batch: &mut Batch<'_, '_>) -> sql::Result<()> {
         match &self.requester {
             Requester::Attested(attested) => batch.execute(
-                "INSERT INTO attested (serial, attestor) VALUES ($1, $2)",
-                values![&self.leaf.serial, &attested.attestor],
+                "INSERT INTO attested (serial, attestor, entry) VALUES ($1, $2, $3)",
+                values![
+                    &self.leaf.serial,
+                    &attested.attestor,
+                    attested.entry.as_ref()
+                ],
             )?,
-            Requester::Svid { serial, .. } => batch.execute(
-                "INSERT INTO attested (serial, attestor) SELECT $1, attestor FROM attested WHERE serial = $2",
-                values![&self.leaf.serial, serial],
-            )?,
+            Requester::Svid { serial, attested } => {
+                let entry = attested
+                    .as_ref()
+                    .and_then(|attested| attested.entry.as_ref());
+                self.inherit_word(batch, serial, entry)?
+            }
+            Requester::Expired { serial } => self.inherit_word(batch, serial, None)?,
             Requester::Enrolment(_) | Requester::Operator | Requester::Ca => 0,
         };
         Ok(())

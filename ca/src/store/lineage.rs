@@ -94,13 +94,15 @@ impl CertificateRecord {
     ) -> sql::Result<Result<Option<Descent>, LineageError>> {
         let (lineage, predecessor) = match &self.requester {
             Requester::Ca => return Ok(Ok(None)),
-            Requester::Svid { serial, .. } => match lineage_of(batch, serial)? {
-                Some(lineage) => (lineage, Some(serial)),
-                None => {
-                    let serial = serial.clone();
-                    return Ok(Err(LineageError::Unknown { serial }));
+            Requester::Svid { serial, .. } | Requester::Expired { serial } => {
+                match lineage_of(batch, serial)? {
+                    Some(lineage) => (lineage, Some(serial)),
+                    None => {
+                        let serial = serial.clone();
+                        return Ok(Err(LineageError::Unknown { serial }));
+                    }
                 }
-            },
+            }
             Requester::Enrolment(key) => (LineageName::of_key(key), None),
             Requester::Attested(attested) => (self.attested_lineage(attested), None),
             Requester::Operator => (LineageName::new(&*self.leaf.serial), None),

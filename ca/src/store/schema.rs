@@ -46,6 +46,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0006_rollback.sql"),
         oldest: 6,
     },
+    // What an earlier program issues has no entry behind it, and is not recovered.
+    Migration {
+        sql: include_str!("migrations/0007_recovery.sql"),
+        oldest: 6,
+    },
 ];
 
 /// The version that this program was written for.

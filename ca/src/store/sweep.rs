@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 mod tests;
 
 /// How long a row outlives its certificate: a clock that is ahead by less takes no row of a valid one.
-const GRACE: Duration = Duration::from_secs(60 * 60);
+pub(crate) const GRACE: Duration = Duration::from_secs(60 * 60);
 /// Between one sweep and the next, as each leaves an audit record.
 const INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// A copied token is recognised as such, and audited, for this long after it expired; later it is merely unknown.

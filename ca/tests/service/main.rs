@@ -28,6 +28,8 @@ mod lineage;
 mod outside;
 /// The same at renewals, and a sidecar that lives by it.
 mod reattest;
+/// Certificates that have expired, and are renewed all the same.
+mod recovery;
 /// Renew and WatchBundle, the calls of those who have an identity.
 mod renew;
 /// The cluster is asked about tokens.

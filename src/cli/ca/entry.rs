@@ -43,6 +43,9 @@ pub(crate) struct EntryCreateArgs {
     /// A trust domain whose bundle the workload is to have; may be repeated. Kept for clients to come: all get all.
     #[arg(long = "federates-with", value_name = "NAME")]
     pub(crate) federates_with: Vec<TrustDomain>,
+    /// How long after its end a certificate may still be renewed by whoever holds its key, and proves nothing else; at most 1h.
+    #[arg(long, value_parser = duration)]
+    pub(crate) recovery_grace: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

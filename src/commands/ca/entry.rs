@@ -36,6 +36,7 @@ async fn create(arguments: &EntryCreateArgs) -> anyhow::Result<ExitCode> {
             .iter()
             .map(ToString::to_string)
             .collect(),
+        recovery_grace_seconds: arguments.recovery_grace.map(|grace| grace.as_secs()),
     };
     let entry = Entry::try_from(written)?;
     let name = entry.name();

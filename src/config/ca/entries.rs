@@ -50,6 +50,7 @@ fn read_entry(node: &Node, problems: &Problems) -> Option<Entry> {
         let ttl = map.optional("ttl", yaml::duration);
         let hint = map.optional("hint", yaml::text);
         let federates_with = map.optional("federatesWith", yaml::list(yaml::text));
+        let recovery_grace = map.optional("recoveryGrace", yaml::duration);
         Some(Written {
             id: id?,
             selectors: selectors?,
@@ -57,6 +58,7 @@ fn read_entry(node: &Node, problems: &Problems) -> Option<Entry> {
             ttl_seconds: ttl.map(|ttl: Duration| ttl.as_secs()),
             hint,
             federates_with: federates_with.unwrap_or_default(),
+            recovery_grace_seconds: recovery_grace.map(|grace: Duration| grace.as_secs()),
         })
     })?;
     match Entry::try_from(written) {
@@ -81,6 +83,9 @@ pub(crate) fn to_file(entries: &[Entry]) -> serde_json::Value {
         }
         if !written.federates_with.is_empty() {
             file["federatesWith"] = written.federates_with.into();
+        }
+        if let Some(seconds) = written.recovery_grace_seconds {
+            file["recoveryGrace"] = format!("{seconds}s").into();
         }
         file
     });
