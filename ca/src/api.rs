@@ -5,12 +5,13 @@
 
 mod administration;
 mod attested;
+mod pace;
 mod recover;
 pub(crate) mod refused;
 mod tokens;
 mod watch;
 
-use crate::admission::{Admission, Source};
+use crate::admission::Admission;
 use crate::attest::{self, Attestors};
 use crate::authority::{
     Authority, IssueError, Issued, Request as IssueOrder, Requester, check_workload_id,
@@ -24,20 +25,22 @@ use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
-    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, LedgerHead,
-    RecoverRequest, RecoverResponse, RenewRequest, RenewResponse, Revocations, TrustBundle,
-    WatchBundleRequest,
+    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RecoverRequest,
+    RecoverResponse, RenewRequest, RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
+use crate::turns::{Due, Turns};
 use attested::Ground;
 use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
+pub(crate) use pace::Limits;
+use pace::{Asking, at_most};
 use refused::Refused;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -67,24 +70,25 @@ pub(crate) struct Api {
     administrators: Arc<BTreeSet<SpiffeId>>,
     /// Certificates per identity: each leaves a record for ever, and takes its time from everybody else's.
     pace: Arc<Admission>,
+    /// The same for each address, whatever identities it asks for.
+    address_pace: Arc<Admission>,
+    turns: Arc<Turns>,
     tokens: Option<Arc<Tokens>>,
     /// Bundles of other trust domains.
     federated: Receiver<Federated>,
 }
 
 impl Api {
-    pub(crate) fn new(
-        authority: Arc<Authority>,
-        metrics: Arc<Metrics>,
-        certificates_per_minute: u32,
-    ) -> Self {
+    pub(crate) fn new(authority: Arc<Authority>, metrics: Arc<Metrics>, limits: Limits) -> Self {
         Self {
             authority,
             metrics,
             attestors: Arc::default(),
             entries: Arc::default(),
             administrators: Arc::default(),
-            pace: Arc::new(Admission::new(certificates_per_minute, Instant::now())),
+            pace: at_most(limits.certificates_per_minute),
+            address_pace: at_most(limits.certificates_per_minute_per_address),
+            turns: Turns::new(limits.turns),
             tokens: None,
             federated: channel(Federated::default()).1,
         }
@@ -150,6 +154,7 @@ impl Api {
         enrolment: &Enrolment,
         asked: SpiffeId,
         request: &IssueRequest,
+        asking: Asking<'_>,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
         if enrolment.spiffe_id != asked {
@@ -165,12 +170,21 @@ impl Api {
             until: None,
             requester: Requester::Enrolment(enrolment.key),
         };
-        self.issue_at_its_pace(order, request.ledger_head.as_ref())
-            .await
+        self.issue_in_turn(order, asking).await
     }
 
     /// Issues the successor of a valid SVID.
-    async fn issue_after(&self, svid: &Leaf, request: &RenewRequest) -> Result<Issued, Refused> {
+    async fn issue_after(
+        &self,
+        svid: &Leaf,
+        request: &RenewRequest,
+        address: IpAddr,
+    ) -> Result<Issued, Refused> {
+        let asking = Asking {
+            address,
+            due: Due::end_of(svid.not_after),
+            ledger_head: request.ledger_head.as_ref(),
+        };
         let Ground {
             attested,
             longest,
@@ -187,36 +201,7 @@ impl Api {
                 attested,
             },
         };
-        self.issue_at_its_pace(order, request.ledger_head.as_ref())
-            .await
-    }
-
-    async fn issue_at_its_pace(
-        &self,
-        order: IssueOrder,
-        head: Option<&LedgerHead>,
-    ) -> Result<Issued, Refused> {
-        let source = Source::Identity(order.id.clone());
-        self.keep_pace(&source)?;
-        if let Some(head) = head {
-            self.hear_of(head, &order.id).await?;
-        }
-        let issued = self.authority.issue(order).await;
-        // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
-        if let Err(IssueError::Lineage(_)) = &issued {
-            self.pace.give_back(&source);
-        }
-        issued.map_err(Refused::Issue)
-    }
-
-    /// Certificates and tokens alike leave records, each at a pace of their own.
-    fn keep_pace(&self, source: &Source) -> Result<(), Refused> {
-        let now = Instant::now();
-        self.pace
-            .admit(source, now)
-            .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
-        self.pace.charge(source, now);
-        Ok(())
+        self.issue_in_turn(order, asking).await
     }
 
     /// Writes the refusal of a known caller, by its ID or by what vouches for it, to the audit log. The refusal stands even
@@ -227,7 +212,7 @@ impl Api {
         operation: &'static str,
         refused: &Refused,
     ) -> Status {
-        if refused.reason() == Reason::RateLimited {
+        if matches!(refused.reason(), Reason::RateLimited | Reason::Overloaded) {
             // Counted by the listener. More would let a flood through to the log.
             return refused.into();
         }
@@ -328,14 +313,22 @@ impl Api {
 #[tonic::async_trait]
 impl CertificateAuthority for Api {
     async fn issue(&self, call: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
+        let address = address(&call)?;
         let request = call.into_inner();
         let asked = SpiffeId::parse(&request.spiffe_id).map_err(Refused::Id)?;
+        let asking = Asking {
+            address,
+            due: Due::without_certificate(),
+            ledger_head: request.ledger_head.as_ref(),
+        };
         if let Some(attestation) = &request.attestation {
-            let issued = self.issue_attested(asked, &request, attestation).await?;
+            let issued = self
+                .issue_attested(asked, (&request, attestation), asking)
+                .await?;
             return Ok(Response::new(self.issue_response(&issued)));
         }
         let enrolment = self.authenticate(&request, &asked).await?;
-        match self.issue_to(&enrolment, asked, &request).await {
+        match self.issue_to(&enrolment, asked, &request, asking).await {
             Ok(issued) => Ok(Response::new(self.issue_response(&issued))),
             Err(refused) => Err(self
                 .audit(&enrolment.spiffe_id, Call::Issue.as_str(), &refused)
@@ -344,9 +337,9 @@ impl CertificateAuthority for Api {
     }
 
     async fn renew(&self, call: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
-        let (_, svid) = self.authenticated(&call)?;
+        let (peer, svid) = self.authenticated(&call)?;
         let svid = &svid.leaf;
-        match self.issue_after(svid, call.get_ref()).await {
+        match self.issue_after(svid, call.get_ref(), peer.address).await {
             Ok(issued) => Ok(Response::new(RenewResponse {
                 certificate: Some(self.certificate(Call::Renew, &issued)),
                 bundle: Some(self.bundle()),
@@ -361,7 +354,10 @@ impl CertificateAuthority for Api {
         &self,
         call: Request<RecoverRequest>,
     ) -> Result<Response<RecoverResponse>, Status> {
-        let issued = self.recovered(call.get_ref(), SystemTime::now()).await?;
+        let address = address(&call)?;
+        let issued = self
+            .recovered(call.get_ref(), address, SystemTime::now())
+            .await?;
         Ok(Response::new(RecoverResponse {
             certificate: Some(self.certificate(Call::Recover, &issued)),
             bundle: Some(self.bundle()),
@@ -391,6 +387,14 @@ impl CertificateAuthority for Api {
         let (peer, svid) = self.authenticated(&call)?;
         Ok(Response::new(self.watch(peer, svid, call.into_inner())))
     }
+}
+
+/// Where a call comes from.
+fn address<T>(call: &Request<T>) -> Result<IpAddr, Status> {
+    let peer = call.extensions().get::<Peer>();
+    // The listener has put it there.
+    peer.map(|peer| peer.address)
+        .ok_or_else(|| Status::internal("expected a call on a connection"))
 }
 
 fn requested_ttl(seconds: u32) -> Option<Duration> {

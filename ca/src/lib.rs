@@ -32,6 +32,7 @@ mod api;
 pub mod attest;
 pub mod federation;
 pub mod jwt;
+mod turns;
 
 pub mod client;
 

@@ -177,6 +177,8 @@ labels! {
         Handshake = "handshake",
         HandshakeTimeout = "handshake_timeout",
         RateLimited = "rate_limited",
+        /// More ask than can be served, and others are due sooner.
+        Overloaded = "overloaded",
         OversizedMessage = "oversized_message",
         MalformedMessage = "malformed_message",
         UnknownMethod = "unknown_method",
@@ -234,6 +236,7 @@ impl Reason {
                 | Self::RolledBack
                 | Self::Internal
                 | Self::RateLimited
+                | Self::Overloaded
                 | Self::Timeout
         )
     }

@@ -12,13 +12,14 @@ mod tls;
 pub use shares::{Share, Shares};
 
 use crate::admission::{Admission, Source};
-use crate::api::Api;
+use crate::api::{Api, Limits};
 use crate::attest::Attestors;
 use crate::authority::{Authority, IssueError};
 use crate::entries::Entry;
 use crate::federation::Federation;
 use crate::jwt::{self, TokenError, Tokens};
 use crate::metrics::{Metrics, Reason};
+use crate::turns::Bounds;
 use crate::watched::WatchedBundle;
 use identity::SpiffeId;
 use std::collections::BTreeSet;
@@ -62,8 +63,30 @@ pub struct Options {
     pub refusals_per_minute: u32,
     /// Certificates that one identity may get per minute, in one burst or spread, all its replicas together.
     pub certificates_per_minute: u32,
+    /// Certificates that one address may get per minute, whatever identities it asks for.
+    pub certificates_per_minute_per_address: u32,
+    /// Certificates that are signed and recorded at once.
+    pub issued_at_once: usize,
+    /// Calls that wait for one of these places; beyond it those that are due last are turned away.
+    pub waiting: usize,
+    /// How long one waits, less than `request_timeout`.
+    pub longest_wait: Duration,
     /// How often the ledger's head is signed and sent to sidecars, if the ledger has grown.
     pub ledger_head_interval: Duration,
+}
+
+impl Options {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            certificates_per_minute: self.certificates_per_minute,
+            certificates_per_minute_per_address: self.certificates_per_minute_per_address,
+            turns: Bounds {
+                places: self.issued_at_once,
+                waiting: self.waiting,
+                wait: self.longest_wait,
+            },
+        }
+    }
 }
 
 impl Default for Options {
@@ -88,6 +111,13 @@ impl Default for Options {
             refusals_per_minute: 60,
             // A workload of some hundred replicas starts at once; a thief of its key fills no disk within a day.
             certificates_per_minute: 600,
+            // A fleet of some thousands behind one address starts within a minute.
+            certificates_per_minute_per_address: 6000,
+            // As many as fill a group commit; what is in work is not put in order any more.
+            issued_at_once: 128,
+            // Two seconds' worth of a database that does five hundred a second.
+            waiting: 1024,
+            longest_wait: Duration::from_secs(4),
             // What is issued in between is lost unnoticed if the records are set back to before it. A head has 1.5 KiB, and
             // goes to every sidecar.
             ledger_head_interval: Duration::from_secs(30),
@@ -150,7 +180,7 @@ impl Server {
                 api: Api::new(
                     Arc::clone(&authority),
                     Arc::clone(&metrics),
-                    options.certificates_per_minute,
+                    options.limits(),
                 ),
                 admission: Arc::new(Admission::new(options.refusals_per_minute, Instant::now())),
                 identities: Shares::new(options.max_connections_per_identity),

@@ -1,6 +1,6 @@
 //! Issue and Renew for callers that others vouch for.
 
-use super::{Api, Refused, life, requested_ttl, shorter};
+use super::{Api, Asking, Refused, life, requested_ttl, shorter};
 use crate::attest::{AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
@@ -25,8 +25,8 @@ impl Api {
     pub(super) async fn issue_attested(
         &self,
         asked: SpiffeId,
-        request: &IssueRequest,
-        attestation: &Attestation,
+        (request, attestation): (&IssueRequest, &Attestation),
+        asking: Asking<'_>,
     ) -> Result<Issued, Status> {
         let keys = [
             &request.enrolment_key,
@@ -41,7 +41,7 @@ impl Api {
             Some(id) => id.to_string(),
             None => Attested::from(&evidence).to_string(),
         };
-        match self.issue_for(&evidence, asked, request).await {
+        match self.issue_for(&evidence, asked, request, asking).await {
             Ok(issued) => Ok(issued),
             Err(refused) => Err(self.audit(&caller, Call::Issue.as_str(), &refused).await),
         }
@@ -52,6 +52,7 @@ impl Api {
         evidence: &Evidence,
         asked: SpiffeId,
         request: &IssueRequest,
+        asking: Asking<'_>,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
         let (attested, bound) = self.entitlement(evidence, &asked).await?;
@@ -62,8 +63,7 @@ impl Api {
             until: evidence.ends,
             requester: Requester::Attested(attested),
         };
-        self.issue_at_its_pace(order, request.ledger_head.as_ref())
-            .await
+        self.issue_in_turn(order, asking).await
     }
 
     /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does

@@ -3,15 +3,17 @@
 //! Nobody vouches for the holder here: it proves the key of the expired certificate, and nothing else. So this is off
 //! unless an entry has a grace for it, and everything that keeps a certificate from being renewed holds here, too.
 
-use super::{Api, Refused, life, requested_ttl, shorter};
+use super::{Api, Asking, Refused, life, requested_ttl, shorter};
 use crate::attest::{self, ProofError};
 use crate::authority::{Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::entries::Entry;
 use crate::metrics::Call;
 use crate::proto::RecoverRequest;
+use crate::turns::Due;
 use identity::{Leaf, Usage, VerifyError};
 use rustls_pki_types::CertificateDer;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tonic::Status;
 
@@ -27,10 +29,14 @@ impl Api {
     pub(super) async fn recovered(
         &self,
         request: &RecoverRequest,
+        address: IpAddr,
         now: SystemTime,
     ) -> Result<Issued, Status> {
         let expired = self.holder(request, now)?;
-        match self.issue_after_the_end(&expired, request, now).await {
+        match self
+            .issue_after_the_end(&expired, request, (address, now))
+            .await
+        {
             Ok(issued) => {
                 tracing::warn!(
                     spiffe_id = %expired.id,
@@ -85,7 +91,7 @@ impl Api {
         &self,
         expired: &Leaf,
         request: &RecoverRequest,
-        now: SystemTime,
+        (address, now): (IpAddr, SystemTime),
     ) -> Result<Issued, Refused> {
         check_workload_id(&expired.id, self.authority.trust_domain()).map_err(Refused::Issue)?;
         let entry = self.entry_behind(expired).await?;
@@ -107,8 +113,12 @@ impl Api {
                 serial: expired.serial.clone(),
             },
         };
-        self.issue_at_its_pace(order, request.ledger_head.as_ref())
-            .await
+        let asking = Asking {
+            address,
+            due: Due::end_of(expired.not_after),
+            ledger_head: request.ledger_head.as_ref(),
+        };
+        self.issue_in_turn(order, asking).await
     }
 
     /// The entry by which a certificate was issued, as it is now; `None` if there was none or it is gone.

@@ -18,6 +18,9 @@ use tonic::{Code, Status};
 /// Carries [`Reason`] to the caller, beside a sentence meant for people.
 pub(crate) const REASON_METADATA: &str = "tipstaff-reason";
 
+/// In how many milliseconds to call again (gRPC's proposal A6 names it so).
+pub(crate) const RETRY_METADATA: &str = "grpc-retry-pushback-ms";
+
 /// Why a call is refused. `Display` is for the caller: it says what was expected, and nothing about our inside.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -87,6 +90,10 @@ pub(crate) enum Refused {
     Store(#[source] StoreError),
     #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
     RateLimited { retry_after: Duration },
+    #[error("too many certificates for this address; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
+    TooManyForAddress { retry_after: Duration },
+    #[error("more are asking than this CA can serve, and others are due sooner; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
+    Overloaded { retry_after: Duration },
     #[error("too many certificates for this identity; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
     TooManyCertificates { retry_after: Duration },
     #[error("expected a message of at most {MAX_MESSAGE_BYTES} bytes, found a larger one")]
@@ -161,9 +168,11 @@ impl Refused {
                 _ => Code::Internal,
             },
             Self::Store(_) => Code::Unavailable,
-            Self::RateLimited { .. } | Self::TooManyCertificates { .. } | Self::Oversized => {
-                Code::ResourceExhausted
-            }
+            Self::RateLimited { .. }
+            | Self::TooManyCertificates { .. }
+            | Self::TooManyForAddress { .. }
+            | Self::Overloaded { .. }
+            | Self::Oversized => Code::ResourceExhausted,
             Self::UnknownMethod | Self::OtherMethod { .. } | Self::NoTokens => Code::Unimplemented,
             Self::Timeout { .. } => Code::DeadlineExceeded,
         }
@@ -211,7 +220,10 @@ impl Refused {
                 _ => Reason::Internal,
             },
             Self::Store(_) => Reason::Unavailable,
-            Self::RateLimited { .. } | Self::TooManyCertificates { .. } => Reason::RateLimited,
+            Self::RateLimited { .. }
+            | Self::TooManyCertificates { .. }
+            | Self::TooManyForAddress { .. } => Reason::RateLimited,
+            Self::Overloaded { .. } => Reason::Overloaded,
             Self::Oversized => Reason::OversizedMessage,
             Self::Malformed
             | Self::TwoProofs
@@ -224,6 +236,17 @@ impl Refused {
             }
             Self::NoTokens => Reason::NoTokens,
             Self::Timeout { .. } => Reason::Timeout,
+        }
+    }
+
+    /// How long to wait before the next call, where that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after }
+            | Self::TooManyCertificates { retry_after }
+            | Self::TooManyForAddress { retry_after }
+            | Self::Overloaded { retry_after } => Some(*retry_after),
+            _ => None,
         }
     }
 
@@ -255,6 +278,10 @@ impl From<&Refused> for Status {
             REASON_METADATA,
             MetadataValue::from_static(refused.reason().as_str()),
         );
+        if let Some(wait) = refused.retry_after() {
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            metadata.insert(RETRY_METADATA, wait_ms.into());
+        }
         Self::with_metadata(refused.code(), refused.sentence(), metadata)
     }
 }

@@ -3,9 +3,9 @@
 use super::bundles::{Bundles, OfferError};
 use super::connect::{ConnectError, Connector};
 use super::prover::{ProveError, Prover};
-use super::schedule::{Backoff, Schedule, now};
+use super::schedule::{Backoff, Schedule, not_before, now};
 use super::standing::Standing;
-use crate::api::refused::REASON_METADATA;
+use crate::api::refused::{REASON_METADATA, RETRY_METADATA};
 use crate::causes::in_full;
 use crate::proto::{self, Certificate, IssueRequest, RenewRequest, TrustBundle};
 use identity::{PortableSvid, Revocations, SpiffeId, Svid, SvidError, Usage, VerifyError};
@@ -53,6 +53,7 @@ impl Agent {
         let mut schedule = None;
         let mut askers = Vec::new();
         loop {
+            let mut told = None;
             let outcome = standing.noting_expiry(self.attempt()).await;
             // Whoever asked while the attempt ran gets its outcome too.
             askers.extend(std::iter::from_fn(|| asks.try_recv().ok()));
@@ -64,6 +65,7 @@ impl Agent {
                     Ok(())
                 }
                 Err(error) => {
+                    told = error.retry_after();
                     let error = in_full(&error);
                     tracing::warn!(error, "no new certificate");
                     standing.failed(&error);
@@ -78,7 +80,8 @@ impl Agent {
                     (Ok(()), Some(schedule)) => wait_until_due(schedule).await,
                     (_, schedule) => {
                         let life = schedule.as_ref().map(Schedule::life);
-                        sleep(backoff.next(life, standing.valid_svid().is_some())).await;
+                        let pause = backoff.next(life, standing.valid_svid().is_some());
+                        sleep(told.map_or(pause, |told| not_before(told, pause))).await;
                     }
                 }
             };
@@ -273,6 +276,12 @@ async fn revoked(
     std::future::pending().await
 }
 
+/// What is no number, or negative, tells nothing.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let told = status.metadata().get(RETRY_METADATA)?.to_str().ok()?;
+    told.parse().ok().map(Duration::from_millis)
+}
+
 async fn wait_until_due(schedule: &Schedule) {
     while !schedule.is_due(now()) {
         sleep(schedule.wait(now()).min(LOOK)).await;
@@ -289,7 +298,12 @@ pub(super) enum AttemptError {
     #[error("the CA did not answer within {} s", ATTEMPT_TIMEOUT.as_secs())]
     Timeout,
     #[error("the CA refused ({code:?}): {sentence}")]
-    Refused { code: Code, sentence: String },
+    Refused {
+        code: Code,
+        sentence: String,
+        /// When the CA wants to be asked again.
+        retry_after: Option<Duration>,
+    },
     #[error("the call to the CA was cut off")]
     CutOff(#[source] Box<Status>),
     #[error("no leaf key could be made")]
@@ -317,9 +331,17 @@ impl AttemptError {
             Self::Refused {
                 code: status.code(),
                 sentence: status.message().to_owned(),
+                retry_after: retry_after(&status),
             }
         } else {
             Self::CutOff(Box::new(status))
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
         }
     }
 
@@ -336,3 +358,6 @@ impl AttemptError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Without a valid identity nothing passes, so the wait is shorter.
 const LONGEST_RETRY_WITHOUT_IDENTITY: Duration = Duration::from_secs(5);
+/// A server's word is not taken for more than this either.
+const LONGEST_TOLD: Duration = Duration::from_secs(60);
 const SHORTEST_CAP: Duration = Duration::from_millis(500);
 
 /// When the next certificate is due.
@@ -83,6 +85,14 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         jittered(wait)
     }
+}
+
+/// The wait after a refusal that told when to come back: no less than that, up to half as much again, and not for ever.
+/// `pause` is what it would have been otherwise.
+pub(super) fn not_before(told: Duration, pause: Duration) -> Duration {
+    let told = told.min(LONGEST_TOLD);
+    let spread = told.max(pause);
+    told + jittered(spread).saturating_sub(spread / 2)
 }
 
 /// Between half of `wait` and all of it, so that clients that failed together do not return together.

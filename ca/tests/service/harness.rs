@@ -273,6 +273,7 @@ pub(crate) fn origin() -> http::Uri {
 
 pub(crate) type Calls = CertificateAuthorityClient<Transport>;
 
+#[derive(Clone)]
 pub(crate) struct Transport(SendRequest<Body>);
 
 impl tower_service::Service<http::Request<Body>> for Transport {

@@ -26,6 +26,8 @@ mod issue;
 mod lineage;
 /// OIDC tokens and certificates of other CAs, which are worth what entries say.
 mod outside;
+/// More calls than can be served.
+mod overload;
 /// The same at renewals, and a sidecar that lives by it.
 mod reattest;
 /// Certificates that have expired, and are renewed all the same.

@@ -8,12 +8,14 @@ use crate::revoke::{Reason as Why, Target};
 use crate::store::Author;
 use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use tempfile::TempDir;
 use tonic::Code;
 
 const CART: &str = "spiffe://demo.test/ns/shop/sa/cart";
 const GRACE: Duration = Duration::from_secs(20 * 60);
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn entry(recovery_grace: Option<Duration>) -> Entry {
@@ -52,7 +54,8 @@ impl Scene {
         )
         .unwrap();
         let authority = Authority::open(&path, &OpenOptions::default()).unwrap();
-        let api = Api::new(Arc::new(authority), Arc::new(Metrics::default()), 600);
+        let limits = crate::server::Options::default().limits();
+        let api = Api::new(Arc::new(authority), Arc::new(Metrics::default()), limits);
         let store = api.authority.store();
         let created =
             store.create_entry(entry(recovery_grace), Author::Operator, SystemTime::now());
@@ -110,12 +113,12 @@ impl Scene {
     async fn recover(&self, after: Duration) -> Result<Issued, Status> {
         let (leaf, now) = (KeyPair::generate().unwrap(), self.not_after + after);
         let request = self.request(&leaf, now);
-        self.api.recovered(&request, now).await
+        self.api.recovered(&request, HERE, now).await
     }
 
     async fn refused(&self, request: &RecoverRequest, code: Code, word: &str) {
         let now = self.not_after + MINUTE;
-        let status = self.api.recovered(request, now).await.unwrap_err();
+        let status = self.api.recovered(request, HERE, now).await.unwrap_err();
         assert_eq!(status.code(), code, "{status:?}");
         assert!(status.message().contains(word), "{status:?}");
     }
@@ -185,7 +188,7 @@ async fn a_certificate_that_is_still_valid_is_renewed_in_the_other_way() {
     let scene = Scene::of(Some(GRACE)).await;
     let now = scene.not_after - MINUTE;
     let request = scene.request(&KeyPair::generate().unwrap(), now);
-    let status = scene.api.recovered(&request, now).await.unwrap_err();
+    let status = scene.api.recovered(&request, HERE, now).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
 }
 
@@ -236,7 +239,7 @@ async fn only_the_expired_certificates_own_key_proves_it_and_for_one_request_at_
     scene
         .refused(&garbage, Code::Unauthenticated, "chain: ")
         .await;
-    assert!(scene.api.recovered(&good, now).await.is_ok());
+    assert!(scene.api.recovered(&good, HERE, now).await.is_ok());
 }
 
 #[tokio::test]
@@ -244,9 +247,9 @@ async fn a_copied_call_brings_nobody_another_key_and_a_second_key_freezes_the_li
     let scene = Scene::of(Some(GRACE)).await;
     let (leaf, now) = (KeyPair::generate().unwrap(), scene.not_after + MINUTE);
     let request = scene.request(&leaf, now);
-    let first = scene.api.recovered(&request, now).await.unwrap();
+    let first = scene.api.recovered(&request, HERE, now).await.unwrap();
     // As with a renewal whose reply was lost: what is certified is the same key.
-    let again = scene.api.recovered(&request, now).await.unwrap();
+    let again = scene.api.recovered(&request, HERE, now).await.unwrap();
     for issued in [&first, &again] {
         let key = PublicKey::from_certificate(&issued.chain[0]).unwrap();
         assert_eq!(key.to_spki(), leaf.subject_public_key_info());
@@ -257,7 +260,7 @@ async fn a_copied_call_brings_nobody_another_key_and_a_second_key_freezes_the_li
         "{status:?}"
     );
     // Frozen for everybody, the first one too.
-    let status = scene.api.recovered(&request, now).await.unwrap_err();
+    let status = scene.api.recovered(&request, HERE, now).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
     assert!(status.message().contains("frozen"), "{status:?}");
 }
@@ -279,6 +282,7 @@ async fn a_certificate_that_was_renewed_in_time_is_not_recovered_for_another_key
         id: SpiffeId::parse(CART).unwrap(),
         public_key: PublicKey::from_spki(&next.subject_public_key_info()).unwrap(),
         ttl: None,
+        until: None,
         requester: Requester::Svid {
             serial: scene.serial.clone(),
             attested: None,
@@ -297,6 +301,7 @@ async fn who_has_proven_anew_who_it_is_has_no_use_for_the_expired_certificate() 
         id: SpiffeId::parse(CART).unwrap(),
         public_key: PublicKey::from_spki(&anew.subject_public_key_info()).unwrap(),
         ttl: None,
+        until: None,
         requester: Requester::Attested(Attested {
             attestor: "kubernetes/prod".to_owned(),
             subject: "pod cart-0".to_owned(),

@@ -77,6 +77,22 @@ fn waits_grow_to_a_cap_that_fits_the_life() {
     }
 }
 
+#[test]
+fn who_is_told_when_to_come_back_comes_no_sooner_and_not_with_everybody_else() {
+    let pause = Duration::from_millis(250);
+    for told in [0, 1, 30] {
+        let told = Duration::from_secs(told);
+        let waits: Vec<_> = (0..200).map(|_| not_before(told, pause)).collect();
+        let most = told + told.max(pause) / 2;
+        assert!(
+            waits.iter().all(|wait| (told..=most).contains(wait)),
+            "{waits:?}"
+        );
+        assert!(waits.iter().any(|wait| *wait != waits[0]), "{waits:?}");
+    }
+    assert!(not_before(Duration::MAX, pause) <= LONGEST_TOLD * 2);
+}
+
 /// A workload that renews whenever its schedule says so, on a simulated clock that both sides share.
 struct Workload {
     number: u32,

@@ -1,0 +1,80 @@
+//! How many certificates there may be, and whose turn it is.
+
+use super::{Api, Refused};
+use crate::admission::{Admission, Source};
+use crate::authority::{IssueError, Issued, Request as IssueOrder};
+use crate::proto::LedgerHead;
+use crate::turns::{Bounds, Due};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How many certificates there may be, and at once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// For one identity, in a minute.
+    pub(crate) certificates_per_minute: u32,
+    pub(crate) certificates_per_minute_per_address: u32,
+    pub(crate) turns: Bounds,
+}
+
+/// What a call for a certificate says of its caller, whatever it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'c> {
+    pub(super) address: IpAddr,
+    pub(super) due: Due,
+    pub(super) ledger_head: Option<&'c LedgerHead>,
+}
+
+impl Api {
+    /// At the pace of its identity and of its address, and when no other is due sooner.
+    pub(super) async fn issue_in_turn(
+        &self,
+        order: IssueOrder,
+        asking: Asking<'_>,
+    ) -> Result<Issued, Refused> {
+        let identity = Source::Identity(order.id.clone());
+        let address = Source::address(asking.address);
+        self.keep_pace(&identity)?;
+        if let Err(retry_after) = self.address_pace.admit(&address, Instant::now()) {
+            self.pace.give_back(&identity);
+            return Err(Refused::TooManyForAddress { retry_after });
+        }
+        self.address_pace.charge(&address, Instant::now());
+        let give_back = || {
+            self.pace.give_back(&identity);
+            self.address_pace.give_back(&address);
+        };
+        if let Some(head) = asking.ledger_head {
+            self.hear_of(head, &order.id).await?;
+        }
+        let turn = self.turns.take(asking.due).await;
+        let turn = turn.map_err(|turned_away| {
+            give_back();
+            Refused::Overloaded {
+                retry_after: turned_away.retry_after,
+            }
+        })?;
+        let issued = self.authority.issue(order).await;
+        drop(turn);
+        // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
+        if let Err(IssueError::Lineage(_)) = &issued {
+            give_back();
+        }
+        issued.map_err(Refused::Issue)
+    }
+
+    /// Certificates and tokens alike leave records, each at a pace of their own.
+    pub(super) fn keep_pace(&self, source: &Source) -> Result<(), Refused> {
+        let now = Instant::now();
+        self.pace
+            .admit(source, now)
+            .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
+        self.pace.charge(source, now);
+        Ok(())
+    }
+}
+
+pub(super) fn at_most(per_minute: u32) -> Arc<Admission> {
+    Arc::new(Admission::new(per_minute, Instant::now()))
+}
