@@ -3,9 +3,10 @@ use crate::directory;
 use crate::store::CertificateRecord;
 use crate::store::tests::{HOUR, ORDERS, audit, issue, new_ca, token};
 use rusqlite::{Connection, params};
-use std::sync::Arc;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+
+/// A long life in short: the file stops growing.
+mod plateau;
 
 /// The store's way to the database, and another that no statement of ours takes.
 fn open(temporary: &TempDir) -> (Session, Connection) {
@@ -166,45 +167,6 @@ async fn a_clock_that_is_far_ahead_of_the_last_sweep_takes_nothing() {
         issue(&ca).await.unwrap();
         assert_eq!(rows(&connection), 1 + issued);
     }
-}
-
-/// Certificates of five minutes, on a clock of the test: the file grows until as many rows go as come, and then no more.
-/// That holds for the audit records, too, when they are archived.
-#[tokio::test]
-async fn the_file_stops_growing_when_as_much_goes_as_comes() {
-    const A_ROUND: u64 = 100;
-    let (temporary, ca) = new_ca();
-    let ca = Arc::new(ca);
-    let (mut session, connection) = open(&temporary);
-    let path = temporary.path().join("ca");
-    let archive = temporary.path().join("archive");
-    std::fs::create_dir(&archive).unwrap();
-    let (mut sweep, start) = (Sweep::default(), SystemTime::now());
-    let mut pages = Vec::new();
-    for round in 0..72_u64 {
-        let now = start + Duration::from_secs(300 * round);
-        let mut calls = JoinSet::new();
-        for number in 0..A_ROUND {
-            let record = five_minutes(round * A_ROUND + number, now);
-            let ca = Arc::clone(&ca);
-            calls.spawn(async move { ca.store().record_issuance(record, now).await });
-        }
-        for recorded in calls.join_all().await {
-            recorded.unwrap().unwrap();
-        }
-        while sweep.step(&mut session, now).unwrap() {}
-        while crate::ledger::archive(&path, &archive, now - HOUR)
-            .unwrap()
-            .is_some()
-        {}
-        let count = connection.pragma_query_value(None, "page_count", |row| row.get::<_, u64>(0));
-        pages.push(count.unwrap());
-    }
-    let (grown, later) = (pages[..36].iter().max(), pages[36..].iter().max());
-    assert!(later <= grown, "{pages:?}");
-    let report = crate::ledger::verify_with_archive(&path, &archive).unwrap();
-    assert!(report.is_intact() && report.archived > 5000, "{report}");
-    assert!(report.certificates < 20 * A_ROUND, "{report}");
 }
 
 fn five_minutes(number: u64, now: SystemTime) -> CertificateRecord {
