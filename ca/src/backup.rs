@@ -8,7 +8,7 @@ use crate::authority::{InitError, in_new_directory};
 use crate::directory::{self, DATABASE};
 use crate::keys::Passphrase;
 use crate::ledger;
-use crate::store::{self, Database, StoreError};
+use crate::store::{self, Database, Restoration, StoreError};
 use age::{Opening, Sealing};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -19,6 +19,7 @@ use tar::{Archive, Builder, EntryType, Header};
 use zeroize::Zeroizing;
 
 mod age;
+mod restored;
 
 #[cfg(test)]
 mod tests;
@@ -229,29 +230,78 @@ fn describe(directory: &Path) -> Result<Manifest, BackupError> {
     })
 }
 
-/// Unpacks a backup into `directory`, which must not exist, once all of it has been read and its audit chain holds.
+/// How a CA is to go on from a backup.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// Where it is known what was revoked since: directories of the CA as it was, CRLs that it has signed (PEM or DER). A CRL
+    /// names certificates alone, not identities, lineages and authorities.
+    pub revocations: Vec<PathBuf>,
+    /// Gives up what was recorded since, so that what sidecars remember of it stops nothing.
+    pub accept_rollback: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    #[serde(flatten)]
+    pub manifest: Manifest,
+    /// Join tokens that are void: they were not used by then, and may have been since.
+    pub void_tokens: u64,
+    /// Revocations from after the backup.
+    pub revocations: u64,
+}
+
+/// Unpacks a backup into `directory`, which must not exist, once all of it has been read and its audit chain holds, and
+/// records that it was restored.
 ///
 /// # Errors
-/// When the file is no backup, was changed or cut off, or its passphrase is another. Nothing is left then.
+/// When the file is no backup, was changed or cut off, or its passphrase is another, or revocations cannot be read. Nothing is
+/// left then.
 pub fn restore(
     file: &Path,
     directory: &Path,
     passphrase: &Passphrase,
-) -> Result<Manifest, BackupError> {
+    options: &RestoreOptions,
+) -> Result<Restored, BackupError> {
     let mut unpacked = None;
     let made = in_new_directory(directory, |directory| {
-        unpacked = Some(unpack(file, directory, passphrase));
+        let restored = unpack(file, directory, passphrase)
+            .and_then(|manifest| settle(directory, manifest, options));
+        unpacked = Some(restored);
         match &unpacked {
             Some(Ok(_)) => Ok(()),
             _ => Err(InitError::Abandoned),
         }
     });
     match (made, unpacked) {
-        (Ok(()), Some(Ok(manifest))) => Ok(manifest),
+        (Ok(()), Some(Ok(restored))) => Ok(restored),
         (_, Some(Err(error))) => Err(error),
         (Err(error), _) => Err(BackupError::Directory(error)),
         (Ok(()), None) => Err(BackupError::NotABackup),
     }
+}
+
+/// In the directory that nobody serves from yet.
+fn settle(
+    directory: &Path,
+    manifest: Manifest,
+    options: &RestoreOptions,
+) -> Result<Restored, BackupError> {
+    let sources = options.revocations.iter();
+    let revoked = sources.map(|source| restored::revoked(source, directory));
+    let restoration = Restoration {
+        seq: manifest.ledger_seq,
+        revoked: revoked.collect::<Result<_, _>>()?,
+        accept_rollback: options.accept_rollback,
+    };
+    let database = Database::from(directory);
+    let settled =
+        store::settle(&database, &restoration, SystemTime::now()).map_err(BackupError::Store)?;
+    Ok(Restored {
+        manifest,
+        void_tokens: settled.tokens,
+        revocations: settled.revocations,
+    })
 }
 
 /// Reads a whole backup, and holds the CA in it against what it says of itself, in a directory that is thrown away.
@@ -345,6 +395,10 @@ pub enum BackupError {
     Ledger(String),
     #[error("expected a backup of a CA, found something else in the age file")]
     NotABackup,
+    #[error(
+        "expected the directory of this CA or a CRL signed by the authority that is in the backup, found something else in {0}"
+    )]
+    Revocations(PathBuf),
     #[error("cannot make the CA's directory")]
     Directory(#[source] InitError),
 }

@@ -5,9 +5,10 @@ use crate::authority::{Forecast, forecast};
 use crate::backup::{self, Manifest};
 use crate::causes::in_full;
 use crate::config::{MAX_TTL, OpenOptions};
+use crate::csr::KeyHash;
 use crate::inspect::rfc3339;
 use crate::keys::Passphrase;
-use crate::ledger;
+use crate::ledger::{self, Head};
 use crate::store::sql::values;
 use crate::store::{self, Database, StoreError, unix_seconds};
 use serde::Serialize;
@@ -211,28 +212,39 @@ fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry
         Ok(manifest) => manifest,
         Err(error) => return report.problem("backup", &error),
     };
-    let now = store::read_settings(database).and_then(|(bundle, _)| {
-        let head = store::head(database)?;
-        Ok((bundle.trust_domain().to_string(), head.seq))
-    });
-    let (trust_domain, seq) = match now {
-        Ok(now) => now,
-        Err(error) => return report.problem("backup", &error),
-    };
     let Manifest {
         trust_domain: backed_up,
         ledger_seq,
+        ledger_hash,
         made_at,
         ..
     } = manifest;
+    let now = store::read_settings(database).and_then(|(bundle, _)| {
+        let head = store::head(database)?;
+        let has_it = match KeyHash::parse(&ledger_hash) {
+            Some(KeyHash(hash)) => store::has_head(
+                database,
+                Head {
+                    seq: ledger_seq,
+                    hash,
+                },
+            )?,
+            None => false,
+        };
+        Ok((bundle.trust_domain().to_string(), head.seq, has_it))
+    });
+    let (trust_domain, seq, has_it) = match now {
+        Ok(now) => now,
+        Err(error) => return report.problem("backup", &error),
+    };
     if backed_up != trust_domain {
         report.problems.push(format!(
             "backup: it is of {backed_up}, not of {trust_domain}"
         ));
     }
-    if ledger_seq > seq {
+    if !has_it {
         report.problems.push(format!(
-            "backup: it has audit record {ledger_seq}, and the CA only {seq}: the CA is an older state of itself"
+            "backup: its audit record {ledger_seq} is not in the CA's ledger of {seq}: the CA is an older state of itself, or has gone on from one"
         ));
     }
     report.backup = Some(BackupFound {

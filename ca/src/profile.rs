@@ -227,6 +227,11 @@ impl CaCertificate {
         self.key_hash
     }
 
+    /// Whether `signature` (ECDSA with SHA-256, ASN.1) over `message` is by its key.
+    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        PublicKey::from_point(&self.point).is_ok_and(|key| key.verify(message, signature))
+    }
+
     /// The issuer that signs with `key` in the name of this certificate; `None` when it is another certificate's key.
     pub(crate) fn issuer(&self, key: CaKey) -> Option<Issuer<'static, CaKey>> {
         if key.der_bytes() != self.point {

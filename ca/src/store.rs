@@ -31,6 +31,7 @@ mod error;
 mod jwt;
 mod lineage;
 mod postgres;
+mod restored;
 mod revocation;
 mod rollback;
 mod schema;
@@ -50,6 +51,7 @@ pub use entries::{Author, CreateEntryError};
 pub use error::StoreError;
 pub(crate) use jwt::TokenRecord;
 pub use postgres::{Postgres, PostgresError, ServerTrust};
+pub(crate) use restored::{Listed, Restoration, Revoked, settle};
 pub(crate) use rollback::Heard;
 pub use rollback::RolledBack;
 pub use sql::DatabaseError;
@@ -248,6 +250,13 @@ fn in_transaction<T: Send>(
 /// The end of the audit chain.
 pub(crate) fn head(database: &Database) -> Result<Head, StoreError> {
     read(database, Head::read)
+}
+
+/// Whether the audit chain leads to `head`, as far as can be told: old records may be in files.
+pub(crate) fn has_head(database: &Database, head: Head) -> Result<bool, StoreError> {
+    read(database, |transaction| {
+        rollback::leads_to(transaction, &head)
+    })
 }
 
 /// Waits for the turn to write, and does nothing with it.

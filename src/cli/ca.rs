@@ -55,7 +55,7 @@ pub(crate) enum CaCommand {
     Backup(backup::CaBackupArgs),
     /// Make a CA's directory from a backup.
     #[command(
-        after_help = "What was issued, revoked and audited after the backup is not in it: revoke again what was revoked since.\n\nExample:\n  tipstaff ca restore --dir ca --from ca.age --backup-passphrase-file backup.pass"
+        after_help = "What was issued, enrolled, registered and audited after the backup is lost; what was revoked is kept by --revocations.\nJoin tokens that were not used by then are void.\n\nExamples:\n  tipstaff ca restore --dir ca --from ca.age --revocations ca.before --backup-passphrase-file backup.pass\n  curl -o last.crl http://ca.example:8444/crl && tipstaff ca restore --dir ca --from ca.age --revocations last.crl --accept-rollback"
     )]
     Restore(backup::CaRestoreArgs),
     /// Change nothing; say what ends when, who fails first if the CA stops, and what could not be used: exit 1 then.

@@ -6,10 +6,10 @@ use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
 use tempfile::TempDir;
 
-struct Ca {
-    folder: TempDir,
-    dir: PathBuf,
-    authority: Authority,
+pub(super) struct Ca {
+    pub(super) folder: TempDir,
+    pub(super) dir: PathBuf,
+    pub(super) authority: Authority,
 }
 
 fn passphrase() -> Passphrase {
@@ -17,7 +17,7 @@ fn passphrase() -> Passphrase {
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("ca");
         let domain = TrustDomain::parse("demo.test").unwrap();
@@ -34,15 +34,15 @@ impl Ca {
         }
     }
 
-    async fn issue(&self) -> String {
+    pub(super) async fn issue(&self) -> String {
         issue(&self.authority).await
     }
 
-    fn file(&self) -> PathBuf {
+    pub(super) fn file(&self) -> PathBuf {
         self.folder.path().join("backup.age")
     }
 
-    fn backup(&self) -> Result<Manifest, BackupError> {
+    pub(super) fn backup(&self) -> Result<Manifest, BackupError> {
         backup(
             &self.dir,
             &Database::from(&self.dir),
@@ -51,22 +51,35 @@ impl Ca {
         )
     }
 
-    fn restore(&self, name: &str) -> Result<PathBuf, BackupError> {
+    pub(super) fn restore(&self, name: &str) -> Result<PathBuf, BackupError> {
         let place = self.folder.path().join(name);
-        restore(&self.file(), &place, &passphrase()).map(|_| place)
+        self.restore_with(name, &RestoreOptions::default())?;
+        Ok(place)
+    }
+
+    pub(super) fn restore_with(
+        &self,
+        name: &str,
+        options: &RestoreOptions,
+    ) -> Result<Restored, BackupError> {
+        let place = self.folder.path().join(name);
+        restore(&self.file(), &place, &passphrase(), options)
     }
 }
 
-async fn issue(authority: &Authority) -> String {
+pub(super) fn request() -> Request {
     let key = KeyPair::generate().unwrap();
-    let request = Request {
+    Request {
         id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,
         requester: Requester::Operator,
-    };
-    authority.issue(request).await.unwrap().serial
+    }
+}
+
+pub(super) async fn issue(authority: &Authority) -> String {
+    authority.issue(request()).await.unwrap().serial
 }
 
 #[tokio::test]
@@ -153,7 +166,7 @@ async fn a_file_that_was_changed_or_cut_off_restores_nothing() {
     fs::write(ca.file(), &whole).unwrap();
     let other = Passphrase::new(b"another".to_vec()).unwrap();
     let place = ca.folder.path().join("restored");
-    assert!(restore(&ca.file(), &place, &other).is_err());
+    assert!(restore(&ca.file(), &place, &other, &RestoreOptions::default()).is_err());
     assert!(!place.exists());
     ca.restore("restored").unwrap();
     assert!(ca.restore("restored").is_err(), "nothing is overwritten");
@@ -195,7 +208,7 @@ fn archives_that_lead_elsewhere_are_refused() {
         fs::write(&file, build(entries)).unwrap();
         let place = folder.path().join("restored");
         assert!(
-            restore(&file, &place, &passphrase()).is_err(),
+            restore(&file, &place, &passphrase(), &RestoreOptions::default()).is_err(),
             "{entries:?}"
         );
         assert_eq!(

@@ -106,7 +106,8 @@ async fn a_backup_is_opened_and_held_against_the_ca() {
     let passphrase = |text: &str| Passphrase::new(text.as_bytes().to_vec()).unwrap();
     let older = folder.path().join("older");
     backup::backup(&dir, &Database::from(&dir), &file, &passphrase("right")).unwrap();
-    backup::restore(&file, &older, &passphrase("right")).unwrap();
+    let options = backup::RestoreOptions::default();
+    backup::restore(&file, &older, &passphrase("right"), &options).unwrap();
     issue(&authority, "orders", 10).await;
     let try_with = |file, text| BackupToTry {
         file,

@@ -77,7 +77,8 @@ fn certificate_of(row: &Row) -> sql::Result<Revocation> {
     Ok(Revocation {
         what: "certificate".to_owned(),
         name: row.get(0)?,
-        spiffe_id: Some(row.get(1)?),
+        // One that is known from a CRL alone is of nobody.
+        spiffe_id: Some(row.get(1)?).filter(|id: &String| !id.is_empty()),
         revoked_at: rfc3339(row.get(2)?),
         reason: row.get(3)?,
         reinstated_at: None,

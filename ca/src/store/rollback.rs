@@ -37,13 +37,13 @@ pub(crate) enum Heard {
 }
 
 /// The row.
-struct State {
+pub(super) struct State {
     accepted_ms: i64,
     lost: Option<Mark>,
 }
 
 impl State {
-    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+    pub(super) fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
         let row = transaction.only(
             "SELECT accepted_ms, lost_seq, lost_hash, lost_ms FROM rollback",
             &[],
@@ -187,7 +187,7 @@ fn examine(batch: &mut Batch<'_, '_>, mark: &Mark, now: SystemTime) -> sql::Resu
 }
 
 /// Whether the ledger has this very record, or has moved it to a file.
-fn leads_to(transaction: &mut Transaction<'_>, head: &Head) -> sql::Result<bool> {
+pub(super) fn leads_to(transaction: &mut Transaction<'_>, head: &Head) -> sql::Result<bool> {
     let record = transaction.first("SELECT hash FROM audit WHERE seq = $1", values![head.seq])?;
     if let Some(record) = record {
         return Ok(record.get::<[u8; 32]>(0)? == head.hash);
@@ -197,7 +197,11 @@ fn leads_to(transaction: &mut Transaction<'_>, head: &Head) -> sql::Result<bool>
 }
 
 /// No head that was signed by `now`, or by the time of the one that is lost, counts any more.
-fn give_up(batch: &mut Batch<'_, '_>, state: &State, now: SystemTime) -> sql::Result<()> {
+pub(super) fn give_up(
+    batch: &mut Batch<'_, '_>,
+    state: &State,
+    now: SystemTime,
+) -> sql::Result<()> {
     let lost_ms = state.lost.map_or(0, |lost| lost.signed_ms);
     let accepted_ms = unix_ms(now).max(lost_ms).max(state.accepted_ms + 1);
     batch.execute(
@@ -218,7 +222,7 @@ fn give_up(batch: &mut Batch<'_, '_>, state: &State, now: SystemTime) -> sql::Re
 }
 
 /// A token that is not used here may have been used in what was lost. Gives how many that concerns.
-fn void_tokens(transaction: &mut Transaction<'_>, now: SystemTime) -> sql::Result<u64> {
+pub(super) fn void_tokens(transaction: &mut Transaction<'_>, now: SystemTime) -> sql::Result<u64> {
     // Expired rather than gone, so that one that is tried is recognised.
     transaction.execute(
         "UPDATE join_token SET expires_at = $1 WHERE enrolled_key IS NULL AND expires_at > $1",

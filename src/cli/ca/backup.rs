@@ -34,6 +34,14 @@ pub(crate) struct CaRestoreArgs {
     /// The backup.
     #[arg(long, value_name = "FILE")]
     pub(crate) from: PathBuf,
+    /// Where it is known what was revoked after the backup: the CA's directory as it was, moved aside, or a CRL that it has
+    /// signed, which names certificates alone. May be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) revocations: Vec<PathBuf>,
+    /// Give up what was recorded after the backup. Without it the CA issues until the first sidecar shows that something was
+    /// lost, and then nothing until `ca serve --accept-rollback`.
+    #[arg(long)]
+    pub(crate) accept_rollback: bool,
     #[command(flatten)]
     pub(crate) secret: BackupSecretArgs,
     #[command(flatten)]

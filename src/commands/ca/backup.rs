@@ -7,8 +7,9 @@ use crate::cli::ca::backup::{BackupSecretArgs, CaBackupArgs, CaRestoreArgs};
 use crate::commands::print_json;
 use crate::config::ca::{SecretSource, Store};
 use anyhow::{Context, bail};
-use ca::backup::Manifest;
+use ca::backup::RestoreOptions;
 use ca::keys::Passphrase;
+use serde::Serialize;
 use std::process::ExitCode;
 
 pub(super) const BACKUP_PASSPHRASE: Ambient = Ambient {
@@ -33,13 +34,18 @@ pub(super) fn restore(arguments: &CaRestoreArgs) -> anyhow::Result<ExitCode> {
         );
     }
     let passphrase = passphrase(&arguments.secret)?;
-    let manifest = ca::backup::restore(&arguments.from, &config.dir, &passphrase)?;
+    let options = RestoreOptions {
+        revocations: arguments.revocations.clone(),
+        accept_rollback: arguments.accept_rollback,
+    };
+    let restored = ca::backup::restore(&arguments.from, &config.dir, &passphrase, &options)?;
     eprintln!(
-        "restored {}; what was issued, revoked and audited after audit record {} is not in it",
+        "restored {}; of what came after audit record {}, {} revocations are in it, and nothing else; join tokens that were not used by then are void",
         config.dir.display(),
-        manifest.ledger_seq
+        restored.manifest.ledger_seq,
+        restored.revocations
     );
-    describe(&manifest, arguments.output.output)
+    describe(&restored, arguments.output.output)
 }
 
 pub(super) fn passphrase(arguments: &BackupSecretArgs) -> anyhow::Result<Passphrase> {
@@ -57,8 +63,8 @@ pub(super) fn passphrase(arguments: &BackupSecretArgs) -> anyhow::Result<Passphr
     Ok(passphrase)
 }
 
-fn describe(manifest: &Manifest, output: Output) -> anyhow::Result<ExitCode> {
-    let json = serde_json::to_value(manifest).context("describing the backup")?;
+fn describe(of_backup: &impl Serialize, output: Output) -> anyhow::Result<ExitCode> {
+    let json = serde_json::to_value(of_backup).context("describing the backup")?;
     match output {
         Output::Json => print_json(&json)?,
         Output::Text => print_fields(&json, "")?,

@@ -1,0 +1,218 @@
+//! What happens to a database that was made from a backup, before anybody serves from it.
+
+use super::changes::{self, Topic};
+use super::rollback::{State, give_up, void_tokens};
+use super::session::Transaction;
+use super::sql::{self, Row, values};
+use super::writer::Batch;
+use super::{Database, StoreError, read, unix_seconds, write};
+use crate::config::MAX_TTL;
+use crate::ledger::Event;
+use std::time::SystemTime;
+
+/// What was revoked by a later state of the same CA.
+#[derive(Debug, Default)]
+pub(crate) struct Revoked {
+    /// The version of the list; 0 when it is not known.
+    version: u64,
+    certificates: Vec<Certificate>,
+    barred: Vec<Barred>,
+}
+
+#[derive(Debug)]
+struct Certificate {
+    serial: String,
+    /// Empty when it is not known.
+    spiffe_id: String,
+    not_after: i64,
+    revoked_at: i64,
+    reason: String,
+}
+
+#[derive(Debug)]
+struct Barred {
+    kind: String,
+    name: String,
+    since: i64,
+    lifted_at: Option<i64>,
+    reason: String,
+}
+
+/// A serial that a CRL names, when it was revoked (seconds since the Unix epoch), and why.
+pub(crate) type Listed = (String, i64, &'static str);
+
+impl Revoked {
+    /// What the database of a CA says.
+    pub(crate) fn of(database: &Database) -> Result<Self, StoreError> {
+        read(database, |transaction| {
+            let certificates = transaction.query(
+                "SELECT serial, spiffe_id, not_after, revoked_at, reason FROM revocation",
+                &[],
+            )?;
+            let barred = transaction.query(
+                "SELECT kind, name, since, lifted_at, reason FROM barred",
+                &[],
+            )?;
+            Ok(Self {
+                version: changes::version(transaction, Topic::Revocations)?,
+                certificates: certificates
+                    .iter()
+                    .map(Certificate::of)
+                    .collect::<sql::Result<_>>()?,
+                barred: barred.iter().map(Barred::of).collect::<sql::Result<_>>()?,
+            })
+        })
+    }
+
+    /// What a CRL says: certificates alone. When one of them ends that was issued after the backup is not known, nor whose it
+    /// is; it ends a longest life after it was revoked at the latest.
+    pub(crate) fn listed(listed: Vec<Listed>) -> Self {
+        let longest = i64::try_from(MAX_TTL.as_secs()).unwrap_or(i64::MAX);
+        let certificate = |(serial, revoked_at, reason): Listed| Certificate {
+            serial,
+            spiffe_id: String::new(),
+            not_after: revoked_at.saturating_add(longest),
+            revoked_at,
+            reason: reason.to_owned(),
+        };
+        Self {
+            certificates: listed.into_iter().map(certificate).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Gives how many entries are new.
+    fn merge(&self, batch: &mut Batch<'_, '_>) -> sql::Result<u64> {
+        // Of two states of one CA the one with the later list knows what was lifted, too.
+        if self.version > 0 && self.version <= changes::version(batch, Topic::Revocations)? {
+            return Ok(0);
+        }
+        let mut added = 0;
+        for certificate in &self.certificates {
+            added += certificate.insert(batch)?;
+        }
+        for barred in &self.barred {
+            added += barred.insert(batch)?;
+        }
+        Ok(added)
+    }
+}
+
+impl Certificate {
+    fn of(row: &Row) -> sql::Result<Self> {
+        Ok(Self {
+            serial: row.get(0)?,
+            spiffe_id: row.get(1)?,
+            not_after: row.get(2)?,
+            revoked_at: row.get(3)?,
+            reason: row.get(4)?,
+        })
+    }
+
+    fn insert(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
+        let sql = "SELECT spiffe_id, not_after FROM certificate WHERE serial = $1";
+        let (spiffe_id, not_after) = match transaction.first(sql, values![&self.serial])? {
+            Some(known) => (known.get(0)?, known.get(1)?),
+            None => (self.spiffe_id.clone(), self.not_after),
+        };
+        transaction.execute(
+            "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (serial) DO NOTHING",
+            values![
+                &self.serial,
+                &spiffe_id,
+                not_after,
+                self.revoked_at,
+                &self.reason
+            ],
+        )
+    }
+}
+
+impl Barred {
+    fn of(row: &Row) -> sql::Result<Self> {
+        Ok(Self {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            since: row.get(2)?,
+            lifted_at: row.get(3)?,
+            reason: row.get(4)?,
+        })
+    }
+
+    fn insert(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
+        transaction.execute(
+            "INSERT INTO barred (kind, name, since, lifted_at, reason) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (kind, name) DO UPDATE
+             SET since = excluded.since, lifted_at = excluded.lifted_at, reason = excluded.reason
+             WHERE barred.since <> excluded.since
+                 OR coalesce(barred.lifted_at, 0) <> coalesce(excluded.lifted_at, 0)",
+            values![
+                &self.kind,
+                &self.name,
+                self.since,
+                self.lifted_at,
+                &self.reason
+            ],
+        )
+    }
+}
+
+/// How a database is to go on from a backup.
+pub(crate) struct Restoration {
+    /// The last record in the backup.
+    pub(crate) seq: i64,
+    pub(crate) revoked: Vec<Revoked>,
+    /// Heads that were signed by now count no more.
+    pub(crate) accept_rollback: bool,
+}
+
+/// What that has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) tokens: u64,
+    pub(crate) revocations: u64,
+}
+
+/// Takes what was revoked since into the list, whose version is then later than any before; voids join tokens that were not
+/// used by then, as they may have been since; audited.
+///
+/// # Errors
+/// When nothing could be recorded.
+pub(crate) fn settle(
+    database: &Database,
+    restoration: &Restoration,
+    now: SystemTime,
+) -> Result<Settled, StoreError> {
+    write(database, |transaction| {
+        let mut batch = Batch::begin(transaction, 0)?;
+        let batch = &mut batch;
+        let (mut revocations, mut version) = (0, 0);
+        for revoked in &restoration.revoked {
+            revocations += revoked.merge(batch)?;
+            version = version.max(revoked.version);
+        }
+        if revocations > 0 {
+            let later = i64::try_from(version + 1).unwrap_or(i64::MAX);
+            changes::announce_from(batch, Topic::Revocations, unix_seconds(now).max(later))?;
+        }
+        let settled = Settled {
+            tokens: void_tokens(batch, now)?,
+            revocations,
+        };
+        if restoration.accept_rollback {
+            let state = State::read(batch)?;
+            give_up(batch, &state, now)?;
+        }
+        batch.audit(
+            now,
+            &Event::Restored {
+                seq: restoration.seq,
+                tokens: settled.tokens,
+                revocations,
+                accepted: restoration.accept_rollback,
+            },
+        )?;
+        Ok(settled)
+    })
+}
