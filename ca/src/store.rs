@@ -206,6 +206,17 @@ pub(crate) struct NewCa<'a> {
     pub(crate) now: SystemTime,
 }
 
+impl NewCa<'_> {
+    fn initialised(&self) -> Event {
+        let root = self.bundle.authorities().first();
+        Event::Initialised {
+            trust_domain: self.bundle.trust_domain().to_string(),
+            root: root.map_or_else(String::new, |der| fingerprint(der)),
+            intermediate: fingerprint(self.intermediate),
+        }
+    }
+}
+
 /// What is revoked, read when a CA is opened.
 pub(crate) fn read_revocations(database: &Database) -> Result<Revocations, StoreError> {
     read(database, revocation::list)
@@ -275,6 +286,19 @@ pub(crate) fn snapshot(database: &Database, file: &Path) -> Result<(), StoreErro
     sqlite::copy(directory, file).map_err(StoreError::cannot_read)
 }
 
+/// Whether the database has just what it starts with as `new`: an attempt was cut off before the CA's files were in place.
+pub(crate) fn is_begun_as(database: &Database, new: &NewCa<'_>) -> Result<bool, StoreError> {
+    let expected = serde_json::to_string(&new.initialised()).ok();
+    read(database, |transaction| {
+        let events = transaction.query("SELECT event FROM audit ORDER BY seq LIMIT 2", &[])?;
+        let events: Vec<String> = events
+            .iter()
+            .map(|row| row.get(0))
+            .collect::<sql::Result<_>>()?;
+        Ok(events.iter().map(String::as_str).eq(expected.as_deref()))
+    })
+}
+
 fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Result<(), StoreError>> {
     if transaction.has_table("bundle")? {
         return Ok(Err(StoreError::Occupied));
@@ -289,13 +313,7 @@ fn fill(transaction: &mut Transaction<'_>, new: &NewCa<'_>) -> sql::Result<Resul
         "INSERT INTO renewal (id, secret) VALUES (1, $1)",
         values![&new.renewal_secret],
     )?;
-    let root = new.bundle.authorities().first();
-    let event = Event::Initialised {
-        trust_domain: trust_domain.to_owned(),
-        root: root.map_or_else(String::new, |der| fingerprint(der)),
-        intermediate: fingerprint(new.intermediate),
-    };
-    Batch::begin(transaction, 0)?.audit(new.now, &event)?;
+    Batch::begin(transaction, 0)?.audit(new.now, &new.initialised())?;
     writer::clock::save(transaction, unix_seconds(new.now))?;
     Ok(Ok(()))
 }

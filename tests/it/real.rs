@@ -17,6 +17,7 @@ mod outside;
 mod pkcs11;
 mod postgres;
 mod postgres_ca;
+mod postgres_init;
 mod redirect;
 mod redis;
 mod sds;

@@ -25,6 +25,9 @@ use zeroize::Zeroizing;
 const ROOT: &str = "root";
 const INTERMEDIATE: &str = "intermediate";
 
+/// What follows the name of a directory that is being made, with the number of the process after it.
+const TEMPORARY: &str = ".new-";
+
 /// Makes a new CA in `directory`, which must not exist: a root, an issuing intermediate, a database, and
 /// `ca-bundle.pem` for the clients. All of it or nothing appears.
 ///
@@ -36,6 +39,48 @@ pub fn init(directory: &Path, options: &InitOptions) -> Result<(), InitError> {
         return Err(InitError::Life { found: life });
     }
     in_new_directory(directory, |directory| fill(directory, options))
+        .map_err(|error| said_of_cut_off(error, directory, options))
+}
+
+/// A database on a server is there before the directory is: whoever was cut off in between has a directory that lacks nothing
+/// but its name, and a database that is taken.
+fn said_of_cut_off(error: InitError, directory: &Path, options: &InitOptions) -> InitError {
+    let InitError::Store(StoreError::Occupied) = &error else {
+        return error;
+    };
+    let bundle = options
+        .database
+        .as_ref()
+        .and_then(|database| Some(store::read_settings(database).ok()?.0));
+    let (Some(bundle), Some(parent), Some(name)) =
+        (bundle, directory.parent(), directory.file_name())
+    else {
+        return error;
+    };
+    let prefix = format!("{}{TEMPORARY}", name.to_string_lossy());
+    let is_of_database = |found: &PathBuf| {
+        let name = found.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(&prefix)
+            && read_certificate(found, ROOT_CERTIFICATE)
+                .is_ok_and(|(root, _)| bundle.authorities().contains(&root))
+    };
+    let beside = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    let mut left = fs::read_dir(beside)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    match left.find(is_of_database) {
+        Some(found) => InitError::CutOff {
+            found,
+            directory: directory.to_owned(),
+        },
+        None => error,
+    }
 }
 
 /// Has `fill` make the files of `directory`, which must not exist. All of them or nothing appears.
@@ -52,7 +97,7 @@ pub(crate) fn in_new_directory(
     // Made beside its place and moved there when complete. A directory that has appeared meanwhile is not empty, if
     // it is another CA, and then the move fails.
     let mut temporary_name = name.to_owned();
-    temporary_name.push(format!(".new-{}", std::process::id()));
+    temporary_name.push(format!("{TEMPORARY}{}", std::process::id()));
     let temporary = directory.with_file_name(temporary_name);
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -161,7 +206,15 @@ pub(super) fn establish(
         renewal_secret,
         now: SystemTime::now(),
     };
-    Store::create(database, &new).map_err(InitError::Store)
+    match Store::create(database, &new) {
+        // By an attempt with the same certificates that was cut off before they were in place.
+        Err(StoreError::Occupied)
+            if store::is_begun_as(database, &new).map_err(InitError::Store)? =>
+        {
+            Ok(())
+        }
+        made => made.map_err(InitError::Store),
+    }
 }
 
 /// The issuing key of a new CA, and its file.
@@ -314,6 +367,10 @@ pub enum InitError {
     Bundle(#[source] BundleError),
     #[error("cannot make the CA's database")]
     Store(#[source] StoreError),
+    #[error(
+        "the database has the CA of an earlier attempt, which was cut off: rename {found} to {directory}, and the CA is complete"
+    )]
+    CutOff { found: PathBuf, directory: PathBuf },
 }
 
 /// Why a CA directory could not be opened.
