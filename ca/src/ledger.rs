@@ -19,7 +19,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{ArchiveError, Segment, archive};
+pub use archive::{ArchiveError, ArchiveOptions, Segment, archive, keep_archiving};
 pub use records::{Record, records};
 pub use verify::{Problem, Report, verify, verify_with_archive};
 

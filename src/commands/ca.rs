@@ -28,16 +28,20 @@ use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
 use ca::federation::Federation;
-use ca::readiness::Monitor;
+use ca::ledger::keep_archiving;
+use ca::metrics::Metrics;
+use ca::readiness::{Faults, Monitor};
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
 use http::Listener;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
@@ -66,7 +70,7 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let terminate = signal::terminate()?;
     let config = served(arguments)?;
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
-    let authority = Arc::new(open(&config)?);
+    let (authority, database) = (Arc::new(open(&config)?), database::of(&config)?);
     if arguments.accept_rollback {
         accept_rollback(&authority).await?;
     }
@@ -101,34 +105,59 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let server = server.federating(&federation);
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     // They end with this function.
-    let mut listeners = JoinSet::new();
-    if let Some(listen) = config.crl_listen {
-        let (listener, authority) = (
-            Listener::bind(listen, crl::LIMITS).await?,
-            Arc::clone(&authority),
+    let mut beside = JoinSet::new();
+    if let Some(options) = config.archive {
+        let folder = &options.folder;
+        let exists = folder.is_dir();
+        ensure!(
+            exists,
+            "audit.archive: expected a folder, found none at {}",
+            folder.display()
         );
-        listeners.spawn(listener.serve(move |request| {
-            let authority = Arc::clone(&authority);
-            async move { crl::answer(request, &authority).await }
-        }));
+        beside.spawn(keep_archiving(database, options));
+    }
+    if let Some(listen) = config.crl_listen {
+        serve_crl(&mut beside, listen, Arc::clone(&authority)).await?;
     }
     let monitor = Monitor::start(authority, server.metrics()).await;
     if let Some(listen) = config.admin_listen {
-        ensure!(
-            listen.ip().is_loopback(),
-            "--admin-listen: expected a loopback address, found {listen}"
-        );
-        let listener = Listener::bind(listen, admin::LIMITS).await?;
-        let (metrics, faults) = (server.metrics(), monitor.subscribe());
-        listeners.spawn(listener.serve(move |request| {
-            std::future::ready(admin::answer(&request, &metrics, &faults.borrow()))
-        }));
+        serve_admin(&mut beside, listen, server.metrics(), monitor.subscribe()).await?;
     }
     tokio::select! {
         () = server.run(terminate) => {}
         () = monitor.run() => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn serve_crl(
+    tasks: &mut JoinSet<()>,
+    listen: SocketAddr,
+    authority: Arc<Authority>,
+) -> anyhow::Result<()> {
+    let listener = Listener::bind(listen, crl::LIMITS).await?;
+    tasks.spawn(listener.serve(move |request| {
+        let authority = Arc::clone(&authority);
+        async move { crl::answer(request, &authority).await }
+    }));
+    Ok(())
+}
+
+async fn serve_admin(
+    tasks: &mut JoinSet<()>,
+    listen: SocketAddr,
+    metrics: Arc<Metrics>,
+    faults: watch::Receiver<Faults>,
+) -> anyhow::Result<()> {
+    ensure!(
+        listen.ip().is_loopback(),
+        "--admin-listen: expected a loopback address, found {listen}"
+    );
+    let listener = Listener::bind(listen, admin::LIMITS).await?;
+    tasks.spawn(listener.serve(move |request| {
+        std::future::ready(admin::answer(&request, &metrics, &faults.borrow()))
+    }));
+    Ok(())
 }
 
 /// Only of what was found: the option may stay where it was written, and then accepts nothing that nobody has seen.

@@ -4,6 +4,7 @@
 //! from the working directory. The values go to the `ca` crate, which reads no YAML.
 
 mod attest;
+mod audit;
 pub(crate) mod entries;
 mod federation;
 mod jwt;
@@ -49,6 +50,8 @@ pub(crate) struct CaConfig {
     pub(crate) jwt: Option<ca::jwt::Options>,
     /// Other trust domains whose bundles are fetched.
     pub(crate) federation: Vec<ca::federation::Options>,
+    /// Where old audit records go while the CA serves.
+    pub(crate) archive: Option<ca::ledger::ArchiveOptions>,
 }
 
 impl CaConfig {
@@ -67,6 +70,7 @@ impl CaConfig {
             administrators: BTreeSet::new(),
             jwt: None,
             federation: Vec::new(),
+            archive: None,
         }
     }
 
@@ -91,6 +95,7 @@ impl CaConfig {
         let administrators = map.optional("administrators", read_administrators);
         let jwt = map.optional("jwt", jwt::read);
         let federation = map.optional("federation", federation::read);
+        let archive = map.optional("audit", audit::read);
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
@@ -107,6 +112,7 @@ impl CaConfig {
             administrators: administrators.unwrap_or_default(),
             jwt,
             federation: federation.unwrap_or_default(),
+            archive,
         })
     }
 }

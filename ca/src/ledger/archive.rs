@@ -17,8 +17,12 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+mod keeper;
+
 #[cfg(test)]
 mod tests;
+
+pub use keeper::{ArchiveOptions, keep_archiving};
 
 /// Records in one file; some ten MiB.
 const SEGMENT: u32 = 20_000;

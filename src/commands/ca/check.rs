@@ -52,6 +52,7 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "attest": {"kubernetes": clusters, "oidc": providers, "x509pop": outside},
         "entries": entries,
         "administrators": administrators,
+        "archive": config.archive.as_ref().map(|archive| &archive.folder),
     });
     match arguments.output.output {
         Output::Json => print_json(&report)?,

@@ -1,4 +1,5 @@
 use super::*;
+use std::time::Duration;
 
 fn read(text: &str) -> Result<CaConfig, String> {
     let problems = Problems::new();
@@ -56,6 +57,30 @@ fn a_database_elsewhere_is_reached_over_tls_or_by_name_without() {
     let said = store("{postgres: {url: 'postgres://ca:hunter2@db/ca'}}").unwrap_err();
     assert!(said.contains("store.postgres.url: unknown key"), "{said}");
     assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn old_audit_records_go_where_the_file_says_and_nowhere_without_it() {
+    let archive = |text: &str| read(&format!("dir: ca\n{text}")).map(|config| config.archive);
+    assert_eq!(archive("").unwrap(), None);
+    let options = |days: u64| {
+        Some(ca::ledger::ArchiveOptions {
+            folder: "/var/audit".into(),
+            older_than: Duration::from_secs(days * 24 * 60 * 60),
+        })
+    };
+    let given = archive("audit: {archive: {folder: /var/audit}}\n").unwrap();
+    assert_eq!(given, options(30));
+    let given = archive("audit: {archive: {folder: /var/audit, olderThan: 7d}}\n").unwrap();
+    assert_eq!(given, options(7));
+    for wrong in [
+        "audit: {}",
+        "audit: {archive: {olderThan: 7d}}",
+        "audit: {archive: {folder: /var/audit, olderThan: 7}}",
+        "audit: {archive: {folder: /var/audit, every: 1h}}",
+    ] {
+        archive(wrong).unwrap_err();
+    }
 }
 
 #[test]

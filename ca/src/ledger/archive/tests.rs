@@ -181,3 +181,38 @@ async fn a_file_of_an_attempt_that_was_cut_short_does_no_harm() {
     let all = with_archive(&path, &folder);
     assert!(all.is_intact() && all.archived == 5, "{all}");
 }
+
+#[tokio::test]
+async fn a_ca_archives_by_itself_what_is_old_and_leaves_the_rest() {
+    let (_temporary, path, folder) = swept().await;
+    let mut options = ArchiveOptions {
+        folder: folder.clone(),
+        older_than: Duration::from_secs(3600),
+    };
+    let looked = |options: &ArchiveOptions| {
+        // Its first look is at once.
+        let keeping = keep_archiving(Database::from(&path), options.clone());
+        tokio::time::timeout(Duration::from_secs(3), keeping)
+    };
+    looked(&options).await.expect_err("it goes on");
+    let report = with_archive(&path, &folder);
+    assert!(report.is_intact() && report.archived == 0, "{report}");
+    options.older_than = Duration::ZERO;
+    looked(&options).await.expect_err("it goes on");
+    let report = with_archive(&path, &folder);
+    assert!(report.is_intact() && report.archived == 5, "{report}");
+}
+
+#[tokio::test]
+async fn an_archive_that_cannot_be_written_loses_nothing() {
+    let (_temporary, path, folder) = swept().await;
+    let options = ArchiveOptions {
+        folder: folder.join("missing"),
+        older_than: Duration::ZERO,
+    };
+    let keeping = keep_archiving(Database::from(&path), options);
+    let kept = tokio::time::timeout(Duration::from_secs(3), keeping).await;
+    kept.expect_err("it goes on");
+    let report = verify(&path).unwrap();
+    assert!(report.is_intact() && report.records == 6, "{report}");
+}
