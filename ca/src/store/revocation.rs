@@ -75,8 +75,33 @@ macro_rules! told {
     };
 }
 
-/// The certificates that a revocation names: a statement that counts those that are valid after $2, and how many of them are
-/// revoked already; and one that revokes them.
+/// For the certificates that a name picks out, which stands between the two texts: a statement that counts those that are valid
+/// after $1, and how many of them are revoked already; and one that revokes them.
+macro_rules! named {
+    ($before:literal, $after:literal) => {
+        (
+            concat!(
+                "SELECT count(*), count(revocation.serial) FROM certificate
+                 LEFT JOIN revocation ON revocation.serial = certificate.serial
+                 WHERE certificate.not_after > $1 AND certificate.",
+                $before,
+                "$2",
+                $after
+            ),
+            concat!(
+                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
+                 WHERE not_after > $1 AND certificate.",
+                $before,
+                "$3",
+                $after,
+                " ON CONFLICT (serial) DO NOTHING"
+            ),
+        )
+    };
+}
+
+/// What a revocation names, and the statements for it.
 struct Named {
     name: String,
     count: &'static str,
@@ -87,32 +112,14 @@ impl Named {
     /// `None` for an authority, whose certificates are not told one by one.
     fn by(target: &Target) -> Option<Self> {
         let (count, revoke) = match target {
-            Target::Serial(_) => (
-                "SELECT count(*), count(revocation.serial) FROM certificate
-                 LEFT JOIN revocation ON revocation.serial = certificate.serial
-                 WHERE certificate.serial = $1 AND certificate.not_after > $2",
-                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
-                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
-                 WHERE serial = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
-            ),
-            Target::Identity(_) => (
-                "SELECT count(*), count(revocation.serial) FROM certificate
-                 LEFT JOIN revocation ON revocation.serial = certificate.serial
-                 WHERE certificate.spiffe_id = $1 AND certificate.not_after > $2",
-                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
-                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
-                 WHERE spiffe_id = $3 AND not_after > $1 ON CONFLICT (serial) DO NOTHING",
-            ),
-            Target::Lineage(_) => (
-                "SELECT count(*), count(revocation.serial) FROM certificate
-                 LEFT JOIN revocation ON revocation.serial = certificate.serial
-                 WHERE certificate.serial IN (SELECT serial FROM descent WHERE lineage = $1)
-                     AND certificate.not_after > $2",
-                "INSERT INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
-                 SELECT serial, spiffe_id, not_after, CAST($1 AS BIGINT), CAST($2 AS TEXT) FROM certificate
-                 WHERE not_after > $1 AND serial IN (SELECT serial FROM descent WHERE lineage = $3)
-                 ON CONFLICT (serial) DO NOTHING",
-            ),
+            Target::Serial(_) => named!("serial = ", ""),
+            Target::Identity(_) => named!("spiffe_id = ", ""),
+            Target::Lineage(_) => {
+                named!(
+                    "serial IN (SELECT serial FROM descent WHERE lineage = ",
+                    ")"
+                )
+            }
             Target::Authority(_) => return None,
         };
         Some(Self {
@@ -132,7 +139,7 @@ fn revoke(
     let named = Named::by(target);
     let (mut certificates, mut known) = (0, 0);
     if let Some(Named { name, count, .. }) = &named {
-        let row = batch.only(count, values![name, now])?;
+        let row = batch.only(count, values![now, name])?;
         (certificates, known) = (row.get(0)?, row.get(1)?);
     }
     if let Target::Serial(serial) = target
