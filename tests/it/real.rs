@@ -4,6 +4,7 @@
 
 mod backup;
 mod clock;
+mod crl;
 mod curl;
 mod docker;
 mod external_root;
@@ -18,6 +19,8 @@ mod pkcs11;
 mod postgres;
 mod postgres_ca;
 mod postgres_init;
+mod postgres_rules;
+mod postgres_tls;
 mod redirect;
 mod redis;
 mod sds;

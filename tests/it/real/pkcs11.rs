@@ -1,5 +1,6 @@
 //! The CA's keys in a PKCS#11 token: SoftHSM2 holds them, OpenSC's pkcs11-tool looks and meddles.
 
+use super::linters::judge;
 use super::run_ok;
 use crate::harness::http::get;
 use crate::harness::{Ca, Mesh, Options, Process, STOREFRONT, free_address, path, wait_for};
@@ -306,4 +307,9 @@ fn a_key_that_is_in_the_token_already_is_taken_unless_it_can_leave() {
     let csr = request(hsm.folder.path());
     let issued = hsm.ca("issue", &["--id", STOREFRONT, "--csr", path(&csr)]);
     assert!(issued.status.success(), "{issued:?}");
+    // The token's signatures are as good as any.
+    let chain = hsm.file("bob.pem");
+    std::fs::write(&chain, issued.stdout).expect("a file");
+    let root = hsm.file("ca/ca-bundle.pem");
+    judge(hsm.folder.path(), &root, &chain, &[]);
 }

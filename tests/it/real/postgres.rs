@@ -22,10 +22,16 @@ pub(super) struct Postgres {
     process: Process,
     folder: TempDir,
     pub(super) address: SocketAddr,
+    settings: Vec<String>,
 }
 
 impl Postgres {
     pub(super) fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// The same with the settings that `prepare` gives, once it has put the files they need into the server's folder.
+    pub(super) fn start_with(prepare: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let folder = TempDir::new().expect("a folder");
         let data = folder.path().join("data");
         // The server refuses to run as root, and its user has to reach its data.
@@ -42,22 +48,26 @@ impl Postgres {
         let output = server_program("initdb").args(initdb).output();
         let output = output.expect("initdb runs");
         assert!(output.status.success(), "{output:?}");
-        let address = free_address();
+        let (address, settings) = (free_address(), prepare(folder.path()));
         let server = Self {
-            process: Self::launch(folder.path(), address),
+            process: Self::launch(folder.path(), address, &settings),
             folder,
             address,
+            settings,
         };
         server.wait();
         server
     }
 
-    fn launch(folder: &Path, address: SocketAddr) -> Process {
+    fn launch(folder: &Path, address: SocketAddr, settings: &[String]) -> Process {
         let mut command = server_program("postgres");
         let port = address.port().to_string();
         command.args(["-D", path(&folder.join("data")), "-p", &port]);
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]);
         command.args(["-c", "log_connections=on", "-k", path(folder)]);
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
         Process::start(command, folder.join("postgres.log"))
     }
 
@@ -81,7 +91,7 @@ impl Postgres {
     }
 
     pub(super) fn start_again(&mut self) {
-        self.process = Self::launch(self.folder.path(), self.address);
+        self.process = Self::launch(self.folder.path(), self.address, &self.settings);
         self.wait();
     }
 
