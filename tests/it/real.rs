@@ -7,6 +7,7 @@ mod clock;
 mod crl;
 mod curl;
 mod docker;
+mod durability;
 mod external_root;
 mod full_disk;
 mod grpc;
