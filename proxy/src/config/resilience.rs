@@ -48,6 +48,8 @@ pub enum HashKey {
     Cookie(String),
     /// The path without its query.
     Path,
+    /// That of this sidecar: all that workloads of one identity ask, wherever they run.
+    Identity,
 }
 
 /// When an endpoint gets no requests for having failed.

@@ -385,14 +385,14 @@ fn how_endpoints_are_used_is_read_or_refused() {
             "expected more than 0s and at most 24h, found 0ns",
         ),
         ("breaker: {rests: 1s}", "rests"),
-        ("hash: identity", "expected a map, found \"identity\""),
+        ("hash: address", "expected a map, found \"address\""),
         (
             "hash: {}",
-            "expected path, {header: NAME} or {cookie: NAME}",
+            "expected path, identity, {header: NAME} or {cookie: NAME}",
         ),
         (
             "hash: {header: x-user, cookie: user}",
-            "expected path, {header: NAME} or {cookie: NAME}",
+            "expected path, identity, {header: NAME} or {cookie: NAME}",
         ),
         (
             "hash: {header: 'x user'}",

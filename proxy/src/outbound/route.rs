@@ -6,6 +6,7 @@ use crate::config::{self, HashKey, Service};
 use crate::error::{ConnectError, Failure, Fault};
 use crate::h1::head::Framing;
 use crate::respond::GRPC_STATUS;
+use crate::tls::LiveIdentity;
 use crate::upstream::balance::{Number, Turn};
 use crate::upstream::http2::Lanes;
 use crate::upstream::retry::Budget;
@@ -17,6 +18,7 @@ use http::header::COOKIE;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode, response};
 use smallvec::SmallVec;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -38,6 +40,7 @@ pub(crate) struct Route {
     pub(crate) timeout: Duration,
     pub(crate) try_timeout: Option<Duration>,
     hash: Option<HashKey>,
+    identity: Arc<LiveIdentity>,
     /// What a server outside the mesh is to be called; none for sidecars.
     pub(crate) outside: Option<HeaderValue>,
 }
@@ -66,6 +69,7 @@ impl Route {
             timeout: service.timeout,
             try_timeout: service.resilience.try_timeout,
             hash: service.resilience.hash.clone(),
+            identity: Arc::clone(&shared.identity),
             outside: None,
         }
     }
@@ -84,6 +88,7 @@ impl Route {
             timeout,
             try_timeout: None,
             hash: None,
+            identity: Arc::clone(&shared.identity),
             outside: Some(host),
         }
     }
@@ -94,11 +99,15 @@ impl Route {
     }
 
     /// What the request has in common with those that go to the same endpoint.
-    fn key<'h>(&self, head: &'h Parts) -> Option<&'h [u8]> {
-        let key = match self.hash.as_ref()? {
-            HashKey::Header(name) => head.headers.get(name)?.as_bytes(),
-            HashKey::Cookie(name) => cookie(&head.headers, name)?,
-            HashKey::Path => head.uri.path().as_bytes(),
+    fn key<'h>(&self, head: &'h Parts) -> Option<Cow<'h, [u8]>> {
+        let key: Cow<'_, [u8]> = match self.hash.as_ref()? {
+            HashKey::Header(name) => head.headers.get(name)?.as_bytes().into(),
+            HashKey::Cookie(name) => cookie(&head.headers, name)?.into(),
+            HashKey::Path => head.uri.path().as_bytes().into(),
+            HashKey::Identity => {
+                let own = self.identity.present().ok()?;
+                own.id().as_str().as_bytes().to_vec().into()
+            }
         };
         (!key.is_empty()).then_some(key)
     }
@@ -120,7 +129,7 @@ impl Route {
             failed.into_iter().filter(has_other).collect();
         let mut failure = None;
         loop {
-            let Some(turn) = balance.pick(&tried, self.key(head))? else {
+            let Some(turn) = balance.pick(&tried, self.key(head).as_deref())? else {
                 if let Some(failure) = failure {
                     return Err(failure);
                 }

@@ -51,10 +51,13 @@ fn breaker(node: &Node, problems: &Problems) -> Option<Breaker> {
     })
 }
 
-/// `path`, or a map with the name of a header field or a cookie.
+/// `path`, `identity`, or a map with the name of a header field or a cookie.
 fn hash(node: &Node, problems: &Problems) -> Option<HashKey> {
     if node.is_word("path") {
         return Some(HashKey::Path);
+    }
+    if node.is_word("identity") {
+        return Some(HashKey::Identity);
     }
     yaml::map(node, problems, |map| {
         let header = map.node_of("header");
@@ -66,7 +69,7 @@ fn hash(node: &Node, problems: &Problems) -> Option<HashKey> {
             }
             (None, Some(node)) => cookie(node, problems).map(HashKey::Cookie),
             _ => {
-                let problem = "expected path, {header: NAME} or {cookie: NAME}";
+                let problem = "expected path, identity, {header: NAME} or {cookie: NAME}";
                 problems.push(node.problem(problem));
                 None
             }

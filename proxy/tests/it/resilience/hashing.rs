@@ -55,6 +55,7 @@ async fn what_has_the_same_key_goes_to_the_same_endpoint_and_nothing_else_does()
             .header("cookie", format!("user={number}; auser=ada"))
             .header("x-empty", "")
     };
+    assert_eq!(spread(HashKey::Identity, unlike).await, 1);
     for key in [
         header("x-user"),
         header("x-absent"),
