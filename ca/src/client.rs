@@ -11,7 +11,7 @@ mod enrolment_key;
 mod prover;
 mod recover;
 mod revoked;
-mod schedule;
+pub(crate) mod schedule;
 mod standing;
 mod tokens;
 

@@ -89,7 +89,7 @@ impl Backoff {
 
 /// The wait after a refusal that told when to come back: no less than that, up to half as much again, and not for ever.
 /// `pause` is what it would have been otherwise.
-pub(super) fn not_before(told: Duration, pause: Duration) -> Duration {
+pub(crate) fn not_before(told: Duration, pause: Duration) -> Duration {
     let told = told.min(LONGEST_TOLD);
     let spread = told.max(pause);
     told + jittered(spread).saturating_sub(spread / 2)
