@@ -4,7 +4,7 @@
 //! Each inbound side tells its app one more than it was told; what an app passes on, the outbound side does. Whoever lies about
 //! it can end its own requests and no others. An app that passes nothing on begins a request of its own.
 //!
-//! Of opaque TCP the handshake between sidecars says it (ALPN, `tls.rs`), and inside of one the connection itself (`gap.rs`).
+//! Of opaque TCP the handshake between sidecars says it (ALPN, `tls.rs`), and on one machine the connection itself (`gap.rs`).
 
 mod gap;
 
