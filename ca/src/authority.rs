@@ -1,7 +1,7 @@
 //! The only code that signs leaves.
 
 use crate::config::OpenOptions;
-use crate::csr::PublicKey;
+use crate::csr::{KeyHash, PublicKey};
 use crate::revoke::crl::Crl;
 use crate::store::{CertificateRecord, Store};
 use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain};
@@ -19,6 +19,7 @@ mod follow;
 mod health;
 mod order;
 mod sign;
+mod signers;
 pub(crate) mod slots;
 mod tokens;
 mod witness;
@@ -26,15 +27,17 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use directory::{ISSUING, ROOT, in_new_directory, read_certificate};
 pub use directory::{InitError, OpenError, init};
-pub(crate) use directory::{in_new_directory, read_certificate};
 pub use error::{IssueError, PublishError};
 pub use external::{FinishError, ForecastError, finish, request_intermediate};
-pub(crate) use external::{Forecast, forecast};
+pub(crate) use external::{Forecast, Signed, forecast};
 pub use follow::CrlError;
 pub use health::Fault;
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
-use sign::{Signer, check};
+use sign::check;
+pub(crate) use signers::Issuing;
+use signers::Signers;
 use slots::Slots;
 pub(crate) use witness::Verdict;
 use witness::Witness;
@@ -42,14 +45,12 @@ use witness::Witness;
 /// An open CA: the issuing key ready to sign, the root's not even read.
 pub struct Authority {
     trust_domain: TrustDomain,
-    signer: Arc<Signer>,
+    signers: watch::Sender<Arc<Signers>>,
     store: Store,
     bundle: watch::Sender<Arc<TrustBundle>>,
     revocations: watch::Sender<Arc<Revocations>>,
     /// The last that was signed. Held while the next is.
     crl: tokio::sync::Mutex<Option<Crl>>,
-    /// The CA's own root, which the bundle must contain.
-    root: CertificateDer<'static>,
     /// As many as the key serves at once: more tasks would only make all of them late.
     signing: Semaphore,
     directory: std::path::PathBuf,
@@ -58,6 +59,9 @@ pub struct Authority {
     on_disk: health::OnDisk,
     behind: std::sync::Mutex<Option<std::time::Instant>>,
     witness: Witness,
+    server_issuer: watch::Sender<KeyHash>,
+    /// Why the authority that is to sign does not.
+    unusable: std::sync::Mutex<Option<String>>,
 }
 
 impl Authority {
@@ -69,28 +73,28 @@ impl Authority {
     /// # Errors
     /// When a file is missing or damaged, the passphrase is missing or wrong, or the parts do not belong together.
     pub fn open(directory: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
+        directory::check_finished(directory)?;
+        // First, as it brings an older database up to date.
+        let store = Store::open(options.database_in(directory))?;
         let parts = directory::read(directory, options)?;
-        let width = parts.issuer.key().width();
+        let slots = Slots::new(&parts.renewal_secret);
+        let signers = Signers::open(parts.issuing, &parts.generations, options, slots)?;
+        let width = signers.workloads.issuer.key().width();
         Ok(Self {
             trust_domain: parts.bundle.trust_domain().clone(),
-            signer: Arc::new(Signer {
-                issuer: parts.issuer,
-                intermediate: Some(parts.intermediate).filter(|issuer| *issuer != parts.root),
-                issuer_validity: parts.issuer_validity,
-                ttl_floor: options.ttl_floor,
-                slots: Slots::new(&parts.renewal_secret),
-            }),
-            store: Store::open(options.database_in(directory))?,
+            server_issuer: watch::Sender::new(signers.server_name()),
+            signers: watch::Sender::new(Arc::new(signers)),
+            store,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),
             revocations: watch::Sender::new(Arc::new(parts.revocations)),
             crl: tokio::sync::Mutex::default(),
-            root: parts.root,
             signing: Semaphore::new(width),
             directory: directory.to_owned(),
             options: options.clone(),
             on_disk: health::OnDisk::new(directory),
             behind: std::sync::Mutex::default(),
             witness: Witness::default(),
+            unusable: std::sync::Mutex::default(),
         })
     }
 
@@ -118,7 +122,7 @@ impl Authority {
         &self,
         authorities: Vec<CertificateDer<'static>>,
     ) -> Result<(), PublishError> {
-        if !authorities.contains(&self.root) {
+        if !authorities.contains(&self.signer().root) {
             return Err(PublishError::RootMissing);
         }
         let unnumbered = TrustBundle::new(self.trust_domain.clone(), authorities, 0)
@@ -192,7 +196,7 @@ impl Authority {
     async fn issue_checked(&self, request: Request) -> Result<Issued, IssueError> {
         let now = SystemTime::now();
         let (requester, key) = (request.requester.clone(), request.public_key.hash());
-        let issued = self.sign(request, now).await?;
+        let (issued, issuer) = self.sign(request, now).await?;
         let record = CertificateRecord {
             leaf: Leaf {
                 id: issued.id.clone(),
@@ -204,6 +208,7 @@ impl Authority {
             der: issued.chain[0].clone(),
             requester,
             key,
+            issuer,
         };
         // Nothing above has left this function: without the record the certificate does not exist.
         self.store
@@ -214,17 +219,24 @@ impl Authority {
     }
 
     /// Signs and checks on a blocking thread, so that a burst does not hold up the connections of the runtime.
-    async fn sign(&self, request: Request, now: SystemTime) -> Result<Issued, IssueError> {
+    async fn sign(
+        &self,
+        request: Request,
+        now: SystemTime,
+    ) -> Result<(Issued, KeyHash), IssueError> {
         let _permit = self
             .signing
             .acquire()
             .await
             .map_err(|_| IssueError::Interrupted)?;
-        let signer = Arc::clone(&self.signer);
-        let bundle = Arc::clone(&self.bundle.borrow());
-        tokio::task::spawn_blocking(move || signer.sign(&request, &bundle, now))
-            .await
-            .map_err(|_| IssueError::Interrupted)?
+        let signer = match request.requester {
+            Requester::Ca => self.server_signer(),
+            _ => self.signer(),
+        };
+        let (issuer, bundle) = (signer.name(), Arc::clone(&self.bundle.borrow()));
+        let signing = tokio::task::spawn_blocking(move || signer.sign(&request, &bundle, now));
+        let issued = signing.await.map_err(|_| IssueError::Interrupted)??;
+        Ok((issued, issuer))
     }
 }
 

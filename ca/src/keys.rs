@@ -173,6 +173,25 @@ pub(crate) fn recognise(
     }
 }
 
+/// Whether whoever reads `text` has the key.
+pub(crate) fn is_plaintext(text: &str) -> bool {
+    text.contains(PEM_BEGIN)
+}
+
+/// How another key is to rest beside the one in the file `text`.
+pub(crate) fn protection_of(text: &str, options: &OpenOptions) -> Result<KeyProtection, KeyError> {
+    if held_in_token(text).is_some() {
+        let token = options.token.clone().ok_or(KeyError::TokenMissing)?;
+        return Ok(KeyProtection::Token(token));
+    }
+    if is_plaintext(text) {
+        return Ok(KeyProtection::InsecurePlaintext);
+    }
+    let passphrase = options.passphrase.clone();
+    let passphrase = passphrase.ok_or(KeyError::PassphraseMissing)?;
+    Ok(KeyProtection::Encrypted(passphrase))
+}
+
 /// Which key of a token `text` says that `label` names; `None` when it holds the key itself.
 fn reference(label: &'static str, text: &str) -> Result<Option<Reference>, KeyError> {
     let Some((found, lines)) = held_in_token(text) else {

@@ -128,6 +128,32 @@ pub(crate) enum Event {
         key: String,
         not_after: i64,
     },
+    /// An authority's key was made, and its certificate unless that is awaited (`state` is `requested` then).
+    AuthorityPrepared {
+        /// The SHA-256 of its SubjectPublicKeyInfo.
+        authority: String,
+        /// `root` or `intermediate`.
+        role: String,
+        state: String,
+        certificate: Option<String>,
+        /// `operator`, or `age` or `deadline` for the CA itself.
+        by: String,
+    },
+    AuthorityActivated {
+        role: String,
+        /// A root comes with its intermediate.
+        authorities: Vec<String>,
+        replaces: Vec<String>,
+        by: String,
+        /// What would have kept it from being done.
+        despite: Vec<String>,
+    },
+    AuthorityRetired {
+        role: String,
+        authorities: Vec<String>,
+        by: String,
+        despite: Vec<String>,
+    },
     /// The rows of certificates that were issued before this and ended by then may be gone.
     Swept {
         expired_by: i64,

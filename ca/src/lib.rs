@@ -18,6 +18,7 @@ pub mod lineage;
 pub mod profile;
 pub mod readiness;
 pub mod revoke;
+pub mod rotation;
 pub mod signer;
 pub mod store;
 pub mod token;

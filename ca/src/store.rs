@@ -21,7 +21,9 @@ use writer::{Batch, Writer};
 pub(crate) mod session;
 pub(crate) mod sql;
 
+pub(crate) mod acknowledged;
 mod attested;
+mod authorities;
 mod bundle;
 mod certificate;
 mod changes;
@@ -42,8 +44,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use authorities::Terms;
+pub(crate) use authorities::{New, generations, read_generations};
 pub(crate) use bundle::read_settings;
-pub(crate) use certificate::CertificateRecord;
+pub(crate) use certificate::{CertificateRecord, still_valid};
 pub use changes::{State, Topic, Versions};
 pub(crate) use enrolment::token_name;
 pub use enrolment::{Enrolment, MAX_REFUSALS_PER_TOKEN, RedeemError, TokenGrant};

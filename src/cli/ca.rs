@@ -5,6 +5,7 @@ pub(crate) mod backup;
 pub(crate) mod entry;
 pub(crate) mod lineage;
 pub(crate) mod revoke;
+pub(crate) mod rotate;
 
 use super::{OutputArgs, duration};
 use clap::{Args, Subcommand};
@@ -70,6 +71,9 @@ pub(crate) enum CaCommand {
     Revoke(CaRevokeArgs),
     /// Let a revoked identity or lineage have certificates again. Those it had stay revoked.
     Reinstate(CaReinstateArgs),
+    /// Replace the CA's intermediate or root, without an outage.
+    #[command(subcommand)]
+    Rotate(rotate::RotateCommand),
     /// Show a CA at a glance, or one of its certificates.
     #[command(after_help = "Example:\n  tipstaff ca inspect --dir ca --serial 4fa109...")]
     Inspect(CaInspectArgs),

@@ -13,6 +13,7 @@ mod init;
 mod keys;
 mod lineage;
 mod revoke;
+mod rotate;
 
 use super::{answer, print, print_json};
 use crate::cli::Output;
@@ -57,6 +58,7 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
         CaCommand::List(arguments) => list(arguments),
         CaCommand::Revoke(arguments) => block_on(revoke::revoke(arguments)),
         CaCommand::Reinstate(arguments) => block_on(revoke::reinstate(arguments)),
+        CaCommand::Rotate(command) => block_on(rotate::run(command)),
         CaCommand::Thaw(arguments) => block_on(lineage::thaw(arguments)),
         CaCommand::Backup(arguments) => backup::backup(arguments),
         CaCommand::Restore(arguments) => backup::restore(arguments),

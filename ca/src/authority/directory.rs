@@ -1,5 +1,6 @@
 //! Making a CA directory, and reading it back.
 
+use super::signers::Issuing;
 use crate::config::{Hierarchy, InitOptions, KeyProtection, MAX_CA_LIFE, OpenOptions};
 use crate::directory::{
     self, BUNDLE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_REQUEST,
@@ -7,11 +8,12 @@ use crate::directory::{
 };
 use crate::keys::{self, KeyError};
 use crate::profile::{self, CaCertificate, Validity};
+use crate::rotation::Generations;
 use crate::signer::CaKey;
 use crate::store::{self, Database, NewCa, Store, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::{BundleError, Revocations, TrustBundle};
-use rcgen::{CertifiedIssuer, Issuer};
+use rcgen::CertifiedIssuer;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use std::fs;
@@ -21,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
-/// Labels of the key files.
-const ROOT: &str = "root";
-const INTERMEDIATE: &str = "intermediate";
+/// Labels of the key files: a key that signs intermediates alone, and one that signs leaves.
+pub(crate) const ROOT: &str = "root";
+pub(crate) const ISSUING: &str = "intermediate";
 
 /// What follows the name of a directory that is being made, with the number of the process after it.
 const TEMPORARY: &str = ".new-";
@@ -223,7 +225,7 @@ pub(super) fn new_intermediate_key(
 ) -> Result<(CaKey, Zeroizing<String>), InitError> {
     match &options.existing_key {
         Some(name) => adopt(name, &options.key_protection),
-        None => keys::generate(INTERMEDIATE, &options.trust_domain, &options.key_protection)
+        None => keys::generate(ISSUING, &options.trust_domain, &options.key_protection)
             .map_err(InitError::Key),
     }
 }
@@ -233,22 +235,20 @@ fn adopt(name: &str, protection: &KeyProtection) -> Result<(CaKey, Zeroizing<Str
     let KeyProtection::Token(token) = protection else {
         return Err(InitError::NoToken(name.to_owned()));
     };
-    keys::adopt(INTERMEDIATE, token, name).map_err(InitError::Key)
+    keys::adopt(ISSUING, token, name).map_err(InitError::Key)
 }
 
-/// What [`super::Authority::open`] finds in a directory, already held against each other.
+/// What [`super::Authority::open`] finds, already held against each other.
 pub(super) struct Parts {
-    pub(super) issuer: Issuer<'static, CaKey>,
-    pub(super) intermediate: CertificateDer<'static>,
-    pub(super) issuer_validity: Validity,
-    pub(super) root: CertificateDer<'static>,
+    pub(super) issuing: Issuing,
     pub(super) bundle: TrustBundle,
     pub(super) renewal_secret: [u8; 32],
     pub(super) revocations: Revocations,
+    pub(super) generations: Generations,
 }
 
 /// How a key file becomes a key: [`keys::open`], or [`keys::recognise`] for a look that must not open it.
-type ReadKey = fn(&'static str, &str, u32, &OpenOptions) -> Result<CaKey, KeyError>;
+pub(super) type ReadKey = fn(&'static str, &str, u32, &OpenOptions) -> Result<CaKey, KeyError>;
 
 pub(super) fn read(directory: &Path, options: &OpenOptions) -> Result<Parts, OpenError> {
     read_with(directory, options, keys::open)
@@ -260,27 +260,56 @@ pub(super) fn look(directory: &Path, options: &OpenOptions) -> Result<Parts, Ope
 }
 
 fn read_with(directory: &Path, options: &OpenOptions, key: ReadKey) -> Result<Parts, OpenError> {
-    if directory.join(INTERMEDIATE_REQUEST).exists() {
-        return Err(OpenError::Unfinished);
-    }
-    let (bundle, renewal_secret) = store::read_settings(&options.database_in(directory))?;
-    let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
-    if !bundle.authorities().contains(&root) {
-        return Err(OpenError::RootNotInBundle);
-    }
-    let (intermediate, intermediate_info) = read_certificate(directory, INTERMEDIATE_CERTIFICATE)?;
-    let key = read_key_with(directory, options, key)?;
+    check_finished(directory)?;
+    let database = options.database_in(directory);
+    let (bundle, renewal_secret) = store::read_settings(&database)?;
+    let generations = store::read_generations(&database)?;
+    let issuing = match generations.issuer() {
+        Some(issuer) => Issuing::of(&generations, issuer, options, key)?,
+        None => from_files(directory, options, key, &bundle)?,
+    };
+    check_published(&bundle, &issuing.root)?;
     Ok(Parts {
-        // That the intermediate was signed by the root is checked with each certificate that is issued.
-        issuer: intermediate_info
-            .issuer(key)
-            .ok_or(OpenError::KeyMismatch)?,
-        intermediate,
-        issuer_validity: intermediate_info.validity.within(root_info.validity),
-        root,
+        issuing,
         bundle,
         renewal_secret,
-        revocations: store::read_revocations(&options.database_in(directory))?,
+        revocations: store::read_revocations(&database)?,
+        generations,
+    })
+}
+
+/// Whether the CA has its certificate.
+pub(super) fn check_finished(directory: &Path) -> Result<(), OpenError> {
+    match directory.join(INTERMEDIATE_REQUEST).exists() {
+        true => Err(OpenError::Unfinished),
+        false => Ok(()),
+    }
+}
+
+fn check_published(bundle: &TrustBundle, root: &CertificateDer<'_>) -> Result<(), OpenError> {
+    match bundle.authorities().contains(root) {
+        true => Ok(()),
+        false => Err(OpenError::RootNotInBundle),
+    }
+}
+
+/// The authority that `init` made: it counts until the first rotation.
+fn from_files(
+    directory: &Path,
+    options: &OpenOptions,
+    key: ReadKey,
+    bundle: &TrustBundle,
+) -> Result<Issuing, OpenError> {
+    let (root, root_info) = read_certificate(directory, ROOT_CERTIFICATE)?;
+    check_published(bundle, &root)?;
+    let (certificate, info) = read_certificate(directory, INTERMEDIATE_CERTIFICATE)?;
+    let key = read_key_with(directory, options, key)?;
+    Ok(Issuing {
+        // That the intermediate was signed by the root is checked with each certificate that is issued.
+        issuer: info.issuer(key).ok_or(OpenError::KeyMismatch)?,
+        validity: info.validity.within(root_info.validity),
+        certificate,
+        root,
     })
 }
 
@@ -318,7 +347,7 @@ fn read_key_with(
     };
     let mode = fs::metadata(&path).map_err(io)?.permissions().mode();
     let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(io)?;
-    read(INTERMEDIATE, &text, mode, options).map_err(|source| OpenError::Key { path, source })
+    read(ISSUING, &text, mode, options).map_err(|source| OpenError::Key { path, source })
 }
 
 pub(crate) fn read_certificate(
@@ -398,6 +427,21 @@ pub enum OpenError {
         "this CA waits for the certificate that intermediate.csr asks for: `tipstaff ca init --finish` takes it"
     )]
     Unfinished,
-    #[error("expected the certificate in root.pem to be in the trust bundle of the database")]
+    #[error("expected the CA's root to be in the trust bundle of the database")]
     RootNotInBundle,
+    #[error("cannot use the key of the authority {name}, which the database names as this CA's")]
+    Generation {
+        name: String,
+        #[source]
+        source: KeyError,
+    },
+    #[error("the task that opens keys ended early")]
+    Interrupted,
+    #[error("expected a certificate and a key of the authority {0} in the database")]
+    Incomplete(String),
+    /// Whoever can write to that server would be the CA.
+    #[error(
+        "expected a sealed key of the authority {0} in a database on another server, found a plain one"
+    )]
+    PlaintextElsewhere(String),
 }

@@ -7,7 +7,6 @@ use super::directory::{
 };
 use super::{IssueError, Request, Requester, check};
 use crate::config::{InitOptions, MAX_TTL, OpenOptions};
-use crate::csr::PublicKey;
 use crate::directory::{
     self, BUNDLE, DATABASE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_REQUEST,
     ROOT_CERTIFICATE,
@@ -102,14 +101,16 @@ pub fn finish(directory: &Path, chain: &[u8], options: &OpenOptions) -> Result<(
 
 /// A chain that this CA can issue under.
 #[derive(Debug)]
-struct Signed {
-    root: CertificateDer<'static>,
-    intermediate: CertificateDer<'static>,
-    bundle: TrustBundle,
+pub(crate) struct Signed {
+    pub(crate) root: CertificateDer<'static>,
+    pub(crate) intermediate: CertificateDer<'static>,
+    /// With this root.
+    pub(crate) bundle: TrustBundle,
 }
 
 impl Signed {
-    fn accept(
+    /// Holds `chain`, in PEM, against the request that it answers and everything that will be asked of it.
+    pub(crate) fn accept(
         request: &CertificateSigningRequestDer<'_>,
         chain: &[u8],
         key: CaKey,
@@ -138,29 +139,28 @@ impl Signed {
                 until: rfc3339(unix_seconds(validity.not_after)),
             });
         }
-        let bundle = TrustBundle::new(asked.trust_domain.clone(), vec![root.clone()], 1)
+        let bundle = TrustBundle::new(asked.trust_domain, vec![root.clone()], 1)
             .map_err(FinishError::Bundle)?;
         let signed = Self {
             root: root.clone(),
             intermediate: intermediate.clone(),
             bundle,
         };
-        signed.try_issuing(&issuer, validity, asked.key, now)?;
+        signed.try_issuing(&issuer, validity, now)?;
         Ok(signed)
     }
 
     /// Signs as it will be asked to, throws the result away, and validates it. What any party of the chain restricts
     /// shows here: name constraints, path lengths, uses.
-    fn try_issuing(
+    pub(crate) fn try_issuing(
         &self,
         issuer: &Issuer<'static, CaKey>,
         validity: Validity,
-        key: PublicKey,
         now: SystemTime,
     ) -> Result<(), FinishError> {
         let request = Request {
             id: SpiffeId::ca_server(self.bundle.trust_domain()),
-            public_key: key,
+            public_key: issuer.key().public().clone(),
             ttl: None,
             until: None,
             requester: Requester::Ca,
@@ -204,17 +204,17 @@ pub(crate) fn forecast(
     now: SystemTime,
 ) -> Result<Forecast, ForecastError> {
     let parts = read(directory, options)?;
+    let issuing = parts.issuing;
     let signed = Signed {
-        root: parts.root,
-        intermediate: parts.intermediate,
+        root: issuing.root,
+        intermediate: issuing.certificate,
         bundle: parts.bundle,
     };
-    let key = parts.issuer.key().public().clone();
     signed
-        .try_issuing(&parts.issuer, parts.issuer_validity, key, now)
+        .try_issuing(&issuing.issuer, issuing.validity, now)
         .map_err(|error| ForecastError::Trial(Box::new(error)))?;
     Ok(Forecast {
-        issuer_ends: parts.issuer_validity.not_after,
+        issuer_ends: issuing.validity.not_after,
     })
 }
 

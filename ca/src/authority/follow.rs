@@ -20,25 +20,31 @@ impl Authority {
     /// Reads again what other processes and replicas have changed in the database. Never returns.
     pub(crate) async fn follow(&self) {
         self.store.sweep();
-        let (mut state, mut bundle_read) = (self.store.state(), 0);
+        let (mut state, mut bundle_read, mut authorities_read) = (self.store.state(), 0, 0);
         loop {
             let versions = state.borrow_and_update().versions;
             let mut all_read = true;
             let bundle_is_old = versions.of(Topic::Bundle) != bundle_read;
             let held = self.revocations.borrow().sequence;
             let revocations_are_old = held < versions.of(Topic::Revocations);
-            if bundle_is_old || revocations_are_old {
+            let authorities_are_old = versions.of(Topic::Authorities) != authorities_read;
+            if bundle_is_old || revocations_are_old || authorities_are_old {
                 self.behind().get_or_insert_with(Instant::now);
             }
+            if authorities_are_old {
+                // First: it knows in which order a root and what it signed come and go.
+                all_read = self.read_authorities().await;
+                authorities_read = versions.of(Topic::Authorities);
+            }
             if bundle_is_old {
-                all_read = self.read_bundle().await;
+                all_read &= self.read_bundle().await;
                 bundle_read = versions.of(Topic::Bundle);
             }
             if revocations_are_old {
                 all_read &= self.read_revocations().await;
             }
             if !all_read {
-                bundle_read = 0;
+                (bundle_read, authorities_read) = (0, u64::MAX);
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -100,13 +106,13 @@ impl Authority {
         let mut last = self.crl.lock().await;
         let (sequence, now) = (self.revocations.borrow().sequence, SystemTime::now());
         if let Some(last) = last.as_ref()
-            && last.is_current(sequence, now)
+            && last.is_current(&self.signer().name(), sequence, now)
         {
             return Ok(last.der.clone());
         }
         let read = self.store.revoked_certificates().await;
         let (sequence, entries) = read.map_err(CrlError::Store)?;
-        let (signer, before) = (Arc::clone(&self.signer), last.clone());
+        let (signer, before) = (self.signer(), last.clone());
         let signing = tokio::task::spawn_blocking(move || {
             Crl::sign(&signer.issuer, &entries, sequence, now, before.as_ref())
         });

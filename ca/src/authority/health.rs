@@ -34,6 +34,9 @@ pub enum Fault {
     /// The next start would issue with another key.
     #[error("the key in use is {in_use}, and the one on disk {on_disk}")]
     OtherKeyOnDisk { in_use: KeyHash, on_disk: KeyHash },
+    /// Another replica has rotated, and what opens the keys there does not here.
+    #[error("the authority that is to sign cannot be used here: {0}")]
+    Authority(String),
     #[error("the issuer ends {ends}, sooner than a certificate of {} h", MAX_TTL.as_secs() / 3600)]
     IssuerEnds { ends: String },
     #[error("the ledger cannot be written: {0}")]
@@ -109,6 +112,7 @@ impl Authority {
             self.disk_fault(),
             self.issuer_fault(),
             moved.then_some(Fault::LedgerMoved),
+            self.unusable().clone().map(Fault::Authority),
         ]
         .into_iter()
         .flatten()
@@ -123,11 +127,15 @@ impl Authority {
     }
 
     fn key_fault(&self) -> Option<Fault> {
-        self.signer.issuer.key().prove().err().map(Fault::Signer)
+        self.signer().issuer.key().prove().err().map(Fault::Signer)
     }
 
+    /// From the first rotation on the directory has copies, and what counts is read from the database as it changes.
     fn disk_fault(&self) -> Option<Fault> {
-        let in_use = self.signer.issuer.key().hash();
+        if !self.signers.borrow().are_from_files {
+            return None;
+        }
+        let in_use = self.signer().issuer.key().hash();
         let failed = |error: OpenError| Fault::Disk(in_full(&error));
         let files = match directory::fingerprint(&self.directory) {
             Ok(files) => files,
@@ -144,10 +152,12 @@ impl Authority {
         }
         match directory::look(&self.directory, &self.options) {
             Err(error) => Some(failed(error)),
-            Ok(parts) if parts.issuer.key().hash() != in_use => Some(Fault::OtherKeyOnDisk {
-                in_use,
-                on_disk: parts.issuer.key().hash(),
-            }),
+            Ok(parts) if parts.issuing.issuer.key().hash() != in_use => {
+                Some(Fault::OtherKeyOnDisk {
+                    in_use,
+                    on_disk: parts.issuing.issuer.key().hash(),
+                })
+            }
             Ok(_) => {
                 *last = known;
                 None
@@ -156,7 +166,7 @@ impl Authority {
     }
 
     fn issuer_fault(&self) -> Option<Fault> {
-        let ends = self.signer.issuer_validity.not_after;
+        let ends = self.signer().issuer_validity.not_after;
         (ends < SystemTime::now() + MAX_TTL).then(|| Fault::IssuerEnds {
             ends: rfc3339(unix_seconds(ends)),
         })

@@ -1,8 +1,10 @@
 //! Signing, and reading back what was signed.
 
+use super::signers::Issuing;
 use super::slots::Slots;
 use super::{IssueError, Issued, Request};
 use crate::config::{DEFAULT_TTL, MAX_TTL, TtlFloor};
+use crate::csr::KeyHash;
 use crate::profile::{self, Validity};
 use crate::signer::CaKey;
 use identity::{Leaf, TrustBundle, Usage};
@@ -13,6 +15,7 @@ use std::time::SystemTime;
 /// The issuing key and what limits its use.
 pub(super) struct Signer {
     pub(super) issuer: Issuer<'static, CaKey>,
+    pub(super) root: CertificateDer<'static>,
     /// `None` when the root issues.
     pub(super) intermediate: Option<CertificateDer<'static>>,
     /// Where the validity of all issuers overlaps.
@@ -22,6 +25,22 @@ pub(super) struct Signer {
 }
 
 impl Signer {
+    pub(super) fn new(issuing: Issuing, ttl_floor: TtlFloor, slots: Slots) -> Self {
+        Self {
+            intermediate: Some(issuing.certificate).filter(|issuer| *issuer != issuing.root),
+            issuer: issuing.issuer,
+            root: issuing.root,
+            issuer_validity: issuing.validity,
+            ttl_floor,
+            slots,
+        }
+    }
+
+    /// Names the authority.
+    pub(super) fn name(&self) -> KeyHash {
+        self.issuer.key().hash()
+    }
+
     pub(super) fn sign(
         &self,
         request: &Request,

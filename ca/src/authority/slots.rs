@@ -4,6 +4,7 @@ use aws_lc_rs::hmac;
 use std::time::SystemTime;
 
 /// Draws renewal times. The secret makes them unpredictable from serials alone.
+#[derive(Clone)]
 pub(crate) struct Slots(hmac::Key);
 
 impl Slots {

@@ -113,7 +113,7 @@ async fn no_certificate_outlives_an_issuer() {
     options.root_life = Duration::from_secs(300);
     let (_temporary, ca) = new_ca(&options);
     let issued = ca.issue(request(ORDERS, None)).await.unwrap();
-    for der in issued.chain.iter().chain([&ca.root]) {
+    for der in issued.chain.iter().chain([&ca.signer().root]) {
         let (_, parsed) = x509_parser::parse_x509_certificate(der).unwrap();
         let end = parsed.validity().not_after.timestamp();
         assert!(crate::store::unix_seconds(issued.not_after) <= end);
@@ -172,7 +172,7 @@ async fn a_renewal_time_is_a_function_of_the_serial_over_restarts_too() {
     let (_other, stranger) = new_ca(&options());
     let now = SystemTime::now();
     let drawn =
-        |ca: &Authority, serial: &str| ca.signer.slots.renew_at(serial, now, now + DEFAULT_TTL);
+        |ca: &Authority, serial: &str| ca.signer().slots.renew_at(serial, now, now + DEFAULT_TTL);
     assert_eq!(drawn(&ca, "4fa1"), drawn(&again, "4fa1"));
     assert_ne!(drawn(&ca, "4fa1"), drawn(&ca, "4fa2"));
     assert_ne!(
@@ -228,11 +228,13 @@ async fn a_new_bundle_is_published_with_a_higher_sequence_that_lasts() {
     let mut watch = ca.bundle();
     assert_eq!(watch.borrow_and_update().sequence(), 1);
 
-    let refused = ca.publish_authorities(vec![foreign.root.clone()]).await;
+    let refused = ca
+        .publish_authorities(vec![foreign.signer().root.clone()])
+        .await;
     assert!(matches!(refused, Err(PublishError::RootMissing)));
     assert!(!watch.has_changed().unwrap());
 
-    let both = vec![ca.root.clone(), foreign.root.clone()];
+    let both = vec![ca.signer().root.clone(), foreign.signer().root.clone()];
     ca.publish_authorities(both.clone()).await.unwrap();
     assert_eq!(watch.borrow_and_update().sequence(), 2);
     drop(ca);

@@ -149,6 +149,11 @@ pub(super) enum ConnectError {
     Timeout,
     #[error("whoever answers at the CA's endpoint is not the CA of this trust domain")]
     NotTheCa(#[source] VerifyError),
+    /// The root was replaced while this sidecar was away, or it is another CA.
+    #[error(
+        "whoever answers at the CA's endpoint is under no root of the trust bundle held here: if the CA's root was replaced since, identity.ca.bundle needs the CA's present ca-bundle.pem"
+    )]
+    OtherRoot(#[source] VerifyError),
     #[error("the TLS handshake with the CA failed")]
     Tls(#[source] io::Error),
     #[error("the CA does not speak HTTP/2")]
@@ -161,6 +166,7 @@ fn handshake_error(error: io::Error) -> ConnectError {
         .and_then(|inner| inner.downcast_ref::<rustls::Error>())
         .and_then(refusal);
     match verdict {
+        Some(verdict @ VerifyError::UnknownIssuer) => ConnectError::OtherRoot(verdict.clone()),
         Some(verdict) => ConnectError::NotTheCa(verdict.clone()),
         None => ConnectError::Tls(error),
     }

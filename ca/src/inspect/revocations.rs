@@ -51,8 +51,18 @@ pub fn revocations(database: &Database, limit: u32) -> Result<Vec<Revocation>, S
 /// Whether this CA signs with the key of an authority, or with one below it.
 ///
 /// # Errors
-/// When a certificate of the CA cannot be read.
-pub fn is_signing(directory: &Path, authority: &Target) -> Result<bool, OpenError> {
+/// When the database or, before the first rotation, a certificate of the CA cannot be read.
+pub fn is_signing(
+    directory: &Path,
+    database: &Database,
+    authority: &Target,
+) -> Result<bool, OpenError> {
+    let generations = store::read_generations(database)?;
+    if let (Some(root), Some(issuer)) = (generations.root(), generations.issuer()) {
+        return Ok([root, issuer]
+            .iter()
+            .any(|one| one.name == authority.name()));
+    }
     for name in [INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE] {
         let (_, info) = read_certificate(directory, name)?;
         if Target::Authority(info.key_hash()) == *authority {

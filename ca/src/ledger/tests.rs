@@ -81,7 +81,7 @@ async fn every_tampering_is_located() {
             |p| matches!(p, Problem::NotRecorded { seq: 3, .. }),
         ),
         (
-            "INSERT INTO certificate SELECT 'ff', spiffe_id, 0, 0, 0, der, 1 FROM certificate WHERE audit_seq = 2",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) SELECT 'ff', spiffe_id, 0, 0, 0, der, 1 FROM certificate WHERE audit_seq = 2",
             |p| matches!(p, Problem::NotRecorded { seq: 1, .. }),
         ),
     ];

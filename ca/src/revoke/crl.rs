@@ -1,6 +1,7 @@
 //! The list as a CRL (RFC 5280 section 5), for verifiers that are no sidecars of ours.
 
 use super::{Entry, Reason, octets};
+use crate::csr::KeyHash;
 use crate::profile::key_id;
 use crate::signer::CaKey;
 use rcgen::{
@@ -24,6 +25,8 @@ pub(crate) struct Crl {
     pub(crate) sequence: u64,
     pub(crate) made_at: SystemTime,
     number: u64,
+    /// Whose key signed it.
+    issuer: KeyHash,
 }
 
 impl Crl {
@@ -54,14 +57,15 @@ impl Crl {
             sequence,
             made_at: now,
             number,
+            issuer: issuer.key().hash(),
         })
     }
 
     /// Whether it still says what there is to say.
-    pub(crate) fn is_current(&self, sequence: u64, now: SystemTime) -> bool {
+    pub(crate) fn is_current(&self, issuer: &KeyHash, sequence: u64, now: SystemTime) -> bool {
         let age = now.duration_since(self.made_at);
         // A clock that was set back makes the age unknown.
-        self.sequence == sequence && age.is_ok_and(|age| age < REFRESH)
+        self.issuer == *issuer && self.sequence == sequence && age.is_ok_and(|age| age < REFRESH)
     }
 }
 

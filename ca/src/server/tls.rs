@@ -1,6 +1,7 @@
 //! The CA's side of the handshake, and its own certificate, which it renews by itself.
 
 use crate::authority::{Authority, IssueError, ServerIdentity};
+use crate::csr::KeyHash;
 use crate::metrics::Metrics;
 use crate::watched::WatchedBundle;
 use identity::Svid;
@@ -28,6 +29,7 @@ pub(super) struct ServerCertificate {
     config: watch::Sender<Arc<ServerConfig>>,
     svid: watch::Sender<Arc<Svid>>,
     renew_at: SystemTime,
+    issuer: watch::Receiver<KeyHash>,
 }
 
 impl ServerCertificate {
@@ -37,6 +39,7 @@ impl ServerCertificate {
     ) -> Result<Self, IssueError> {
         let peers = WatchedBundle::new(authority.bundle(), authority.revocations());
         let peers = Arc::new(peers);
+        let issuer = authority.server_issuer();
         let ServerIdentity { svid, renew_at } = next(&authority, &metrics).await?;
         Ok(Self {
             authority,
@@ -45,6 +48,7 @@ impl ServerCertificate {
             svid: watch::Sender::new(Arc::new(svid)),
             peers,
             renew_at,
+            issuer,
         })
     }
 
@@ -63,10 +67,13 @@ impl ServerCertificate {
         self.svid.subscribe()
     }
 
-    /// Replaces the certificate whenever its renewal time has come. Never returns.
+    /// Replaces the certificate whenever its renewal time has come, or another authority is to sign it. Never returns.
     pub(super) async fn renew(mut self) {
         loop {
-            wait_until(self.renew_at).await;
+            tokio::select! {
+                () = wait_until(self.renew_at) => {}
+                Ok(()) = self.issuer.changed() => {}
+            }
             match next(&self.authority, &self.metrics).await {
                 Ok(ServerIdentity { svid, renew_at }) => {
                     self.config.send_replace(configuration(&svid, &self.peers));
@@ -78,6 +85,7 @@ impl ServerCertificate {
                         error = &error as &(dyn std::error::Error + 'static),
                         "the CA's own certificate is not renewed"
                     );
+                    self.issuer.mark_changed();
                     tokio::time::sleep(RETRY).await;
                 }
             }

@@ -2,10 +2,13 @@
 
 use super::session::Transaction;
 use super::sql::{self, values};
+use super::writer::Batch;
 use super::{Database, Store, StoreError, Topic, jwt, read};
 use crate::ledger::{Event, fingerprint};
 use identity::jwt::JwtKeys;
-use identity::{TrustBundle, TrustDomain};
+use identity::{SpiffeId, TrustBundle, TrustDomain};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,30 +26,30 @@ impl Store {
         now: SystemTime,
     ) -> Result<u64, StoreError> {
         self.writer
-            .write(move |batch| {
-                let pem = bundle.to_pem();
-                let updated = batch.only(
-                    "UPDATE bundle SET sequence = sequence + 1, pem = $1 RETURNING sequence",
-                    values![&pem],
-                )?;
-                let sequence = updated.get(0)?;
-                let authorities = bundle
-                    .authorities()
-                    .iter()
-                    .map(|der| fingerprint(der))
-                    .collect();
-                batch.audit(
-                    now,
-                    &Event::BundlePublished {
-                        sequence,
-                        authorities,
-                    },
-                )?;
-                batch.announce(Topic::Bundle)?;
-                Ok(sequence)
-            })
+            .write(move |batch| publish(batch, bundle.authorities(), now))
             .await
     }
+}
+
+/// Replaces the authorities of the bundle and gives its new sequence.
+pub(super) fn publish(
+    batch: &mut Batch<'_, '_>,
+    authorities: &[CertificateDer<'static>],
+    now: SystemTime,
+) -> sql::Result<u64> {
+    let pem = identity::pem::encode(authorities);
+    let updated = batch.only(
+        "UPDATE bundle SET sequence = sequence + 1, pem = $1 RETURNING sequence",
+        values![&pem],
+    )?;
+    let sequence = updated.get(0)?;
+    let event = Event::BundlePublished {
+        sequence,
+        authorities: authorities.iter().map(|der| fingerprint(der)).collect(),
+    };
+    batch.audit(now, &event)?;
+    batch.announce(Topic::Bundle)?;
+    Ok(sequence)
 }
 
 /// The bundle and the renewal secret, read when a CA is opened.
@@ -60,7 +63,7 @@ pub(crate) fn read_settings(database: &Database) -> Result<(TrustBundle, [u8; 32
     Ok((bundle.parse()?, secret))
 }
 
-struct StoredBundle {
+pub(super) struct StoredBundle {
     trust_domain: String,
     sequence: u64,
     pem: String,
@@ -68,7 +71,7 @@ struct StoredBundle {
 }
 
 impl StoredBundle {
-    fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
+    pub(super) fn read(transaction: &mut Transaction<'_>) -> sql::Result<Self> {
         let row = transaction.only("SELECT trust_domain, sequence, pem FROM bundle", &[])?;
         Ok(Self {
             trust_domain: row.get(0)?,
@@ -78,7 +81,19 @@ impl StoredBundle {
         })
     }
 
-    fn parse(self) -> Result<TrustBundle, StoreError> {
+    /// In the order of the bundle. What was written here is a bundle, and none of it is lost.
+    pub(super) fn authorities(&self) -> Vec<CertificateDer<'static>> {
+        let found = CertificateDer::pem_slice_iter(self.pem.as_bytes());
+        found.filter_map(Result::ok).collect()
+    }
+
+    /// The CA's own ID.
+    pub(super) fn server_id(&self) -> Option<SpiffeId> {
+        let trust_domain = TrustDomain::parse(&self.trust_domain).ok()?;
+        Some(SpiffeId::ca_server(&trust_domain))
+    }
+
+    pub(super) fn parse(self) -> Result<TrustBundle, StoreError> {
         let trust_domain = TrustDomain::parse(&self.trust_domain)
             .map_err(|_| StoreError::TrustDomain(self.trust_domain))?;
         let bundle = TrustBundle::from_pem(trust_domain, self.pem.as_bytes(), self.sequence)

@@ -1,5 +1,6 @@
 //! Certificates, each recorded together with its audit record.
 
+use super::session::Transaction;
 use super::sql::{self, values};
 use super::writer::Batch;
 use super::{Store, StoreError, unix_seconds};
@@ -7,6 +8,8 @@ use crate::authority::Requester;
 use crate::csr::KeyHash;
 use crate::ledger::{Event, fingerprint};
 use crate::lineage::LineageError;
+use crate::rotation::{Blocker, Role};
+use identity::SpiffeId;
 use rustls_pki_types::CertificateDer;
 use std::time::SystemTime;
 
@@ -36,6 +39,8 @@ pub(crate) struct CertificateRecord {
     pub(crate) requester: Requester,
     /// Of the certified key.
     pub(crate) key: KeyHash,
+    /// The authority that signed it.
+    pub(crate) issuer: KeyHash,
 }
 
 impl CertificateRecord {
@@ -61,8 +66,8 @@ impl CertificateRecord {
             },
         )?;
         batch.execute(
-            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq, issuer)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             values![
                 &self.leaf.serial,
                 spiffe_id,
@@ -70,7 +75,8 @@ impl CertificateRecord {
                 not_after,
                 self.renew_at,
                 &self.der[..],
-                audit_seq
+                audit_seq,
+                &self.issuer.to_string()
             ],
         )?;
         if let Some(descent) = descent {
@@ -79,4 +85,29 @@ impl CertificateRecord {
         self.insert_attested(batch)?;
         Ok(Ok(()))
     }
+}
+
+/// Certificates of workloads by one of `authorities`, or from before it was written down by whom.
+pub(crate) fn still_valid(
+    transaction: &mut Transaction<'_>,
+    role: Role,
+    authorities: &[String],
+    own: &SpiffeId,
+    now: SystemTime,
+) -> sql::Result<Option<Blocker>> {
+    let (mut certificates, mut until) = (0, 0);
+    for name in authorities.iter().map(Some).chain([None]) {
+        let row = transaction.only(
+            "SELECT count(*), coalesce(max(not_after), 0) FROM certificate
+             WHERE not_after > $1 AND spiffe_id <> $2 AND coalesce(issuer, '') = $3",
+            values![now, own.as_str(), name.map_or("", String::as_str)],
+        )?;
+        certificates += row.get::<u64>(0)?;
+        until = until.max(row.get::<i64>(1)?);
+    }
+    Ok((certificates > 0).then_some(Blocker::StillValid {
+        role,
+        certificates,
+        until,
+    }))
 }

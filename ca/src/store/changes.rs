@@ -25,15 +25,18 @@ pub enum Topic {
     Bundle,
     /// What is revoked. The version is the list's sequence.
     Revocations,
+    /// The CA's own certificates, and where each stands.
+    Authorities,
 }
 
 impl Topic {
-    const ALL: [Self; 2] = [Self::Bundle, Self::Revocations];
+    const ALL: [Self; 3] = [Self::Bundle, Self::Revocations, Self::Authorities];
 
     fn as_str(self) -> &'static str {
         match self {
             Self::Bundle => "bundle",
             Self::Revocations => "revocations",
+            Self::Authorities => "authorities",
         }
     }
 }

@@ -62,26 +62,6 @@ impl Store {
             })
             .await
     }
-
-    /// Notes that the holder of a certificate has a version of the trust bundle.
-    ///
-    /// # Errors
-    /// When it could not be recorded.
-    pub(crate) async fn acknowledge(
-        &self,
-        serial: String,
-        bundle_sequence: u64,
-    ) -> Result<(), StoreError> {
-        self.writer
-            .write(move |batch| {
-                batch.execute(
-                    "UPDATE descent SET acknowledged = $1 WHERE serial = $2 AND acknowledged < $1",
-                    values![bundle_sequence, &serial],
-                )?;
-                Ok(())
-            })
-            .await
-    }
 }
 
 impl CertificateRecord {
@@ -164,14 +144,15 @@ impl CertificateRecord {
         Ok(anew.is_some())
     }
 
-    /// Follows the certificate's own row.
+    /// Follows the certificate's own row. Who renews has the trust bundle that it had before.
     pub(super) fn insert_descent(
         &self,
         batch: &mut Batch<'_, '_>,
         descent: &Descent,
     ) -> sql::Result<()> {
         batch.execute(
-            "INSERT INTO descent (serial, lineage, predecessor, key_hash) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO descent (serial, lineage, predecessor, key_hash, acknowledged) VALUES ($1, $2, $3, $4,
+                 coalesce((SELECT acknowledged FROM descent AS before WHERE before.serial = $3), 0))",
             values![
                 &self.leaf.serial,
                 descent.lineage.as_str(),

@@ -51,6 +51,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("migrations/0007_recovery.sql"),
         oldest: 6,
     },
+    // What signs has to go by the authority that is active.
+    Migration {
+        sql: include_str!("migrations/0008_authority.sql"),
+        oldest: 8,
+    },
 ];
 
 /// The version that this program was written for.

@@ -279,7 +279,7 @@ async fn a_failed_commit_leaves_neither_certificate_nor_record() {
         let connection = batch.sqlite();
         connection.pragma_update(None, "defer_foreign_keys", true)?;
         connection.execute(
-            "INSERT INTO certificate VALUES ('1', 'x', 0, 0, 0, x'00', 4711)",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES ('1', 'x', 0, 0, 0, x'00', 4711)",
             [],
         )?;
         Ok(())

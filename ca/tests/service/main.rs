@@ -39,5 +39,7 @@ mod review;
 /// What is revoked gets nothing, and everybody is told.
 mod revocation;
 mod rollback;
+/// The CA's own certificates are replaced.
+mod rotation;
 /// JWT-SVIDs: who gets which, and what is left on record.
 mod tokens;

@@ -17,7 +17,7 @@ pub(super) async fn revoke(arguments: &CaRevokeArgs) -> anyhow::Result<ExitCode>
     let config = configured(&arguments.dir)?;
     let target = target(&arguments.what)?;
     if let Target::Authority(_) = &target
-        && ca::inspect::is_signing(&config.dir, &target)?
+        && ca::inspect::is_signing(&config.dir, &database::of(&config)?, &target)?
     {
         bail!("this CA signs with that authority: expected another one to be active first");
     }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::authority::{Authority, Requester};
 use crate::config::KeyProtection;
+use crate::csr::PublicKey;
 use identity::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,

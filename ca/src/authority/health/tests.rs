@@ -155,7 +155,7 @@ async fn a_key_in_a_token_is_recognised_without_the_token() {
     };
     let (ca, other) = (ca(&options(), &open), Ca::of(&options()));
     let reference = |of: &Ca| {
-        let public = of.authority.signer.issuer.key().public().clone();
+        let public = of.authority.signer().issuer.key().public().clone();
         let id = vec![1];
         crate::signer::pkcs11::Reference { id, public }.to_text("intermediate")
     };

@@ -64,7 +64,7 @@ async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
     for seq in 0..2 * MAX_ROWS {
         connection
             .execute(
-                "INSERT INTO certificate VALUES (?1, 'x', 0, 0, 0, x'00', ?2)",
+                "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES (?1, 'x', 0, 0, 0, x'00', ?2)",
                 params![seq.to_string(), 1000 + seq],
             )
             .unwrap();
@@ -79,7 +79,7 @@ async fn a_sweep_takes_so_many_rows_at_a_time_and_announces_first() {
     // Without room for the announcement nothing goes.
     connection
         .execute(
-            "INSERT INTO certificate VALUES ('f', 'x', 0, 0, 0, x'00', 9999)",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES ('f', 'x', 0, 0, 0, x'00', 9999)",
             [],
         )
         .unwrap();
@@ -117,7 +117,7 @@ async fn the_writer_sweeps_by_itself() {
     let (_, connection) = open(&temporary);
     connection
         .execute(
-            "INSERT INTO certificate VALUES ('f', 'x', 0, 0, 0, x'00', 1)",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES ('f', 'x', 0, 0, 0, x'00', 1)",
             [],
         )
         .unwrap();
@@ -157,7 +157,7 @@ async fn a_clock_that_is_far_ahead_of_the_last_sweep_takes_nothing() {
         .unwrap();
     connection
         .execute(
-            "INSERT INTO certificate VALUES ('f', 'x', 0, ?1, 0, x'00', 1)",
+            "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES ('f', 'x', 0, ?1, 0, x'00', 1)",
             [unix_seconds(yesterday + HOUR)],
         )
         .unwrap();
@@ -181,6 +181,7 @@ fn five_minutes(number: u64, now: SystemTime) -> CertificateRecord {
         der: vec![0; 700].into(),
         requester: crate::Requester::Operator,
         key: crate::csr::KeyHash([0; 32]),
+        issuer: crate::csr::KeyHash([0; 32]),
     }
 }
 

@@ -1,0 +1,257 @@
+use super::*;
+use crate::authority::{Authority, Fault};
+use crate::config::{InitOptions, KeyProtection, OpenOptions};
+use crate::keys::Passphrase;
+use crate::profile::{self, CaCertificate, Validity};
+use crate::rotation::{self, Lives, PrepareError, Prepared};
+use crate::signer::CaKey;
+use crate::store::{Postgres, ServerTrust};
+use crate::{Request, Requester};
+use identity::{SpiffeId, TrustDomain};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
+use rusqlite::Connection;
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const PATIENT: Terms = Terms {
+    percent: 100,
+    force: false,
+};
+
+fn passphrase() -> Passphrase {
+    Passphrase::new(b"right".to_vec()).unwrap()
+}
+
+struct Ca {
+    _folder: TempDir,
+    dir: PathBuf,
+    options: OpenOptions,
+    authority: Arc<Authority>,
+}
+
+impl Ca {
+    fn new(protection: KeyProtection) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let domain = TrustDomain::parse("demo.test").unwrap();
+        crate::init(&dir, &InitOptions::new(domain, protection)).unwrap();
+        let options = OpenOptions {
+            passphrase: Some(passphrase()),
+            ..OpenOptions::default()
+        };
+        let authority = Arc::new(Authority::open(&dir, &options).unwrap());
+        Self {
+            _folder: folder,
+            dir,
+            options,
+            authority,
+        }
+    }
+
+    async fn prepare(&self, role: Role) -> Result<Prepared, PrepareError> {
+        let store = self.authority.store();
+        rotation::prepare(
+            &self.dir,
+            &self.options,
+            store,
+            role,
+            Lives::default(),
+            By::Operator,
+        )
+        .await
+    }
+
+    async fn activate(&self, role: Role) -> Result<Step, Refused> {
+        let store = self.authority.store();
+        let done = store.activate_authority(role, PATIENT, By::Operator, SystemTime::now());
+        done.await.unwrap()
+    }
+
+    async fn issuer(&self) -> CertificateDer<'static> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let request = Request {
+            id: SpiffeId::parse("spiffe://demo.test/a").unwrap(),
+            public_key: crate::csr::PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
+            ttl: None,
+            until: None,
+            requester: Requester::Operator,
+        };
+        self.authority.issue(request).await.unwrap().chain[1].clone()
+    }
+
+    fn edit(&self, sql: &str) {
+        let database = self.dir.join(crate::directory::DATABASE);
+        Connection::open(database)
+            .unwrap()
+            .execute(sql, [])
+            .unwrap();
+    }
+}
+
+/// What a root elsewhere would make of a request, with the key that was taken from the CA's directory.
+fn signed_elsewhere(dir: &Path, root_key: &str, request: &str) -> String {
+    let request = CertificateSigningRequestDer::from_pem_slice(request.as_bytes()).unwrap();
+    let key = crate::csr::PublicKey::from_csr(&request).unwrap();
+    let root = fs::read(dir.join("root.pem")).unwrap();
+    let der = CertificateDer::from_pem_slice(&root).unwrap();
+    let info = CaCertificate::parse(&der).unwrap();
+    let root_key = CaKey::in_memory(KeyPair::from_pem(root_key).unwrap());
+    let domain = TrustDomain::parse("demo.test").unwrap();
+    let life = Validity::of_ca(SystemTime::now(), Duration::from_secs(30 * 24 * 3600));
+    let certificate = profile::intermediate(&domain, &key, life)
+        .and_then(|params| params.signed_by(&key, &info.issuer(root_key).unwrap()))
+        .unwrap();
+    certificate.pem() + std::str::from_utf8(&root).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_root_elsewhere_signed_is_taken_and_nothing_else() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    let root_key = fs::read_to_string(ca.dir.join("root.key")).unwrap();
+    fs::remove_file(ca.dir.join("root.key")).unwrap();
+    let Prepared::Requested(request) = ca.prepare(Role::Intermediate).await.unwrap() else {
+        panic!("the root's key is elsewhere");
+    };
+    let again = ca.prepare(Role::Intermediate).await.unwrap();
+    assert_eq!(
+        again,
+        Prepared::Requested(request.clone()),
+        "the same request"
+    );
+    let refused = ca.activate(Role::Intermediate).await;
+    assert_eq!(refused, Err(Refused::NothingPrepared(Role::Intermediate)));
+
+    let chain = signed_elsewhere(&ca.dir, &root_key, &request).into_bytes();
+    let (options, store) = (&ca.options, ca.authority.store());
+    let take =
+        |role, chain: &[u8]| rotation::accept(options, store, role, chain.to_vec(), By::Operator);
+    let foreign = Ca::new(KeyProtection::InsecurePlaintext);
+    let foreign_key = fs::read_to_string(foreign.dir.join("root.key")).unwrap();
+    let other = signed_elsewhere(&foreign.dir, &foreign_key, &request).into_bytes();
+    let refused = take(Role::Intermediate, &other).await;
+    assert!(
+        matches!(refused, Err(PrepareError::OtherRoot)),
+        "{refused:?}"
+    );
+    let refused = take(Role::Root, &chain).await;
+    assert!(
+        matches!(refused, Err(PrepareError::SameRoot)),
+        "{refused:?}"
+    );
+    let refused = take(Role::Intermediate, b"").await;
+    assert!(
+        matches!(refused, Err(PrepareError::Chain(_))),
+        "{refused:?}"
+    );
+
+    let before = ca.issuer().await;
+    let taken = take(Role::Intermediate, &chain).await.unwrap();
+    assert!(matches!(taken, Prepared::Ready(_)), "{taken:?}");
+    ca.activate(Role::Intermediate).await.unwrap();
+    assert!(ca.authority.read_authorities().await);
+    assert_ne!(ca.issuer().await, before);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_open_the_next_key_is_not_ready_and_signs_with_the_one_it_has() {
+    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
+    let before = ca.issuer().await;
+    ca.prepare(Role::Intermediate).await.unwrap();
+    ca.activate(Role::Intermediate).await.unwrap();
+    ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: ', 'nonce: AA') WHERE state = 'active'");
+    assert!(!ca.authority.read_authorities().await);
+    let faults = ca.authority.faults().await;
+    assert!(
+        faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Authority(_))),
+        "{faults:?}"
+    );
+    assert_eq!(ca.issuer().await, before);
+    ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: AA', 'nonce: ') WHERE state = 'active'");
+    assert!(ca.authority.read_authorities().await);
+    assert_eq!(ca.authority.faults().await, []);
+    assert_ne!(ca.issuer().await, before);
+}
+
+#[tokio::test]
+async fn keys_in_the_database_are_sealed_as_files_are_and_a_plain_one_does_not_go_to_another_server()
+ {
+    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
+    ca.prepare(Role::Root).await.unwrap();
+    let generations = ca.authority.store().generations().await.unwrap();
+    let texts: Vec<_> = generations
+        .0
+        .iter()
+        .filter_map(|one| one.key.0.clone())
+        .collect();
+    assert_eq!(texts.len(), 3, "of two intermediates and the new root");
+    assert!(texts.iter().all(|text| !crate::keys::is_plaintext(text)));
+
+    let mut plain = Ca::new(KeyProtection::InsecurePlaintext);
+    let url = "postgres://ca@127.0.0.1/ca";
+    let server = Postgres::new(url, &ServerTrust::SameMachine).unwrap();
+    plain.options.database = Some(Database::Postgres(server));
+    let refused = plain.prepare(Role::Intermediate).await;
+    assert!(
+        matches!(refused, Err(PrepareError::PlaintextElsewhere)),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn two_that_prepare_at_once_prepare_one_root_and_a_root_made_for_another_is_refused() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    let (first, second) = tokio::join!(ca.prepare(Role::Root), ca.prepare(Role::Root));
+    assert_eq!(first.unwrap(), second.unwrap());
+    let bundle = ca.authority.store().bundle().await.unwrap();
+    assert_eq!((bundle.authorities().len(), bundle.sequence()), (2, 2));
+
+    let generations = ca.authority.store().generations().await.unwrap();
+    let mut late = generations.issuer().unwrap().clone();
+    (late.name, late.parent, late.state) = (
+        "late".to_owned(),
+        Some("another".to_owned()),
+        State::Prepared,
+    );
+    let new = New {
+        role: Role::Intermediate,
+        adopted: Vec::new(),
+        made: vec![late],
+    };
+    let refused = ca
+        .authority
+        .store()
+        .prepare_authority(new, By::Age, SystemTime::now())
+        .await;
+    assert_eq!(refused.unwrap().unwrap_err(), Refused::Overtaken);
+}
+
+#[tokio::test]
+async fn the_root_that_signs_is_never_taken_from_the_bundle() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Root).await.unwrap();
+    ca.activate(Role::Root).await.unwrap();
+    // As only tampering can bring about.
+    let store = ca.authority.store();
+    let generations = store.generations().await.unwrap();
+    let old = generations.retiring(Role::Root).next().unwrap();
+    let only = vec![old.certificate.clone().unwrap()];
+    let domain = TrustDomain::parse("demo.test").unwrap();
+    let bundle = TrustBundle::new(domain, only, 0).unwrap();
+    store
+        .publish_bundle(bundle, SystemTime::now())
+        .await
+        .unwrap();
+    let forced = Terms {
+        force: true,
+        ..PATIENT
+    };
+    let refused = store.retire_authority(Role::Root, forced, By::Operator, SystemTime::now());
+    assert_eq!(refused.await.unwrap(), Err(Refused::RootMissing));
+    assert_eq!(store.bundle().await.unwrap().authorities().len(), 1);
+}

@@ -1,0 +1,112 @@
+//! `tipstaff ca rotate`: each step beside the running CA, which follows.
+
+use super::{Output, answer, configured, configured_with_keys, database, keys, print, print_json};
+use crate::cli::ca::rotate::{
+    RotateActivateArgs, RotateCommand, RotatePrepareArgs, RotateRetireArgs, RotateStatusArgs,
+};
+use anyhow::Context;
+use ca::rotation::{self, By, Lives, Prepared, Refused, Role, Step};
+use ca::store::{Store, Terms};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+pub(super) async fn run(command: &RotateCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        RotateCommand::Prepare(arguments) => prepare(arguments).await,
+        RotateCommand::Activate(arguments) => activate(arguments).await,
+        RotateCommand::Retire(arguments) => retire(arguments).await,
+        RotateCommand::Status(arguments) => status(arguments),
+    }
+}
+
+async fn prepare(arguments: &RotatePrepareArgs) -> anyhow::Result<ExitCode> {
+    let config = configured_with_keys(&arguments.keys)?;
+    let (options, role) = (keys::open_options(&config)?, arguments.what.role());
+    let store = Store::open(database::of(&config)?)?;
+    let prepared = match &arguments.chain {
+        Some(file) => {
+            let reading = || format!("reading {}", file.display());
+            let chain = std::fs::read(file).with_context(reading)?;
+            let accepted = rotation::accept(&options, &store, role, chain, By::Operator).await;
+            accepted.with_context(reading)?
+        }
+        None => {
+            let lives = Lives {
+                root: arguments.root_life,
+                intermediate: arguments.intermediate_life,
+            };
+            rotation::prepare(&config.dir, &options, &store, role, lives, By::Operator).await?
+        }
+    };
+    match prepared {
+        Prepared::Ready(name) => {
+            eprintln!(
+                "prepared the {role} {name}; `tipstaff ca rotate activate --{role}` has it sign"
+            );
+        }
+        Prepared::Requested(request) => {
+            print(format_args!("{request}"))?;
+            eprintln!(
+                "the root's key is elsewhere: have the request signed there, with CA true and path length 0, and take the chain back with --chain"
+            );
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn activate(arguments: &RotateActivateArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
+    let (role, now) = (arguments.what.role(), SystemTime::now());
+    let terms = Terms {
+        percent: arguments.acknowledged_percent,
+        force: arguments.force,
+    };
+    let done = store
+        .activate_authority(role, terms, By::Operator, now)
+        .await?;
+    Ok(told("active", role, &done))
+}
+
+async fn retire(arguments: &RotateRetireArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
+    let (role, now) = (arguments.what.role(), SystemTime::now());
+    let terms = Terms {
+        percent: 100,
+        force: arguments.force,
+    };
+    let done = store
+        .retire_authority(role, terms, By::Operator, now)
+        .await?;
+    Ok(told("retired", role, &done))
+}
+
+fn told(state: &str, role: Role, done: &Result<Step, Refused>) -> ExitCode {
+    match done {
+        Err(refused) => {
+            eprintln!("{refused}");
+            return answer(false);
+        }
+        Ok(step) if step.authorities.is_empty() => {
+            eprintln!("nothing to do: the {role} is {state} since an earlier step");
+        }
+        Ok(step) => {
+            for blocker in &step.despite {
+                eprintln!("forced: {}", blocker.consequence());
+            }
+            for name in &step.authorities {
+                eprintln!("{state}: {name}");
+            }
+        }
+    }
+    answer(true)
+}
+
+fn status(arguments: &RotateStatusArgs) -> anyhow::Result<ExitCode> {
+    let config = configured(&arguments.dir)?;
+    let status = rotation::status(&config.dir, &database::of(&config)?, SystemTime::now())?;
+    match arguments.output.output {
+        Output::Json => print_json(&status)?,
+        Output::Text => print(format_args!("{status}"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
