@@ -16,6 +16,8 @@ pub struct Metrics {
     connections: Counter,
     open_connections: Gauge,
     frozen_lineages: Gauge,
+    rotation_overdue: Gauge,
+    unacknowledged_roots: Counter,
     server_certificate_expiry: Gauge,
 }
 
@@ -37,6 +39,14 @@ impl Default for Metrics {
             open_connections: all.metric(
                 "open_connections",
                 "Connections accepted and not yet closed",
+            ),
+            rotation_overdue: all.metric(
+                "rotation_overdue",
+                "1 while the CA's own certificates are due and not replaced",
+            ),
+            unacknowledged_roots: all.metric(
+                "unacknowledged_roots",
+                "Roots that sign since their time had come, although not every sidecar had them",
             ),
             frozen_lineages: all.metric(
                 "frozen_lineages",
@@ -88,6 +98,14 @@ impl Metrics {
 
     pub(crate) fn server_certificate_ends(&self, unix_seconds: i64) {
         self.server_certificate_expiry.set(unix_seconds);
+    }
+
+    pub(crate) fn rotation_is_overdue(&self, is_overdue: bool) {
+        self.rotation_overdue.set(is_overdue.into());
+    }
+
+    pub(crate) fn count_unacknowledged_root(&self) {
+        self.unacknowledged_roots.inc();
     }
 
     pub(crate) fn lineages_are_frozen(&self, count: i64) {

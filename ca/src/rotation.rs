@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 mod accept;
+mod automatic;
 mod blocked;
 mod make;
 mod status;
@@ -25,6 +26,10 @@ mod status;
 mod tests;
 
 pub use accept::accept;
+pub(crate) use automatic::{Ages, keep};
+pub use automatic::{
+    DEFAULT_ACTIVATE_AFTER, DEFAULT_PREPARE_AT_PERCENT, DEFAULT_RETIRE_AFTER, Options,
+};
 pub(crate) use blocked::NAMED;
 pub use blocked::{Blocker, Laggard, Refused};
 pub use make::{Lives, PrepareError, Prepared, prepare};
@@ -120,6 +125,12 @@ impl By {
             Self::Deadline => "deadline",
         }
     }
+
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        [Self::Operator, Self::Age, Self::Deadline]
+            .into_iter()
+            .find(|by| by.as_str() == word)
+    }
 }
 
 /// A key file, if there is one. Zeroed on drop, and never printed.
@@ -150,6 +161,8 @@ pub(crate) struct Generation {
     pub(crate) sequence: u64,
     /// When it came into its state.
     pub(crate) since: SystemTime,
+    /// Who had it made.
+    pub(crate) made_by: By,
 }
 
 /// The authorities of a CA. None before the first rotation.

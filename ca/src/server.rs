@@ -19,6 +19,7 @@ use crate::entries::Entry;
 use crate::federation::Federation;
 use crate::jwt::{self, TokenError, Tokens};
 use crate::metrics::{Metrics, Reason};
+use crate::rotation;
 use crate::turns::Bounds;
 use crate::watched::WatchedBundle;
 use identity::SpiffeId;
@@ -134,6 +135,7 @@ pub struct Server {
     identity: tls::ServerCertificate,
     authority: Arc<Authority>,
     tokens: Option<Arc<Tokens>>,
+    rotation: rotation::Options,
 }
 
 /// What every connection shares.
@@ -192,6 +194,7 @@ impl Server {
             identity,
             authority,
             tokens: None,
+            rotation: rotation::Options::default(),
         })
     }
 
@@ -235,6 +238,13 @@ impl Server {
         self
     }
 
+    /// Replaces the CA's own certificates by these; without them by what is usual.
+    #[must_use]
+    pub fn rotating(mut self, options: rotation::Options) -> Self {
+        self.rotation = options;
+        self
+    }
+
     /// The bound address: where the port is known after a bind to port 0.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -261,6 +271,7 @@ impl Server {
             () = self.authority.follow() => {}
             () = heads::keep(&self.authority, server, every) => {}
             () = keep(self.tokens.as_deref()) => {}
+            () = rotation::keep(&self.authority, &self.rotation, &self.service.metrics) => {}
         }
         drop(self.listener);
         tasks.drain.cancel();

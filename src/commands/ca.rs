@@ -93,7 +93,8 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     .await?
     .believing(attestors)
     .with_entries(entries)
-    .administered_by(config.administrators);
+    .administered_by(config.administrators)
+    .rotating(config.rotation);
     let server = match config.jwt {
         Some(options) => server.issuing_tokens(options).await?,
         None => server,

@@ -9,6 +9,7 @@ pub(crate) mod entries;
 mod federation;
 mod jwt;
 mod keys;
+mod rotation;
 mod store;
 
 pub(crate) use keys::{Keys, SecretSource};
@@ -48,6 +49,8 @@ pub(crate) struct CaConfig {
     pub(crate) administrators: BTreeSet<SpiffeId>,
     /// Whether and how tokens are issued.
     pub(crate) jwt: Option<ca::jwt::Options>,
+    /// When the CA's own certificates are replaced.
+    pub(crate) rotation: ca::rotation::Options,
     /// Other trust domains whose bundles are fetched.
     pub(crate) federation: Vec<ca::federation::Options>,
     /// Where old audit records go while the CA serves.
@@ -69,6 +72,7 @@ impl CaConfig {
             entries: None,
             administrators: BTreeSet::new(),
             jwt: None,
+            rotation: ca::rotation::Options::default(),
             federation: Vec::new(),
             archive: None,
         }
@@ -94,6 +98,7 @@ impl CaConfig {
         let entries = map.optional("entries", entries::read_section);
         let administrators = map.optional("administrators", read_administrators);
         let jwt = map.optional("jwt", jwt::read);
+        let rotation = map.optional("rotation", rotation::read);
         let federation = map.optional("federation", federation::read);
         let archive = map.optional("audit", audit::read);
         Some(Self {
@@ -111,6 +116,7 @@ impl CaConfig {
             entries,
             administrators: administrators.unwrap_or_default(),
             jwt,
+            rotation: rotation.unwrap_or_default(),
             federation: federation.unwrap_or_default(),
             archive,
         })

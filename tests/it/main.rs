@@ -26,6 +26,8 @@ mod grpc;
 mod limits;
 // Identities rotate, expire and come back.
 mod rotation;
+// The CA's root and intermediate are replaced.
+mod rotation_authority;
 // What is revoked beside a running CA.
 mod revocation;
 // SIGTERM.

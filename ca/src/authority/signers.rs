@@ -11,7 +11,7 @@ use crate::csr::KeyHash;
 use crate::directory as files;
 use crate::keys;
 use crate::profile::{CaCertificate, Validity};
-use crate::rotation::{Generation, Generations};
+use crate::rotation::{Ages, Generation, Generations};
 use crate::signer::CaKey;
 use crate::store::Database;
 use identity::TrustBundle;
@@ -166,6 +166,25 @@ impl Authority {
     /// What signs the CA's own certificate.
     pub(super) fn server_signer(&self) -> Arc<Signer> {
         Arc::clone(&self.signers.borrow().server)
+    }
+
+    /// How old what signs is.
+    pub(crate) fn ages(&self) -> Option<Ages> {
+        let signer = self.signer();
+        let validity =
+            |der: &CertificateDer<'_>| CaCertificate::parse(der).map(|info| info.validity);
+        Some(Ages {
+            root: validity(&signer.root)?,
+            intermediate: match &signer.intermediate {
+                Some(intermediate) => Some(validity(intermediate)?),
+                None => None,
+            },
+        })
+    }
+
+    /// Where the CA is, and how it is opened.
+    pub(crate) fn place(&self) -> (&Path, &OpenOptions) {
+        (&self.directory, &self.options)
     }
 
     /// Which authority signs the CA's own certificate, and every later one.

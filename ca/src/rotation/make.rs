@@ -108,6 +108,7 @@ pub(super) fn of(
         key,
         sequence: 0,
         since: SystemTime::UNIX_EPOCH,
+        made_by: By::Operator,
     })
 }
 
@@ -313,6 +314,7 @@ impl Maker {
             key: KeyFile(Some(text)),
             sequence: 0,
             since: SystemTime::UNIX_EPOCH,
+            made_by: By::Operator,
         })
     }
 }

@@ -12,6 +12,7 @@ fn generation(name: &str, role: Role, state: State, parent: Option<&str>, age: u
         key: KeyFile::default(),
         sequence: age,
         since: SystemTime::UNIX_EPOCH + Duration::from_secs(age),
+        made_by: By::Operator,
     }
 }
 
@@ -73,6 +74,9 @@ fn every_word_of_the_database_is_read_back() {
     }
     for role in [Role::Root, Role::Intermediate] {
         assert_eq!(Role::parse(role.as_str()), Some(role));
+    }
+    for by in [By::Operator, By::Age, By::Deadline] {
+        assert_eq!(By::parse(by.as_str()), Some(by));
     }
     assert_eq!((State::parse("lost"), Role::parse("leaf")), (None, None));
 }

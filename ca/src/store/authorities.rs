@@ -102,7 +102,7 @@ pub(crate) fn read_generations(database: &Database) -> Result<Generations, Store
 
 pub(crate) fn generations(transaction: &mut Transaction<'_>) -> sql::Result<Generations> {
     let rows = transaction.query(
-        "SELECT name, role, state, parent, certificate, request, key_file, sequence, since FROM authority
+        "SELECT name, role, state, parent, certificate, request, key_file, sequence, since, made_by FROM authority
          ORDER BY since, name",
         &[],
     )?;
@@ -129,6 +129,7 @@ fn generation(row: &Row) -> sql::Result<Option<Generation>> {
         key: KeyFile(row.get::<Option<String>>(6)?.map(Zeroizing::new)),
         sequence: row.get(7)?,
         since: UNIX_EPOCH + row.get::<Duration>(8)?,
+        made_by: By::parse(&row.get::<String>(9)?).unwrap_or(By::Operator),
     }))
 }
 
@@ -141,7 +142,7 @@ fn prepare(
     let mut present = generations(batch)?;
     if present.0.is_empty() {
         for one in &new.adopted {
-            insert(batch, one, 0, now)?;
+            insert(batch, one, 0, By::Operator, now)?;
         }
         present = generations(batch)?;
     }
@@ -174,7 +175,7 @@ fn prepare(
     for one in &new.made {
         // It may have been requested until now.
         batch.execute("DELETE FROM authority WHERE name = $1", values![&one.name])?;
-        insert(batch, one, sequence, now)?;
+        insert(batch, one, sequence, by, now)?;
         batch.audit(
             now,
             &Event::AuthorityPrepared {
@@ -194,13 +195,14 @@ fn insert(
     batch: &mut Batch<'_, '_>,
     one: &Generation,
     sequence: u64,
+    by: By,
     now: SystemTime,
 ) -> sql::Result<()> {
     let certificate = one.certificate.as_ref().map(|der| der.as_ref());
     let key = one.key.0.as_ref().map(|text| text.as_str());
     batch.execute(
-        "INSERT INTO authority (name, role, state, parent, certificate, request, key_file, sequence, since)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO authority (name, role, state, parent, certificate, request, key_file, sequence, since, made_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         values![
             &one.name,
             one.role.as_str(),
@@ -210,7 +212,8 @@ fn insert(
             one.request.as_ref(),
             key,
             sequence,
-            now
+            now,
+            by.as_str()
         ],
     )?;
     Ok(())

@@ -54,12 +54,12 @@ pub(crate) struct RotatePrepareArgs {
     /// The certificates that a root elsewhere answered with: the intermediate's, then the root's (PEM).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["root_life", "intermediate_life"])]
     pub(crate) chain: Option<PathBuf>,
-    /// Life of a new root certificate.
-    #[arg(long, default_value = "3650d", value_parser = duration)]
-    pub(crate) root_life: Duration,
-    /// Life of the new intermediate.
-    #[arg(long, default_value = "365d", value_parser = duration)]
-    pub(crate) intermediate_life: Duration,
+    /// Life of a new root certificate [default: the configuration's, or 3650d].
+    #[arg(long, value_parser = duration)]
+    pub(crate) root_life: Option<Duration>,
+    /// Life of the new intermediate [default: the configuration's, or 365d].
+    #[arg(long, value_parser = duration)]
+    pub(crate) intermediate_life: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -68,9 +68,9 @@ pub(crate) struct RotateActivateArgs {
     pub(crate) dir: CaDirArgs,
     #[command(flatten)]
     pub(crate) what: Rotated,
-    /// How many of the live sidecars have to have the new root, of a hundred.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub(crate) acknowledged_percent: u8,
+    /// How many of the live sidecars have to have the new root, of a hundred [default: the configuration's, or 100].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) acknowledged_percent: Option<u8>,
     /// Do it although sidecars do not have the new root, and say what breaks.
     #[arg(long)]
     pub(crate) force: bool,

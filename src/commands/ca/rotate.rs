@@ -31,9 +31,10 @@ async fn prepare(arguments: &RotatePrepareArgs) -> anyhow::Result<ExitCode> {
             accepted.with_context(reading)?
         }
         None => {
+            let usual = config.rotation.lives;
             let lives = Lives {
-                root: arguments.root_life,
-                intermediate: arguments.intermediate_life,
+                root: arguments.root_life.unwrap_or(usual.root),
+                intermediate: arguments.intermediate_life.unwrap_or(usual.intermediate),
             };
             rotation::prepare(&config.dir, &options, &store, role, lives, By::Operator).await?
         }
@@ -55,10 +56,12 @@ async fn prepare(arguments: &RotatePrepareArgs) -> anyhow::Result<ExitCode> {
 }
 
 async fn activate(arguments: &RotateActivateArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
+    let config = configured(&arguments.dir)?;
+    let store = Store::open(database::of(&config)?)?;
     let (role, now) = (arguments.what.role(), SystemTime::now());
+    let percent = arguments.acknowledged_percent;
     let terms = Terms {
-        percent: arguments.acknowledged_percent,
+        percent: percent.unwrap_or(config.rotation.acknowledged_percent),
         force: arguments.force,
     };
     let done = store

@@ -32,6 +32,45 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn rotation_is_by_age_unless_it_is_told_otherwise() {
+    let read =
+        |text: &str| read(&format!("dir: ca\nrotation: {text}\n")).map(|config| config.rotation);
+    let usual = read("{}").unwrap();
+    assert!(usual.automatic);
+    assert_eq!(
+        (usual.prepare_at_percent, usual.acknowledged_percent),
+        (70, 100)
+    );
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    assert_eq!(
+        (usual.activate_after, usual.retire_after),
+        (day * 7, day * 30)
+    );
+    let told = read(
+        "{automatic: false, prepareAtPercent: 50, acknowledgedPercent: 99, activateAfter: 1d, retireAfter: 2d, rootLife: 20d, intermediateLife: 10d}",
+    )
+    .unwrap();
+    assert!(!told.automatic);
+    assert_eq!(
+        (told.prepare_at_percent, told.acknowledged_percent),
+        (50, 99)
+    );
+    assert_eq!((told.activate_after, told.retire_after), (day, day * 2));
+    assert_eq!(
+        (told.lives.root, told.lives.intermediate),
+        (day * 20, day * 10)
+    );
+    for wrong in [
+        "{acknowledgedPercent: 0}",
+        "{prepareAtPercent: 101}",
+        "{rootLife: 20000d}",
+        "{often: true}",
+    ] {
+        read(wrong).unwrap_err();
+    }
+}
+
+#[test]
 fn a_database_elsewhere_is_reached_over_tls_or_by_name_without() {
     let store = |text: &str| read(&format!("dir: ca\nstore: {text}\n")).map(|config| config.store);
     let expected = |transport| {

@@ -1,0 +1,239 @@
+//! Rotation by age: the CA replaces its own certificates in time, as far as it can by itself. What an operator has begun is
+//! the operator's to finish.
+
+use super::make::{Lives, PrepareError, Prepared, prepare};
+use super::{
+    Blocker, By, DEFAULT_ACKNOWLEDGED_PERCENT, Generation, Generations, Refused, Role, State, Step,
+};
+use crate::authority::Authority;
+use crate::causes::in_full;
+use crate::config::MAX_TTL;
+use crate::metrics::Metrics;
+use crate::profile::Validity;
+use crate::store::{StoreError, Terms};
+use std::time::{Duration, SystemTime};
+
+#[cfg(test)]
+mod tests;
+
+/// Between one look and the next: what is planned in days need not be looked at more often.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// An intermediate of a year is replaced with three and a half months left, in which somebody may find out why it was not.
+pub const DEFAULT_PREPARE_AT_PERCENT: u8 = 70;
+/// A sidecar that is cut off from the CA is dead after a day, the longest life; one that lives and does not hear is odd.
+pub const DEFAULT_ACTIVATE_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// For whoever keeps copies of the old trust bundle, in which new sidecars start.
+pub const DEFAULT_RETIRE_AFTER: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// When the CA replaces its own certificates.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether it does.
+    pub automatic: bool,
+    /// How much of an authority's life is over, of a hundred, when the next is prepared.
+    pub prepare_at_percent: u8,
+    /// How many of the live sidecars have to have a root before it signs, of a hundred.
+    pub acknowledged_percent: u8,
+    /// How long a root waits for that; then it signs all the same, with an alarm. Earlier, if the present one ends.
+    pub activate_after: Duration,
+    /// How long what was replaced stays at least.
+    pub retire_after: Duration,
+    pub lives: Lives,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            automatic: true,
+            prepare_at_percent: DEFAULT_PREPARE_AT_PERCENT,
+            acknowledged_percent: DEFAULT_ACKNOWLEDGED_PERCENT,
+            activate_after: DEFAULT_ACTIVATE_AFTER,
+            retire_after: DEFAULT_RETIRE_AFTER,
+            lives: Lives::default(),
+        }
+    }
+}
+
+/// The validity of the authorities that are active.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ages {
+    pub(crate) root: Validity,
+    /// `None` where the root signs.
+    pub(crate) intermediate: Option<Validity>,
+}
+
+/// A step whose time has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Prepare(Role),
+    Activate(Role, By),
+    Retire(Role),
+}
+
+fn due(present: &Generations, ages: Ages, options: &Options, now: SystemTime) -> Vec<Due> {
+    let root = due_of(Role::Root, ages.root, present, options, now);
+    let intermediate = ages
+        .intermediate
+        .and_then(|validity| due_of(Role::Intermediate, validity, present, options, now))
+        // A new root brings its own.
+        .filter(|due| !(matches!(due, Due::Prepare(_)) && is_coming(present, root)));
+    [root, intermediate].into_iter().flatten().collect()
+}
+
+fn is_coming(present: &Generations, root: Option<Due>) -> bool {
+    present.next(Role::Root).is_some() || root == Some(Due::Prepare(Role::Root))
+}
+
+fn due_of(
+    role: Role,
+    active: Validity,
+    present: &Generations,
+    options: &Options,
+    now: SystemTime,
+) -> Option<Due> {
+    if let Some(next) = present.next(role) {
+        return (next.made_by == By::Age)
+            .then(|| Due::Activate(role, patience(role, next, active, options, now)));
+    }
+    let mut retiring = present.retiring(role).peekable();
+    if retiring.peek().is_some() {
+        let is_ours = present
+            .of(role, State::Active)
+            .all(|one| one.made_by == By::Age);
+        let is_time = retiring.all(|one| one.since + options.retire_after <= now);
+        return (is_ours && is_time).then_some(Due::Retire(role));
+    }
+    let life = active
+        .not_after
+        .duration_since(active.not_before)
+        .unwrap_or_default();
+    let from = active.not_before + life * u32::from(options.prepare_at_percent) / 100;
+    (from <= now).then_some(Due::Prepare(role))
+}
+
+/// Whether a root still waits. An intermediate comes with its certificates, and waits for nobody.
+fn patience(
+    role: Role,
+    next: &Generation,
+    active: Validity,
+    options: &Options,
+    now: SystemTime,
+) -> By {
+    // From then on certificates would get shorter.
+    let at_last = active.not_after - MAX_TTL;
+    let deadline = (next.since + options.activate_after).min(at_last);
+    match role == Role::Root && deadline <= now {
+        true => By::Deadline,
+        false => By::Age,
+    }
+}
+
+/// Takes every step in its time. Never returns.
+pub(crate) async fn keep(authority: &Authority, options: &Options, metrics: &Metrics) {
+    if !options.automatic {
+        std::future::pending::<()>().await;
+    }
+    let mut known = Vec::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let overdue = take_due(authority, options, metrics, SystemTime::now()).await;
+        for problem in overdue.iter().filter(|problem| !known.contains(*problem)) {
+            tracing::error!(
+                problem,
+                "the CA's own certificates are not replaced in time"
+            );
+        }
+        metrics.rotation_is_overdue(!overdue.is_empty());
+        known = overdue;
+    }
+}
+
+/// Gives what is due and could not be done.
+async fn take_due(
+    authority: &Authority,
+    options: &Options,
+    metrics: &Metrics,
+    now: SystemTime,
+) -> Vec<String> {
+    let present = match authority.store().generations().await {
+        Ok(present) => present,
+        Err(error) => return vec![in_full(&error)],
+    };
+    let Some(ages) = authority.ages() else {
+        return Vec::new();
+    };
+    let mut overdue = Vec::new();
+    for step in due(&present, ages, options, now) {
+        match take(authority, step, options, now).await {
+            Ok(taken) => tell(step, &taken, metrics),
+            // It waits for the sidecars, and has time.
+            Err(NotTaken::Refused(Refused::Blocked(_)))
+                if matches!(step, Due::Activate(_, By::Age)) => {}
+            Err(error) => overdue.push(in_full(&error)),
+        }
+    }
+    overdue
+}
+
+async fn take(
+    authority: &Authority,
+    step: Due,
+    options: &Options,
+    now: SystemTime,
+) -> Result<Step, NotTaken> {
+    let store = authority.store();
+    match step {
+        Due::Prepare(role) => {
+            let (directory, open) = authority.place();
+            let prepared = prepare(directory, open, store, role, options.lives, By::Age).await?;
+            match prepared {
+                Prepared::Ready(name) => Ok(Step {
+                    authorities: vec![name],
+                    despite: Vec::new(),
+                }),
+                Prepared::Requested(_) => Err(NotTaken::Elsewhere(role)),
+            }
+        }
+        Due::Activate(role, by) => {
+            let terms = Terms {
+                percent: options.acknowledged_percent,
+                force: by == By::Deadline,
+            };
+            Ok(store.activate_authority(role, terms, by, now).await??)
+        }
+        Due::Retire(role) => {
+            let terms = Terms {
+                percent: 100,
+                force: false,
+            };
+            Ok(store.retire_authority(role, terms, By::Age, now).await??)
+        }
+    }
+}
+
+fn tell(step: Due, taken: &Step, metrics: &Metrics) {
+    tracing::info!(?step, authorities = ?taken.authorities, "the CA has rotated by itself");
+    if !taken.despite.is_empty() {
+        metrics.count_unacknowledged_root();
+        let consequences: Vec<_> = taken.despite.iter().map(Blocker::consequence).collect();
+        tracing::error!(
+            ?consequences,
+            "a root signs that not every sidecar has, as its time had come"
+        );
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum NotTaken {
+    #[error("cannot use the CA's database")]
+    Store(#[from] StoreError),
+    #[error("the next authority is not prepared")]
+    Prepare(#[from] PrepareError),
+    #[error("a step that is due is not taken")]
+    Refused(#[from] Refused),
+    #[error(
+        "the {0} needs a signature of the root elsewhere: `tipstaff ca rotate prepare --{0}` prints the request"
+    )]
+    Elsewhere(Role),
+}

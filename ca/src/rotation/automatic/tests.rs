@@ -1,0 +1,152 @@
+use super::*;
+use crate::config::{InitOptions, KeyProtection, OpenOptions};
+use identity::TrustDomain;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+struct Ca {
+    _folder: TempDir,
+    dir: PathBuf,
+    authority: Arc<Authority>,
+    metrics: Metrics,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("ca");
+        let domain = TrustDomain::parse("demo.test").unwrap();
+        let options = InitOptions::new(domain, KeyProtection::InsecurePlaintext);
+        crate::init(&dir, &options).unwrap();
+        let authority = Arc::new(Authority::open(&dir, &OpenOptions::default()).unwrap());
+        Self {
+            _folder: folder,
+            dir,
+            authority,
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// What the CA does at a time, and follows.
+    async fn look(&self, days: u32) -> Vec<String> {
+        let now = SystemTime::now() + DAY * days;
+        let overdue = take_due(&self.authority, &Options::default(), &self.metrics, now).await;
+        assert!(self.authority.read_authorities().await);
+        overdue
+    }
+
+    /// In the order of their words, as all may be of the same second.
+    async fn states(&self, role: Role) -> Vec<State> {
+        let present = self.authority.store().generations().await.unwrap();
+        let of_role = present.0.iter().filter(|one| one.role == role);
+        let mut states: Vec<_> = of_role.map(|one| one.state).collect();
+        states.sort_by_key(|state| state.as_str());
+        states
+    }
+}
+
+#[tokio::test]
+async fn an_intermediate_is_replaced_at_seventy_percent_of_its_life_and_its_predecessor_later_forgotten()
+ {
+    use State::{Active, Prepared, Retired, Retiring};
+    let ca = Ca::new();
+    assert!(ca.look(250).await.is_empty());
+    assert!(
+        ca.states(Role::Intermediate).await.is_empty(),
+        "it is young"
+    );
+    assert!(ca.look(256).await.is_empty());
+    assert_eq!(ca.states(Role::Intermediate).await, [Active, Prepared]);
+    let before = ca.authority.issue_server().await.unwrap();
+    ca.look(256).await;
+    assert_eq!(ca.states(Role::Intermediate).await, [Active, Retiring]);
+    let after = ca.authority.issue_server().await.unwrap();
+    assert_ne!(before.svid.chain()[1], after.svid.chain()[1]);
+    ca.look(256 + 29).await;
+    assert_eq!(ca.states(Role::Intermediate).await, [Active, Retiring]);
+    ca.look(256 + 31).await;
+    let states = ca.states(Role::Intermediate).await;
+    assert!(
+        states.contains(&Retired) && states.contains(&Active),
+        "{states:?}"
+    );
+    let report = crate::ledger::verify(&ca.dir).unwrap();
+    assert!(report.is_intact(), "{report}");
+}
+
+#[tokio::test]
+async fn a_root_is_published_first_and_brings_its_own_intermediate() {
+    let ca = Ca::new();
+    let years = 365 * 8;
+    // The intermediate has long been due as well.
+    ca.look(years).await;
+    assert_eq!(
+        ca.states(Role::Root).await,
+        [State::Active, State::Prepared]
+    );
+    assert_eq!(ca.states(Role::Intermediate).await.len(), 2);
+    assert_eq!(ca.authority.bundle().borrow().authorities().len(), 2);
+}
+
+#[tokio::test]
+async fn what_an_operator_has_begun_is_left_to_the_operator() {
+    let ca = Ca::new();
+    let (directory, options) = ca.authority.place();
+    let store = ca.authority.store();
+    let lives = Lives::default();
+    prepare(directory, options, store, Role::Root, lives, By::Operator)
+        .await
+        .unwrap();
+    assert!(ca.look(365 * 9).await.is_empty());
+    assert_eq!(
+        ca.states(Role::Root).await,
+        [State::Active, State::Prepared]
+    );
+}
+
+#[tokio::test]
+async fn a_root_that_is_elsewhere_is_asked_for_and_that_is_an_alarm() {
+    let ca = Ca::new();
+    std::fs::remove_file(ca.dir.join("root.key")).unwrap();
+    let overdue = ca.look(256).await;
+    assert!(
+        overdue[0].contains("rotate prepare --intermediate"),
+        "{overdue:?}"
+    );
+    assert_eq!(ca.look(257).await, overdue, "until it is there");
+}
+
+#[test]
+fn a_root_waits_for_the_sidecars_until_its_deadline_or_until_the_old_one_ends() {
+    let now = SystemTime::now();
+    let next = Generation {
+        name: "next".to_owned(),
+        role: Role::Root,
+        state: State::Prepared,
+        parent: None,
+        certificate: None,
+        request: None,
+        key: super::super::KeyFile::default(),
+        sequence: 2,
+        since: now,
+        made_by: By::Age,
+    };
+    let active = |days| Validity {
+        not_before: now - DAY,
+        not_after: now + DAY * days,
+    };
+    let options = Options::default();
+    let by = |role, days, waited| patience(role, &next, active(days), &options, now + DAY * waited);
+    assert_eq!(by(Role::Root, 1000, 6), By::Age);
+    assert_eq!(by(Role::Root, 1000, 7), By::Deadline);
+    assert_eq!(by(Role::Root, 3, 1), By::Age);
+    assert_eq!(
+        by(Role::Root, 3, 2),
+        By::Deadline,
+        "the old root issues a full life no more"
+    );
+    assert_eq!(by(Role::Intermediate, 1000, 7), By::Age);
+}
