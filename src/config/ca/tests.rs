@@ -41,7 +41,7 @@ fn rotation_is_by_age_unless_it_is_told_otherwise() {
         (usual.prepare_at_percent, usual.acknowledged_percent),
         (70, 100)
     );
-    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    let day = Duration::from_secs(24 * 60 * 60);
     assert_eq!(
         (usual.activate_after, usual.retire_after),
         (day * 7, day * 30)
