@@ -12,13 +12,15 @@ const TAKEN: [&str; 3] = ["IssueRequest", "RenewRequest", "X509Possession"];
 /// What only those can have who watch the bundle, which the gateway's callers cannot.
 const WATCHED: &str = "ledger_head";
 /// What it gives.
-const GIVEN: [&str; 6] = [
+const GIVEN: [&str; 8] = [
     "IssueResponse",
     "RenewResponse",
     "Certificate",
     "TrustBundle",
     "Revocations",
     "RevokedIdentity",
+    "Registration",
+    "FederatesWith",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

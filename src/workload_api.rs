@@ -6,7 +6,7 @@
 use crate::config::Identity;
 use crate::enrolment;
 use anyhow::Context;
-use ca::client::{self, Handles, Keys};
+use ca::client::{self, Handles, Keys, Registration};
 use identity::{PortableSvid, Revocations, TrustBundle, Usage};
 use proxy::drain::{Drain, Readiness};
 use std::sync::Arc;
@@ -158,16 +158,37 @@ fn publish(
     }));
     let sender = Arc::new(sender);
     for (place, handles) in handles.into_iter().enumerate() {
-        let entitled = sender.borrow().identities[place].entitled.clone();
-        tokio::spawn(follow(Arc::clone(&sender), (place, entitled), handles));
+        let configured = sender.borrow().identities[place].clone();
+        tokio::spawn(follow(Arc::clone(&sender), (place, configured), handles));
     }
     receiver
+}
+
+/// What the configuration says of an identity, and where it says nothing, what the CA does. Bundles come with it that neither
+/// keeps from it.
+fn on_terms(
+    configured: &workload::Identity,
+    registration: &Registration,
+) -> (String, FederatesWith) {
+    let hint = match configured.hint.as_str() {
+        "" => &registration.hint,
+        hint => hint,
+    };
+    let federates_with = match (&configured.federates_with, &registration.federates_with) {
+        (configured, None) => configured.clone(),
+        (FederatesWith::All, Some(named)) => FederatesWith::Named(named.iter().cloned().collect()),
+        (FederatesWith::Named(configured), Some(named)) => {
+            let both = configured.iter().filter(|name| named.contains(name));
+            FederatesWith::Named(both.cloned().collect())
+        }
+    };
+    (hint.to_owned(), federates_with)
 }
 
 /// Keeps one identity, and the bundle, up to date. Ends with the client, or when nobody listens any more.
 async fn follow(
     holdings: Arc<watch::Sender<Arc<Holdings>>>,
-    (place, entitled): (usize, Entitled),
+    (place, configured): (usize, workload::Identity),
     mut handles: Handles,
 ) {
     loop {
@@ -175,6 +196,7 @@ async fn follow(
         let bundle = Arc::clone(&handles.bundle.borrow_and_update());
         let federated = Arc::clone(&handles.federated.borrow_and_update());
         let revocations = Arc::clone(&handles.revocations.borrow_and_update());
+        let registration = handles.registration.borrow_and_update().clone();
         let is_revoked = svid
             .as_ref()
             .is_some_and(|svid| revokes(&revocations, &bundle, svid));
@@ -190,8 +212,9 @@ async fn follow(
             // Callers are refused, and their streams end with that, until there is another certificate.
             identity.entitled = match is_revoked {
                 true => Entitled::Nobody,
-                false => entitled.clone(),
+                false => configured.entitled.clone(),
             };
+            (identity.hint, identity.federates_with) = on_terms(&configured, &registration);
             next.federated = client::newest(&present.federated, federated.to_vec());
             // Each client has its own word of the CA, and one may be ahead of the others.
             if next.own.check_successor(&bundle).is_ok() {
@@ -203,6 +226,7 @@ async fn follow(
             changed = handles.portable.changed() => changed,
             changed = handles.bundle.changed() => changed,
             changed = handles.federated.changed() => changed,
+            changed = handles.registration.changed() => changed,
             changed = handles.revocations.changed() => changed,
             () = holdings.closed() => return,
         };
@@ -218,4 +242,43 @@ fn revokes(revocations: &Revocations, bundle: &TrustBundle, svid: &PortableSvid)
     let now = SystemTime::now().clamp(svid.leaf().not_before, svid.leaf().not_after);
     let chain = bundle.verify_chain(svid.chain(), Usage::Client, now);
     chain.map_or(true, |chain| revocations.check(&chain).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use identity::TrustDomain;
+
+    #[test]
+    fn what_the_configuration_leaves_open_the_ca_says_and_neither_widens_the_other() {
+        let domain = |name: &str| TrustDomain::parse(name).unwrap();
+        let (a, b) = (domain("a.test"), domain("b.test"));
+        let configured = |hint: &str, federates_with| workload::Identity {
+            id: identity::SpiffeId::parse("spiffe://own.test/a").unwrap(),
+            svid: None,
+            hint: hint.to_owned(),
+            tokens: tokio::sync::mpsc::channel(1).0,
+            entitled: Entitled::Nobody,
+            federates_with,
+        };
+        let said = |names: Option<&[&TrustDomain]>| Registration {
+            hint: "ca".to_owned(),
+            federates_with: names.map(|names| names.iter().copied().cloned().collect()),
+        };
+        let named =
+            |names: &[&TrustDomain]| FederatesWith::Named(names.iter().copied().cloned().collect());
+        for (local, ca, expected) in [
+            (FederatesWith::All, None, FederatesWith::All),
+            (FederatesWith::All, Some(&[&a][..]), named(&[&a])),
+            (FederatesWith::All, Some(&[]), named(&[])),
+            (named(&[&a]), None, named(&[&a])),
+            (named(&[&a]), Some(&[&a, &b]), named(&[&a])),
+            (named(&[&a]), Some(&[&b]), named(&[])),
+        ] {
+            let (hint, found) = on_terms(&configured("", local.clone()), &said(ca));
+            assert_eq!((hint.as_str(), found), ("ca", expected), "{local:?} {ca:?}");
+        }
+        let (hint, _) = on_terms(&configured("file", FederatesWith::All), &said(None));
+        assert_eq!(hint, "file");
+    }
 }

@@ -41,6 +41,7 @@ async fn main() -> Result<(), Failure> {
     let authority = Arc::new(Authority::open(&directory, &open)?);
     let request = Request {
         id: SpiffeId::parse("spiffe://bench.test/ns/shop/sa/orders")?,
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&KeyPair::generate()?.subject_public_key_info())?,
         ttl: None,
         until: None,

@@ -8,6 +8,7 @@ mod attested;
 mod pace;
 mod recover;
 pub(crate) mod refused;
+mod registration;
 mod tokens;
 mod watch;
 
@@ -26,7 +27,8 @@ use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
     Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RecoverRequest,
-    RecoverResponse, RenewRequest, RenewResponse, Revocations, TrustBundle, WatchBundleRequest,
+    RecoverResponse, Registration, RenewRequest, RenewResponse, Revocations, TrustBundle,
+    WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
@@ -165,6 +167,7 @@ impl Api {
         }
         let order = IssueOrder {
             id: asked,
+            dns_names: BTreeSet::new(),
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), enrolment.ttl),
             until: None,
@@ -179,7 +182,7 @@ impl Api {
         svid: &Leaf,
         request: &RenewRequest,
         address: IpAddr,
-    ) -> Result<Issued, Refused> {
+    ) -> Result<(Issued, Option<Registration>), Refused> {
         let asking = Asking {
             address,
             due: Due::end_of(svid.not_after),
@@ -187,21 +190,23 @@ impl Api {
         };
         let Ground {
             attested,
-            longest,
+            terms,
             until,
         } = self.attest_again(svid, request).await?;
         let asked = requested_ttl(request.ttl_seconds).or_else(|| life(svid));
         let order = IssueOrder {
             id: svid.id.clone(),
+            dns_names: terms.dns_names,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: shorter(asked, longest),
+            ttl: shorter(asked, terms.ttl),
             until,
             requester: Requester::Svid {
                 serial: svid.serial.clone(),
                 attested,
             },
         };
-        self.issue_in_turn(order, asking).await
+        let issued = self.issue_in_turn(order, asking).await?;
+        Ok((issued, terms.is_fresh.then_some(terms.registration)))
     }
 
     /// Writes the refusal of a known caller, by its ID or by what vouches for it, to the audit log. The refusal stands even
@@ -282,12 +287,13 @@ impl Api {
         }
     }
 
-    fn issue_response(&self, issued: &Issued) -> IssueResponse {
+    fn issue_response(&self, issued: &Issued, registration: Registration) -> IssueResponse {
         IssueResponse {
             certificate: Some(self.certificate(Call::Issue, issued)),
             bundle: Some(self.bundle()),
             server_time_unix_ms: unix_ms(SystemTime::now()),
             revocations: Some(self.revocations()),
+            registration: Some(registration),
         }
     }
 
@@ -322,14 +328,16 @@ impl CertificateAuthority for Api {
             ledger_head: request.ledger_head.as_ref(),
         };
         if let Some(attestation) = &request.attestation {
-            let issued = self
-                .issue_attested(asked, (&request, attestation), asking)
-                .await?;
-            return Ok(Response::new(self.issue_response(&issued)));
+            let attested = self.issue_attested(asked, (&request, attestation), asking);
+            let (issued, registration) = attested.await?;
+            return Ok(Response::new(self.issue_response(&issued, registration)));
         }
         let enrolment = self.authenticate(&request, &asked).await?;
         match self.issue_to(&enrolment, asked, &request, asking).await {
-            Ok(issued) => Ok(Response::new(self.issue_response(&issued))),
+            Ok(issued) => {
+                let registration = Registration::default();
+                Ok(Response::new(self.issue_response(&issued, registration)))
+            }
             Err(refused) => Err(self
                 .audit(&enrolment.spiffe_id, Call::Issue.as_str(), &refused)
                 .await),
@@ -340,11 +348,12 @@ impl CertificateAuthority for Api {
         let (peer, svid) = self.authenticated(&call)?;
         let svid = &svid.leaf;
         match self.issue_after(svid, call.get_ref(), peer.address).await {
-            Ok(issued) => Ok(Response::new(RenewResponse {
+            Ok((issued, registration)) => Ok(Response::new(RenewResponse {
                 certificate: Some(self.certificate(Call::Renew, &issued)),
                 bundle: Some(self.bundle()),
                 server_time_unix_ms: unix_ms(SystemTime::now()),
                 revocations: Some(self.revocations()),
+                registration,
             })),
             Err(refused) => Err(self.audit(&svid.id, Call::Renew.as_str(), &refused).await),
         }

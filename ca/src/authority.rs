@@ -2,11 +2,13 @@
 
 use crate::config::OpenOptions;
 use crate::csr::{KeyHash, PublicKey};
+use crate::dns::{DnsName, MAX_DNS_NAMES};
 use crate::revoke::crl::Crl;
 use crate::store::{CertificateRecord, Store};
 use identity::{Leaf, Revocations, SpiffeId, Svid, TrustBundle, TrustDomain};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -165,6 +167,7 @@ impl Authority {
     /// See [`IssueError`]. Nothing was issued then.
     pub async fn issue(&self, request: Request) -> Result<Issued, IssueError> {
         check_workload_id(&request.id, &self.trust_domain)?;
+        check_dns_names(&request.dns_names, &self.options.server_names)?;
         self.issue_checked(request).await
     }
 
@@ -180,6 +183,7 @@ impl Authority {
         let issued = self
             .issue_checked(Request {
                 id: SpiffeId::ca_server(&self.trust_domain),
+                dns_names: self.options.server_names.clone(),
                 public_key,
                 ttl: None,
                 until: None,
@@ -196,6 +200,7 @@ impl Authority {
     async fn issue_checked(&self, request: Request) -> Result<Issued, IssueError> {
         let now = SystemTime::now();
         let (requester, key) = (request.requester.clone(), request.public_key.hash());
+        let dns_names = request.dns_names.clone();
         let (issued, issuer) = self.sign(request, now).await?;
         let record = CertificateRecord {
             leaf: Leaf {
@@ -206,6 +211,7 @@ impl Authority {
             },
             renew_at: issued.renew_at,
             der: issued.chain[0].clone(),
+            dns_names,
             requester,
             key,
             issuer,
@@ -245,6 +251,17 @@ impl std::fmt::Debug for Authority {
         f.debug_struct("Authority")
             .field("trust_domain", &self.trust_domain)
             .finish_non_exhaustive()
+    }
+}
+
+/// Host names are for workloads but for the CA's own: a client that goes by those would take another for it.
+fn check_dns_names(names: &BTreeSet<DnsName>, own: &BTreeSet<DnsName>) -> Result<(), IssueError> {
+    if names.len() > MAX_DNS_NAMES {
+        return Err(IssueError::TooManyDnsNames { found: names.len() });
+    }
+    match names.intersection(own).next() {
+        Some(name) => Err(IssueError::OwnDnsName(name.clone())),
+        None => Ok(()),
     }
 }
 

@@ -10,6 +10,7 @@ mod connect;
 mod enrolment_key;
 mod prover;
 mod recover;
+mod registration;
 mod revoked;
 pub(crate) mod schedule;
 mod standing;
@@ -17,6 +18,7 @@ mod tokens;
 
 pub use bundles::newest;
 pub use enrolment_key::EnrolmentKeyError;
+pub use registration::Registration;
 pub use tokens::Ask as TokenAsk;
 
 use crate::token::ParseTokenError;
@@ -88,6 +90,8 @@ pub struct Handles {
     pub revocations: watch::Receiver<Arc<Revocations>>,
     /// Bundles of the trust domains that the CA federates with, each on its own.
     pub federated: watch::Receiver<Arc<Vec<Arc<TrustBundle>>>>,
+    /// What the CA's entries say of the identity; the default until the first certificate.
+    pub registration: watch::Receiver<Registration>,
     pub state: watch::Receiver<ClientState>,
     /// The time that the CA last told; `None` before its first answer.
     pub ca_time: watch::Receiver<Option<CaTime>>,
@@ -137,6 +141,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
     let (bundle, revocations) = (bundles.subscribe(), bundles.revocations());
     let (federated, ca_time) = (bundles.subscribe_federated(), bundles.ca_time());
     let (hand_out, portable) = watch::channel(None);
+    let (registered, registration) = watch::channel(Registration::default());
     let agent = Agent {
         connector: connector.clone(),
         bundles: Arc::clone(&bundles),
@@ -147,6 +152,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         svid_refused: false,
         unanswered: None,
         unrecoverable: None,
+        registered,
         hand_out: (config.keys == Keys::HandedOut).then_some(hand_out),
     };
 
@@ -166,6 +172,7 @@ pub fn start(config: ClientConfig) -> Result<Handles, StartError> {
         bundle,
         revocations,
         federated,
+        registration,
         state,
         ca_time,
         renew,

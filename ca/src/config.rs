@@ -1,9 +1,11 @@
 //! What an operator decides about a CA: at `init`, and each time it is opened.
 
+use crate::dns::DnsName;
 use crate::keys::Passphrase;
 use crate::signer::pkcs11;
 use crate::store::Database;
 use identity::TrustDomain;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,6 +86,8 @@ pub struct OpenOptions {
     pub ttl_floor: TtlFloor,
     /// As at `init`.
     pub database: Option<Database>,
+    /// Host names of the CA's own certificate, for clients that go by those. No workload gets them.
+    pub server_names: BTreeSet<DnsName>,
 }
 
 impl OpenOptions {

@@ -3,6 +3,7 @@
 use crate::attest::selector::{Family, Kind};
 use crate::attest::{Evidence, ParseSelectorError, Selector};
 use crate::config::MAX_TTL;
+use crate::dns::{DnsName, MAX_DNS_NAMES, ParseDnsNameError};
 use crate::ledger::fingerprint;
 use identity::{ParseIdError, SpiffeId, TrustDomain};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,7 @@ pub struct Entry {
     selectors: BTreeSet<Selector>,
     ttl: Option<Duration>,
     hint: Option<String>,
+    dns_names: BTreeSet<DnsName>,
     federates_with: BTreeSet<TrustDomain>,
     recovery_grace: Option<Duration>,
 }
@@ -40,9 +42,10 @@ pub struct Written {
     pub selectors: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
-    /// Kept for clients to come, as `federates_with` is: see [`Entry::hint`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub federates_with: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,13 +80,17 @@ impl Entry {
         self.ttl
     }
 
-    /// What a workload is to be told about this identity. Kept for clients that learn their identities from the CA;
-    /// there are none yet.
+    /// What a workload with several identities is told of what this one is for.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Whose bundles a workload is to have besides its own. Kept as [`Self::hint`] is: WatchBundle gives all.
+    /// Host names that its certificates have beside the identity.
+    pub fn dns_names(&self) -> &BTreeSet<DnsName> {
+        &self.dns_names
+    }
+
+    /// Whose bundles a workload has besides its own, of those that the CA has.
     pub fn federates_with(&self) -> &BTreeSet<TrustDomain> {
         &self.federates_with
     }
@@ -105,6 +112,7 @@ impl Entry {
             selectors: texts(&self.selectors),
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs()),
             hint: self.hint.clone(),
+            dns_names: texts(&self.dns_names),
             federates_with: texts(&self.federates_with),
             recovery_grace_seconds: self.recovery_grace.map(|grace| grace.as_secs()),
         }
@@ -127,6 +135,10 @@ impl TryFrom<Written> for Entry {
     type Error = EntryError;
 
     fn try_from(written: Written) -> Result<Self, EntryError> {
+        let names = written.dns_names.len();
+        if names > MAX_DNS_NAMES {
+            return Err(EntryError::TooManyDnsNames { found: names });
+        }
         for found in [written.selectors.len(), written.federates_with.len()] {
             if found > MAX_PARTS {
                 return Err(EntryError::TooMany { found });
@@ -154,6 +166,8 @@ impl TryFrom<Written> for Entry {
         if !written.hint.iter().all(printable) {
             return Err(EntryError::Hint);
         }
+        let names = written.dns_names.iter();
+        let dns_names: Result<BTreeSet<_>, _> = names.map(|name| name.parse()).collect();
         let federated = written.federates_with.iter();
         let federates_with: Result<BTreeSet<_>, _> =
             federated.map(|name| TrustDomain::parse(name)).collect();
@@ -162,6 +176,7 @@ impl TryFrom<Written> for Entry {
             selectors,
             ttl,
             hint: written.hint,
+            dns_names: dns_names?,
             federates_with: federates_with.map_err(EntryError::Federated)?,
             recovery_grace,
         })
@@ -228,6 +243,10 @@ pub enum EntryError {
     RecoveryGrace,
     #[error("expected a hint of 1 to {MAX_HINT_BYTES} bytes without control characters")]
     Hint,
+    #[error("expected at most {MAX_DNS_NAMES} host names, found {found}")]
+    TooManyDnsNames { found: usize },
+    #[error(transparent)]
+    DnsName(#[from] ParseDnsNameError),
     #[error("expected the names of trust domains to federate with: {0}")]
     Federated(ParseIdError),
 }

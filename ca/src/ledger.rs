@@ -5,10 +5,12 @@
 //! (`ledger/head.rs`) that sidecars remember.
 
 use crate::csr::KeyHash;
+use crate::dns::DnsName;
 use crate::store::session::Transaction;
 use crate::store::sql::{self, values};
 use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod archive;
@@ -54,6 +56,9 @@ pub(crate) enum Event {
         requester: String,
         /// SHA-256 of the certificate.
         certificate: String,
+        /// Its host names.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        dns_names: BTreeSet<DnsName>,
     },
     TokenCreated {
         token: String,

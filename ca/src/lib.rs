@@ -9,6 +9,7 @@ pub mod backup;
 pub mod config;
 pub mod csr;
 pub mod directory;
+pub mod dns;
 pub mod drill;
 pub mod entries;
 pub mod inspect;

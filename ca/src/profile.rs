@@ -3,9 +3,10 @@
 //! Common to all three: version 3, a serial of 128 random bits (RFC 5280 section 4.1.2.2; positive, at most 20
 //! octets), ecdsa-with-SHA256 on P-256, the subject key identifier of RFC 7093 section 2 method 1, the issuer's as
 //! authority key identifier (RFC 5280 sections 4.2.1.1 and 4.2.1.2), and exactly one URI SAN with a SPIFFE ID
-//! (X509-SVID section 2).
+//! (X509-SVID section 2). A leaf may have DNS SANs beside it, and no other names.
 
 use crate::csr::PublicKey;
+use crate::dns::DnsName;
 use crate::signer::CaKey;
 use aws_lc_rs::digest::{SHA256, digest};
 use identity::revoked::SignerKey;
@@ -15,8 +16,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 mod requested;
@@ -114,13 +117,18 @@ fn ca(
 /// A workload's certificate, or the CA's own server certificate.
 pub(crate) fn leaf(
     id: &SpiffeId,
+    names: &BTreeSet<DnsName>,
     key: &PublicKey,
     validity: Validity,
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = common(validity, &key_id(key));
-    // X509-SVID section 2: exactly one URI SAN, the SPIFFE ID. RFC 5280 section 4.2.1.6: as the subject is empty, the
-    // SAN is critical (rcgen sees to it).
+    // X509-SVID section 2: exactly one URI SAN, the SPIFFE ID, and DNS SANs as one likes. RFC 5280 section 4.2.1.6: as the
+    // subject is empty, the SAN is critical (rcgen sees to it).
     params.subject_alt_names = vec![uri(id.as_str())?];
+    for name in names {
+        let name = Ia5String::try_from(name.as_str())?;
+        params.subject_alt_names.push(SanType::DnsName(name));
+    }
     params.distinguished_name = DistinguishedName::new();
     // X509-SVID section 4.1: cA false, written out.
     params.is_ca = IsCa::ExplicitNoCa;
@@ -168,6 +176,27 @@ fn ca_name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
+}
+
+/// The DNS names of a leaf of ours; `None` when it has a name that is neither one of those nor its only URI.
+pub(crate) fn dns_names(leaf: &[u8]) -> Option<BTreeSet<DnsName>> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    let (mut found, mut uris) = (BTreeSet::new(), 0);
+    for name in &names.value.general_names {
+        let is_new = match name {
+            GeneralName::DNSName(name) => found.insert(name.parse().ok()?),
+            GeneralName::URI(_) => {
+                uris += 1;
+                uris == 1
+            }
+            _ => false,
+        };
+        if !is_new {
+            return None;
+        }
+    }
+    Some(found)
 }
 
 /// What is read back from a CA certificate of ours.

@@ -8,6 +8,7 @@ pub(crate) mod revoke;
 pub(crate) mod rotate;
 
 use super::{OutputArgs, duration};
+use ca::dns::DnsName;
 use clap::{Args, Subcommand};
 use identity::{SpiffeId, TrustDomain};
 use lineage::CaThawArgs;
@@ -139,9 +140,12 @@ pub(crate) struct CaInitArgs {
 pub(crate) struct CaServeArgs {
     #[command(flatten)]
     pub(crate) keys: CaKeyArgs,
-    /// Where to serve gRPC over TLS [default: 127.0.0.1:8443].
+    /// Where to serve gRPC and JSON over TLS [default: 127.0.0.1:8443].
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     pub(crate) listen: Option<SocketAddr>,
+    /// A host name of the CA, for clients that know it by that, such as curl; may be repeated.
+    #[arg(long = "server-name", value_name = "NAME", conflicts_with = "config")]
+    pub(crate) server_names: Vec<DnsName>,
     /// Where to serve /live, /ready and /metrics (loopback only; off unless given).
     #[arg(long, value_name = "ADDR", conflicts_with = "config")]
     pub(crate) admin_listen: Option<SocketAddr>,
@@ -197,6 +201,9 @@ pub(crate) struct CaIssueArgs {
     /// The certificate signing request (PEM or DER). Only its public key is used.
     #[arg(long, value_name = "FILE")]
     pub(crate) csr: PathBuf,
+    /// A host name to have beside the identity; may be repeated.
+    #[arg(long = "dns-name", value_name = "NAME")]
+    pub(crate) dns_names: Vec<DnsName>,
     /// Life of the certificate.
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub(crate) ttl: Duration,

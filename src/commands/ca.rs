@@ -183,6 +183,9 @@ fn served(arguments: &CaServeArgs) -> anyhow::Result<CaConfig> {
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.admin_listen = arguments.admin_listen.or(config.admin_listen);
     config.crl_listen = arguments.crl_listen.or(config.crl_listen);
+    config
+        .server_names
+        .extend(arguments.server_names.iter().cloned());
     if arguments.allow_short_ttl_for_tests {
         config.ttl_floor = TtlFloor::AllowShortTtlForTests;
     }
@@ -227,6 +230,7 @@ async fn issue(arguments: &CaIssueArgs) -> anyhow::Result<ExitCode> {
     let authority = open(&config)?;
     let request = Request {
         id: arguments.id.clone(),
+        dns_names: arguments.dns_names.iter().cloned().collect(),
         public_key,
         ttl: Some(arguments.ttl),
         until: None,

@@ -17,6 +17,7 @@ pub(crate) use store::{Postgres, Store, Transport};
 
 use super::{LoadError, load, path};
 use ca::config::TtlFloor;
+use ca::dns::{DnsName, MAX_DNS_NAMES};
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Node, Problems};
 use std::collections::BTreeSet;
@@ -34,6 +35,8 @@ const MAX_ADMINISTRATORS: usize = 256;
 pub(crate) struct CaConfig {
     pub(crate) dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// Of the certificate that is served there, beside its SPIFFE ID.
+    pub(crate) server_names: BTreeSet<DnsName>,
     /// Loopback.
     pub(crate) admin_listen: Option<SocketAddr>,
     /// Plain HTTP, at `/crl`.
@@ -63,6 +66,7 @@ impl CaConfig {
         Self {
             dir: dir.to_owned(),
             listen: DEFAULT_LISTEN,
+            server_names: BTreeSet::new(),
             admin_listen: None,
             crl_listen: None,
             ttl_floor: TtlFloor::Standard,
@@ -89,6 +93,7 @@ impl CaConfig {
     fn read(map: &mut Map<'_>) -> Option<Self> {
         let dir = map.required("dir", path);
         let listen = map.optional("listen", yaml::parsed("an address such as 0.0.0.0:8443"));
+        let server_names = map.optional("serverNames", read_server_names);
         let admin_listen = map.optional("admin", read_admin);
         let crl_listen = map.optional("crl", read_crl);
         let short = map.optional("allowShortTtlForTests", yaml::boolean);
@@ -104,6 +109,7 @@ impl CaConfig {
         Some(Self {
             dir: dir?,
             listen: listen.unwrap_or(DEFAULT_LISTEN),
+            server_names: server_names.unwrap_or_default(),
             admin_listen,
             crl_listen,
             ttl_floor: match short {
@@ -121,6 +127,19 @@ impl CaConfig {
             archive,
         })
     }
+}
+
+fn read_server_names(node: &Node, problems: &Problems) -> Option<BTreeSet<DnsName>> {
+    let listed: Vec<_> =
+        yaml::list(yaml::parsed("a host name such as ca.example.org"))(node, problems)?;
+    if listed.len() > MAX_DNS_NAMES {
+        problems.push(node.problem(format!(
+            "expected at most {MAX_DNS_NAMES} host names, found {}",
+            listed.len()
+        )));
+        return None;
+    }
+    Some(listed.into_iter().collect())
 }
 
 fn read_crl(node: &Node, problems: &Problems) -> Option<SocketAddr> {

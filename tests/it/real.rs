@@ -10,6 +10,7 @@ mod docker;
 mod durability;
 mod external_root;
 mod full_disk;
+mod gateway;
 mod grpc;
 mod kubernetes;
 mod linters;
@@ -163,6 +164,10 @@ struct Credentials {
 impl Credentials {
     /// A person's way to a certificate: openssl makes key and CSR, `tipstaff ca issue` signs.
     fn issue(ca: &Ca, folder: &Path, name: &str, id: &str) -> Self {
+        Self::issue_naming(ca, folder, (name, id), &[])
+    }
+
+    fn issue_naming(ca: &Ca, folder: &Path, (name, id): (&str, &str), dns_names: &[&str]) -> Self {
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
         let (key, csr, chain) = (file("key.pem"), file("csr.pem"), file("pem"));
         run_ok(
@@ -190,7 +195,7 @@ impl Credentials {
                 path(&csr),
             ],
         );
-        let pem = tipstaff_ok(&[
+        let mut arguments = vec![
             "ca",
             "issue",
             "--dir",
@@ -199,7 +204,9 @@ impl Credentials {
             id,
             "--csr",
             path(&csr),
-        ]);
+        ];
+        arguments.extend(dns_names.iter().flat_map(|name| ["--dns-name", name]));
+        let pem = tipstaff_ok(&arguments);
         std::fs::write(&chain, pem).expect("a chain file");
         Self { key, chain }
     }

@@ -123,6 +123,7 @@ impl From<proto::Entry> for Written {
             selectors: entry.selectors,
             ttl_seconds: (entry.ttl_seconds > 0).then_some(entry.ttl_seconds),
             hint: (!entry.hint.is_empty()).then_some(entry.hint),
+            dns_names: entry.dns_names,
             federates_with: entry.federates_with,
             recovery_grace_seconds: (entry.recovery_grace_seconds > 0)
                 .then_some(entry.recovery_grace_seconds),
@@ -139,6 +140,7 @@ impl From<&Entry> for proto::Entry {
             selectors: written.selectors,
             ttl_seconds: written.ttl_seconds.unwrap_or_default(),
             hint: written.hint.unwrap_or_default(),
+            dns_names: written.dns_names,
             federates_with: written.federates_with,
             recovery_grace_seconds: written.recovery_grace_seconds.unwrap_or_default(),
         }

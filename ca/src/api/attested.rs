@@ -1,21 +1,22 @@
 //! Issue and Renew for callers that others vouch for.
 
+use super::registration::Terms;
 use super::{Api, Asking, Refused, life, requested_ttl, shorter};
 use crate::attest::{AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
 use crate::metrics::Call;
 use crate::proto::attestation::Evidence as Presented;
-use crate::proto::{Attestation, IssueRequest, RenewRequest};
+use crate::proto::{Attestation, IssueRequest, Registration, RenewRequest};
 use identity::{Leaf, SpiffeId};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tonic::Status;
 
 /// On what a renewal stands.
 pub(super) struct Ground {
     pub(super) attested: Option<Attested>,
-    /// The longest life of the successor: the certificate alone entitles to no more than its own.
-    pub(super) longest: Option<Duration>,
+    /// For the successor: the certificate alone entitles to no more than it has itself.
+    pub(super) terms: Terms,
     /// When what was attested ends.
     pub(super) until: Option<SystemTime>,
 }
@@ -27,7 +28,7 @@ impl Api {
         asked: SpiffeId,
         (request, attestation): (&IssueRequest, &Attestation),
         asking: Asking<'_>,
-    ) -> Result<Issued, Status> {
+    ) -> Result<(Issued, Registration), Status> {
         let keys = [
             &request.enrolment_key,
             &request.enrolment_proof,
@@ -42,7 +43,7 @@ impl Api {
             None => Attested::from(&evidence).to_string(),
         };
         match self.issue_for(&evidence, asked, request, asking).await {
-            Ok(issued) => Ok(issued),
+            Ok(done) => Ok(done),
             Err(refused) => Err(self.audit(&caller, Call::Issue.as_str(), &refused).await),
         }
     }
@@ -53,17 +54,19 @@ impl Api {
         asked: SpiffeId,
         request: &IssueRequest,
         asking: Asking<'_>,
-    ) -> Result<Issued, Refused> {
+    ) -> Result<(Issued, Registration), Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
-        let (attested, bound) = self.entitlement(evidence, &asked).await?;
+        let (attested, terms) = self.entitlement(evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
+            dns_names: terms.dns_names,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
-            ttl: shorter(requested_ttl(request.ttl_seconds), bound),
+            ttl: shorter(requested_ttl(request.ttl_seconds), terms.ttl),
             until: evidence.ends,
             requester: Requester::Attested(attested),
         };
-        self.issue_in_turn(order, asking).await
+        let issued = self.issue_in_turn(order, asking).await?;
+        Ok((issued, terms.registration))
     }
 
     /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does
@@ -80,16 +83,19 @@ impl Api {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
                     Err(Refused::Attestation(AttestError::Again { attestor }))
                 }
-                _ => Ok(Ground {
+                word => Ok(Ground {
                     attested: None,
-                    longest: life(svid),
+                    terms: match word {
+                        Some(_) => self.kept(svid).await?,
+                        None => Terms::alone(life(svid)),
+                    },
                     until: None,
                 }),
             };
         };
         let evidence = self.evidence(attestation, &svid.id, &request.csr);
         let evidence = evidence.await?;
-        let (attested, bound) = self.entitlement(&evidence, &svid.id).await?;
+        let (attested, terms) = self.entitlement(&evidence, &svid.id).await?;
         if word.is_some_and(|word| !word.is_given_again_by(&evidence)) {
             return Err(Refused::OtherHolder {
                 found: (&evidence).into(),
@@ -97,7 +103,7 @@ impl Api {
         }
         Ok(Ground {
             attested: Some(attested),
-            longest: bound,
+            terms,
             until: evidence.ends,
         })
     }
@@ -120,12 +126,12 @@ impl Api {
         evidence.map_err(Refused::Attestation)
     }
 
-    /// By what `evidence` is good for `asked`, and the longest life that an entry gives then.
+    /// By what `evidence` is good for `asked`, and what an entry gives then.
     async fn entitlement(
         &self,
         evidence: &Evidence,
         asked: &SpiffeId,
-    ) -> Result<(Attested, Option<Duration>), Refused> {
+    ) -> Result<(Attested, Terms), Refused> {
         let stored = self.authority.store().entries_for(asked).await;
         let stored = stored.map_err(Refused::Store)?;
         let listed = self.entries.iter().filter(|entry| entry.id() == asked);
@@ -138,9 +144,11 @@ impl Api {
                     entry: Some(entry.name()),
                     ..Attested::from(evidence)
                 };
-                Ok((attested, entry.ttl()))
+                Ok((attested, entry.into()))
             }
-            None if evidence.natural_id.as_ref() == Some(asked) => Ok((evidence.into(), None)),
+            None if evidence.natural_id.as_ref() == Some(asked) => {
+                Ok((evidence.into(), Terms::without_entry()))
+            }
             None => Err(Refused::NotEntitled {
                 asked: asked.clone(),
             }),

@@ -106,6 +106,7 @@ impl Api {
         let bound = shorter(life(expired), entry.and_then(|entry| entry.ttl()));
         let order = IssueOrder {
             id: expired.id.clone(),
+            dns_names: self.kept(expired).await?.dns_names,
             public_key: PublicKey::from_csr(&request.csr).map_err(Refused::Csr)?,
             ttl: shorter(requested_ttl(request.ttl_seconds), bound),
             until: None,

@@ -1,5 +1,6 @@
 //! Why nothing was issued or published.
 
+use crate::dns::{DnsName, MAX_DNS_NAMES};
 use crate::lineage::LineageError;
 use crate::store::StoreError;
 use identity::{SpiffeId, TrustDomain};
@@ -17,6 +18,10 @@ pub enum IssueError {
     Reserved(SpiffeId),
     #[error("expected the ID of a workload, found {0}, which has no path")]
     NotAWorkload(SpiffeId),
+    #[error("expected at most {MAX_DNS_NAMES} host names, found {found}")]
+    TooManyDnsNames { found: usize },
+    #[error("expected a host name of a workload, found {0}, which is the CA's own")]
+    OwnDnsName(DnsName),
     #[error(transparent)]
     Lineage(#[from] LineageError),
     #[error(
@@ -29,7 +34,7 @@ pub enum IssueError {
     Sign(#[source] rcgen::Error),
     #[error("the signed certificate is not an X.509-SVID")]
     Profile(#[source] identity::CertError),
-    #[error("the signed certificate does not have the identity or the validity intended for {0}")]
+    #[error("the signed certificate does not have the names or the validity intended for {0}")]
     NotAsIntended(SpiffeId),
     #[error("the signed certificate does not validate to the trust bundle")]
     Path(#[source] identity::VerifyError),

@@ -19,6 +19,7 @@ use identity::{BundleError, SpiffeId, TrustBundle};
 use rcgen::Issuer;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -160,16 +161,22 @@ impl Signed {
     ) -> Result<(), FinishError> {
         let request = Request {
             id: SpiffeId::ca_server(self.bundle.trust_domain()),
+            dns_names: BTreeSet::new(),
             public_key: issuer.key().public().clone(),
             ttl: None,
             until: None,
             requester: Requester::Ca,
         };
         let validity = Validity::of_leaf(now, MAX_TTL, validity);
-        let leaf = profile::leaf(&request.id, &request.public_key, validity)
-            .and_then(|params| params.signed_by(&request.public_key, issuer))
-            .map_err(IssueError::Sign)
-            .map_err(FinishError::Trial)?;
+        let leaf = profile::leaf(
+            &request.id,
+            &request.dns_names,
+            &request.public_key,
+            validity,
+        )
+        .and_then(|params| params.signed_by(&request.public_key, issuer))
+        .map_err(IssueError::Sign)
+        .map_err(FinishError::Trial)?;
         let chain = [leaf.into(), self.intermediate.clone()];
         check(&chain, &request, validity, &self.bundle, now)
             .map(|_| ())

@@ -1,14 +1,18 @@
 //! What is asked of the authority, on what ground, and what it gives.
 
 use crate::csr::{KeyHash, PublicKey};
+use crate::dns::DnsName;
 use identity::{SpiffeId, Svid};
 use rustls_pki_types::CertificateDer;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 /// What to issue, decided by the caller's attestation.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub id: SpiffeId,
+    /// Host names to have beside it, at most [`crate::dns::MAX_DNS_NAMES`]. None of them may be the CA's own.
+    pub dns_names: BTreeSet<DnsName>,
     pub public_key: PublicKey,
     /// Clamped to what the CA allows; `None` is the default.
     pub ttl: Option<Duration>,

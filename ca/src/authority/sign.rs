@@ -60,9 +60,14 @@ impl Signer {
             bounds.not_after = bounds.not_after.min(until);
         }
         let validity = Validity::of_leaf(now, ttl, bounds);
-        let leaf = profile::leaf(&request.id, &request.public_key, validity)
-            .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
-            .map_err(IssueError::Sign)?;
+        let leaf = profile::leaf(
+            &request.id,
+            &request.dns_names,
+            &request.public_key,
+            validity,
+        )
+        .and_then(|params| params.signed_by(&request.public_key, &self.issuer))
+        .map_err(IssueError::Sign)?;
 
         let mut chain = vec![leaf.into()];
         // A root that issues itself is left out, as every root is.
@@ -89,6 +94,7 @@ pub(super) fn check(
 ) -> Result<Leaf, IssueError> {
     let leaf = Leaf::parse(&chain[0]).map_err(IssueError::Profile)?;
     let intended = leaf.id == request.id
+        && profile::dns_names(&chain[0]).as_ref() == Some(&request.dns_names)
         && leaf.not_before == validity.not_before
         && leaf.not_after == validity.not_after;
     if !intended {

@@ -29,6 +29,7 @@ fn request(id: &str, ttl: Option<Duration>) -> Request {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     Request {
         id: SpiffeId::parse(id).unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl,
         until: None,
@@ -80,6 +81,42 @@ async fn ids_that_no_workload_may_have_are_refused() {
         let error = ca.issue(request(id, None)).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
+}
+
+#[tokio::test]
+async fn the_ca_has_its_host_names_and_no_workload_gets_them() {
+    let (temporary, _) = new_ca(&options());
+    let name = |name: &str| name.parse::<DnsName>().unwrap();
+    let open = OpenOptions {
+        server_names: [name("ca.example")].into(),
+        ..OpenOptions::default()
+    };
+    let ca = Authority::open(&temporary.path().join("ca"), &open).unwrap();
+    let server = ca.issue_server().await.unwrap().svid;
+    let found = profile::dns_names(&server.chain()[0]);
+    assert_eq!(found, Some([name("ca.example")].into()));
+
+    let with = |names: &[String]| Request {
+        dns_names: names.iter().map(|text| name(text)).collect(),
+        ..request(ORDERS, None)
+    };
+    let stolen = ca
+        .issue(with(&["a.example".into(), "ca.example".into()]))
+        .await;
+    assert!(matches!(stolen, Err(IssueError::OwnDnsName(found)) if found == name("ca.example")));
+    let many: Vec<_> = (0..=MAX_DNS_NAMES)
+        .map(|n| format!("h{n}.example"))
+        .collect();
+    let too_many = ca.issue(with(&many)).await;
+    assert!(
+        matches!(too_many, Err(IssueError::TooManyDnsNames { .. })),
+        "{too_many:?}"
+    );
+    let issued = ca.issue(with(&many[1..])).await.unwrap();
+    assert_eq!(
+        profile::dns_names(&issued.chain[0]).unwrap().len(),
+        MAX_DNS_NAMES
+    );
 }
 
 #[tokio::test]

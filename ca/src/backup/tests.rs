@@ -71,6 +71,7 @@ pub(super) fn request() -> Request {
     let key = KeyPair::generate().unwrap();
     Request {
         id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,

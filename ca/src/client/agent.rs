@@ -3,11 +3,14 @@
 use super::bundles::{Bundles, OfferError};
 use super::connect::{ConnectError, Connector};
 use super::prover::{ProveError, Prover};
+use super::registration::Registration;
 use super::schedule::{Backoff, Schedule, not_before, now};
 use super::standing::Standing;
 use crate::api::refused::{REASON_METADATA, RETRY_METADATA};
 use crate::causes::in_full;
-use crate::proto::{self, Certificate, IssueRequest, RenewRequest, TrustBundle};
+use crate::proto::{
+    self, Certificate, IssueRequest, IssueResponse, RenewRequest, RenewResponse, TrustBundle,
+};
 use identity::{PortableSvid, Revocations, SpiffeId, Svid, SvidError, Usage, VerifyError};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -40,6 +43,8 @@ pub(super) struct Agent {
     pub(super) unanswered: Option<Arc<KeyPair>>,
     /// The serial of an SVID that has ended and that the CA gives no successor for.
     pub(super) unrecoverable: Option<String>,
+    /// What the CA last said of the identity.
+    pub(super) registered: watch::Sender<Registration>,
     /// Where certificates go with their keys, if they are for a workload.
     pub(super) hand_out: Option<watch::Sender<Option<Arc<PortableSvid>>>>,
 }
@@ -139,6 +144,9 @@ impl Agent {
             received,
         );
         let chain = self.check(certificate.chain)?;
+        if let Some(registration) = reply.registration {
+            self.registered.send_replace(registration.into());
+        }
         let key = Zeroizing::new(key.serialize_der());
         let svid = Svid::new(chain.clone(), PrivateKeyDer::Pkcs8(key.to_vec().into()))?;
         if let Some(hand_out) = &self.hand_out {
@@ -172,12 +180,7 @@ impl Agent {
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        Reply::new(
-            reply.certificate,
-            reply.bundle,
-            reply.revocations,
-            reply.server_time_unix_ms,
-        )
+        reply.try_into()
     }
 
     async fn renew(&self, svid: &Svid, csr: Vec<u8>) -> Result<Reply, AttemptError> {
@@ -194,12 +197,7 @@ impl Agent {
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        Reply::new(
-            reply.certificate,
-            reply.bundle,
-            reply.revocations,
-            reply.server_time_unix_ms,
-        )
+        reply.try_into()
     }
 
     /// The new chain, once it is what was asked for and validates to the present bundle.
@@ -239,25 +237,38 @@ pub(super) struct Reply {
     certificate: Certificate,
     bundle: TrustBundle,
     revocations: Option<proto::Revocations>,
+    registration: Option<proto::Registration>,
     server_time_unix_ms: i64,
 }
 
-impl Reply {
-    pub(super) fn new(
-        certificate: Option<Certificate>,
-        bundle: Option<TrustBundle>,
-        revocations: Option<proto::Revocations>,
-        server_time_unix_ms: i64,
-    ) -> Result<Self, AttemptError> {
-        match (certificate, bundle) {
+impl TryFrom<RenewResponse> for Reply {
+    type Error = AttemptError;
+
+    fn try_from(response: RenewResponse) -> Result<Self, AttemptError> {
+        match (response.certificate, response.bundle) {
             (Some(certificate), Some(bundle)) => Ok(Self {
                 certificate,
                 bundle,
-                revocations,
-                server_time_unix_ms,
+                revocations: response.revocations,
+                registration: response.registration,
+                server_time_unix_ms: response.server_time_unix_ms,
             }),
             _ => Err(AttemptError::Incomplete),
         }
+    }
+}
+
+impl TryFrom<IssueResponse> for Reply {
+    type Error = AttemptError;
+
+    fn try_from(response: IssueResponse) -> Result<Self, AttemptError> {
+        Self::try_from(RenewResponse {
+            certificate: response.certificate,
+            bundle: response.bundle,
+            server_time_unix_ms: response.server_time_unix_ms,
+            revocations: response.revocations,
+            registration: response.registration,
+        })
     }
 }
 

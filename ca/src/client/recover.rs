@@ -2,7 +2,7 @@
 
 use super::agent::{Agent, AttemptError, Reply};
 use crate::attest::recovery_statement;
-use crate::proto::RecoverRequest;
+use crate::proto::{RecoverRequest, RenewResponse};
 use identity::Svid;
 use rustls::SignatureScheme;
 use tonic::Code;
@@ -54,12 +54,14 @@ impl Agent {
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        Reply::new(
-            reply.certificate,
-            reply.bundle,
-            reply.revocations,
-            reply.server_time_unix_ms,
-        )
+        RenewResponse {
+            certificate: reply.certificate,
+            bundle: reply.bundle,
+            server_time_unix_ms: reply.server_time_unix_ms,
+            revocations: reply.revocations,
+            registration: None,
+        }
+        .try_into()
     }
 }
 

@@ -22,6 +22,7 @@ async fn issue(authority: &Authority, name: &str, minutes: u64) {
     let key = KeyPair::generate().unwrap();
     let request = Request {
         id: SpiffeId::parse(&format!("spiffe://demo.test/{name}")).unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: Some(Duration::from_secs(minutes * 60)),
         until: None,

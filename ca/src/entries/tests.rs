@@ -10,6 +10,7 @@ fn written() -> Written {
         selectors: SELECTORS.map(str::to_owned).to_vec(),
         ttl_seconds: Some(600),
         hint: Some("main".to_owned()),
+        dns_names: vec!["cart.shop.example".to_owned()],
         federates_with: vec!["partner.example".to_owned()],
         recovery_grace_seconds: Some(1200),
     }

@@ -25,6 +25,7 @@ async fn what_was_issued_is_listed() {
     let issued = ca
         .issue(Request {
             id: id.clone(),
+            dns_names: Default::default(),
             public_key: public_key.clone(),
             ttl: None,
             until: None,

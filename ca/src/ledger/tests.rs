@@ -24,6 +24,7 @@ pub(super) async fn ca_with_three_certificates() -> (TempDir, PathBuf) {
         let key = KeyPair::generate().unwrap();
         let request = Request {
             id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
+            dns_names: Default::default(),
             public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
             ttl: None,
             until: None,

@@ -9,6 +9,10 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Root, intermediate and leaf.
 fn chain() -> [CertificateDer<'static>; 3] {
+    chain_naming(&BTreeSet::new())
+}
+
+fn chain_naming(names: &BTreeSet<DnsName>) -> [CertificateDer<'static>; 3] {
     let domain = TrustDomain::parse("demo.test").unwrap();
     let generate = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let now = SystemTime::now();
@@ -22,7 +26,7 @@ fn chain() -> [CertificateDer<'static>; 3] {
     let issuer = issuer.issuer(CaKey::in_memory(intermediate_key)).unwrap();
     let key = PublicKey::from_spki(&generate().subject_public_key_info()).unwrap();
     let validity = Validity::of_leaf(now, DAY, validity);
-    let leaf = leaf(&SpiffeId::parse(ORDERS).unwrap(), &key, validity).unwrap();
+    let leaf = leaf(&SpiffeId::parse(ORDERS).unwrap(), names, &key, validity).unwrap();
     let leaf = leaf.signed_by(&key, &issuer).unwrap();
     [root.der().clone(), intermediate.into(), leaf.into()]
 }
@@ -69,6 +73,44 @@ fn a_leaf_has_these_extensions_and_no_other() {
     let extended = leaf.extended_key_usage().unwrap().unwrap().value;
     assert!(extended.server_auth && extended.client_auth && extended.other.is_empty());
     assert!(!leaf.is_ca());
+}
+
+#[test]
+fn dns_names_stand_beside_the_only_uri_and_are_read_back() {
+    let names = ["a.example", "b.example"].map(|name| name.parse().unwrap());
+    let names = BTreeSet::from(names);
+    let [_, _, leaf] = chain_naming(&names);
+    let parsed = parse(&leaf);
+    let found = parsed.subject_alternative_name().unwrap().unwrap();
+    let expected = format!("[URI({ORDERS:?}), DNSName(\"a.example\"), DNSName(\"b.example\")]");
+    assert_eq!(format!("{:?}", found.value.general_names), expected);
+    assert_eq!(dns_names(&leaf), Some(names));
+    let [_, _, plain] = chain();
+    assert_eq!(dns_names(&plain), Some(BTreeSet::new()));
+    assert_eq!(identity::Leaf::parse(&leaf).unwrap().id.as_str(), ORDERS);
+}
+
+#[test]
+fn a_certificate_with_any_other_name_is_not_one_of_ours() {
+    let uri = || SanType::URI(ORDERS.try_into().unwrap());
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    for names in [
+        vec![uri(), uri()],
+        vec![uri(), dns("a.example"), dns("a.example")],
+        vec![uri(), dns("*.example")],
+        vec![uri(), dns("127.0.0.1")],
+        vec![uri(), SanType::IpAddress([127, 0, 0, 1].into())],
+        vec![
+            uri(),
+            SanType::Rfc822Name("a@b.example".try_into().unwrap()),
+        ],
+    ] {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.clone();
+        let certificate = params.self_signed(&key).unwrap();
+        assert_eq!(dns_names(certificate.der()), None, "{names:?}");
+    }
 }
 
 #[test]

@@ -5,7 +5,10 @@ use super::writer::Batch;
 use super::{CertificateRecord, Store, StoreError};
 use crate::attest::Evidence;
 use crate::authority::Requester;
+use crate::dns::DnsName;
 use crate::lineage::LineageName;
+use crate::profile;
+use std::collections::BTreeSet;
 
 /// On whose word a certificate stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,22 @@ impl Store {
                     })
                 })
                 .transpose()
+            })
+            .await
+    }
+
+    /// The host names of a certificate; none of one that there is not.
+    pub(crate) async fn dns_names_of(&self, serial: &str) -> Result<BTreeSet<DnsName>, StoreError> {
+        let serial = serial.to_owned();
+        self.writer
+            .write(move |batch| {
+                let row = batch.first(
+                    "SELECT der FROM certificate WHERE serial = $1",
+                    values![&serial],
+                )?;
+                let names =
+                    row.map(|row| row.get::<Vec<u8>>(0).map(|der| profile::dns_names(&der)));
+                Ok(names.transpose()?.flatten().unwrap_or_default())
             })
             .await
     }

@@ -6,11 +6,13 @@ use super::writer::Batch;
 use super::{Store, StoreError, unix_seconds};
 use crate::authority::Requester;
 use crate::csr::KeyHash;
+use crate::dns::DnsName;
 use crate::ledger::{Event, fingerprint};
 use crate::lineage::LineageError;
 use crate::rotation::{Blocker, Role};
 use identity::SpiffeId;
 use rustls_pki_types::CertificateDer;
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 impl Store {
@@ -36,6 +38,7 @@ pub(crate) struct CertificateRecord {
     pub(crate) leaf: identity::Leaf,
     pub(crate) renew_at: SystemTime,
     pub(crate) der: CertificateDer<'static>,
+    pub(crate) dns_names: BTreeSet<DnsName>,
     pub(crate) requester: Requester,
     /// Of the certified key.
     pub(crate) key: KeyHash,
@@ -63,6 +66,7 @@ impl CertificateRecord {
                 not_after,
                 requester: self.requester.to_string(),
                 certificate: fingerprint(&self.der),
+                dns_names: self.dns_names.clone(),
             },
         )?;
         batch.execute(

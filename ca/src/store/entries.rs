@@ -33,7 +33,7 @@ pub enum CreateEntryError {
     #[error(transparent)]
     Entry(#[from] EntryError),
     #[error(
-        "expected no entry for this identity and these selectors, found {name} with another life, hint or federation: delete it first"
+        "expected no entry for this identity and these selectors, found {name} with another life, hint, other host names or federation: delete it first"
     )]
     Differs { name: String },
     #[error("expected at most {MAX_ENTRIES} entries, and {MAX_ENTRIES_PER_ID} for one identity")]

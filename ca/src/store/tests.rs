@@ -51,6 +51,7 @@ pub(super) fn audit(temporary: &TempDir) -> ledger::Report {
 pub(super) async fn issue(ca: &Authority) -> Result<crate::Issued, crate::authority::IssueError> {
     ca.issue(Request {
         id: id(ORDERS),
+        dns_names: Default::default(),
         public_key: key(),
         ttl: None,
         until: None,

@@ -32,6 +32,8 @@ mod overload;
 mod reattest;
 /// Certificates that have expired, and are renewed all the same.
 mod recovery;
+/// What entries give besides identities.
+mod registration;
 /// Renew and WatchBundle, the calls of those who have an identity.
 mod renew;
 /// The cluster is asked about tokens.

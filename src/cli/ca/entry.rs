@@ -2,6 +2,7 @@
 
 use super::super::{OutputArgs, duration};
 use super::CaDirArgs;
+use ca::dns::DnsName;
 use clap::{Args, Subcommand};
 use identity::{SpiffeId, TrustDomain};
 use std::path::PathBuf;
@@ -37,10 +38,13 @@ pub(crate) struct EntryCreateArgs {
     /// Longest life of the certificates, and theirs when the caller asks for none.
     #[arg(long, value_parser = duration)]
     pub(crate) ttl: Option<Duration>,
-    /// Is to tell a workload with several identities which is for what; kept for clients to come.
+    /// Tells a workload with several identities which is for what.
     #[arg(long)]
     pub(crate) hint: Option<String>,
-    /// A trust domain whose bundle the workload is to have; may be repeated. Kept for clients to come: all get all.
+    /// A host name that its certificates have beside the identity; may be repeated.
+    #[arg(long = "dns-name", value_name = "NAME")]
+    pub(crate) dns_names: Vec<DnsName>,
+    /// A trust domain whose bundle the workload has, of those that the CA federates with; may be repeated.
     #[arg(long = "federates-with", value_name = "NAME")]
     pub(crate) federates_with: Vec<TrustDomain>,
     /// How long after its end a certificate may still be renewed by whoever holds its key, and proves nothing else; at most 1h.

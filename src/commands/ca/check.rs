@@ -44,6 +44,7 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
     let report = serde_json::json!({
         "dir": config.dir,
         "listen": config.listen.to_string(),
+        "serverNames": config.server_names,
         "admin": admin,
         "crl": crl,
         "passphrase": whence(&keys.passphrase, &PASSPHRASE),

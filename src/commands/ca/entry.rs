@@ -31,6 +31,11 @@ async fn create(arguments: &EntryCreateArgs) -> anyhow::Result<ExitCode> {
         selectors: arguments.selectors.clone(),
         ttl_seconds: arguments.ttl.map(|ttl| ttl.as_secs()),
         hint: arguments.hint.clone(),
+        dns_names: arguments
+            .dns_names
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         federates_with: arguments
             .federates_with
             .iter()

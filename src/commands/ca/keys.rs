@@ -58,6 +58,7 @@ pub(super) fn open_options(config: &CaConfig) -> anyhow::Result<OpenOptions> {
         token: token(config)?,
         ttl_floor: config.ttl_floor,
         database: Some(database::of(config)?),
+        server_names: config.server_names.clone(),
     })
 }
 

@@ -49,6 +49,7 @@ fn read_entry(node: &Node, problems: &Problems) -> Option<Entry> {
         let selectors = map.required("selectors", yaml::list(yaml::text));
         let ttl = map.optional("ttl", yaml::duration);
         let hint = map.optional("hint", yaml::text);
+        let dns_names = map.optional("dnsNames", yaml::list(yaml::text));
         let federates_with = map.optional("federatesWith", yaml::list(yaml::text));
         let recovery_grace = map.optional("recoveryGrace", yaml::duration);
         Some(Written {
@@ -57,6 +58,7 @@ fn read_entry(node: &Node, problems: &Problems) -> Option<Entry> {
             // Less than a second is none, and refused as such.
             ttl_seconds: ttl.map(|ttl: Duration| ttl.as_secs()),
             hint,
+            dns_names: dns_names.unwrap_or_default(),
             federates_with: federates_with.unwrap_or_default(),
             recovery_grace_seconds: recovery_grace.map(|grace: Duration| grace.as_secs()),
         })
@@ -80,6 +82,9 @@ pub(crate) fn to_file(entries: &[Entry]) -> serde_json::Value {
         }
         if let Some(hint) = written.hint {
             file["hint"] = hint.into();
+        }
+        if !written.dns_names.is_empty() {
+            file["dnsNames"] = written.dns_names.into();
         }
         if !written.federates_with.is_empty() {
             file["federatesWith"] = written.federates_with.into();

@@ -81,6 +81,25 @@ fn root_intermediate_and_what_an_operator_is_issued_pass() {
 }
 
 #[test]
+fn what_has_host_names_passes_and_is_good_for_those() {
+    let mesh = Mesh::start();
+    let folder = mesh.folder.path();
+    let names = ["storefront.shop", "www.shop.example"];
+    let leaf = Credentials::issue_naming(&mesh.ca, folder, ("named", STOREFRONT), &names);
+    let (bundle, chain) = (mesh.ca.bundle(), path(&leaf.chain));
+    judge(folder, &bundle, &leaf.chain, &[]);
+    for name in names {
+        let strict = ["verify", "-x509_strict", "-verify_hostname", name];
+        let files = ["-CAfile", path(&bundle), "-untrusted", chain, chain];
+        run_ok("openssl", &[&strict[..], &files].concat());
+    }
+    let shown = ["x509", "-noout", "-ext", "subjectAltName", "-in", chain];
+    let shown = run_ok("openssl", &shown);
+    let expected = format!("URI:{STOREFRONT}, DNS:storefront.shop, DNS:www.shop.example\n");
+    assert!(shown.ends_with(&expected), "{shown}");
+}
+
+#[test]
 fn what_a_sidecar_enrolled_for_and_the_cas_own_certificate_pass() {
     let mesh = Mesh::start();
     let folder = mesh.folder.path();

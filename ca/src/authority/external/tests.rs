@@ -87,6 +87,7 @@ async fn a_signed_chain_makes_a_ca_that_issues() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let request = Request {
         id: SpiffeId::parse(ORDERS).unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,

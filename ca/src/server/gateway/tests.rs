@@ -5,7 +5,8 @@ use super::*;
 use crate::metrics::Reason;
 use crate::proto::attestation::Evidence;
 use crate::proto::{
-    IssueResponse, RenewResponse, Revocations, RevokedIdentity, TrustBundle, X509Possession,
+    FederatesWith, IssueResponse, Registration, RenewResponse, Revocations, RevokedIdentity,
+    TrustBundle, X509Possession,
 };
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -81,6 +82,10 @@ fn check(at: &str, value: &Value, schema: &Value) {
     if let Some(one_of) = schema["enum"].as_array() {
         assert!(one_of.contains(value), "{at}: {value}");
     }
+    if let Some(any_of) = schema["anyOf"].as_array() {
+        assert_eq!(any_of[1]["type"], "null", "{at}");
+        return check(at, value, &any_of[0]);
+    }
     match schema["type"].as_str().unwrap() {
         "object" => {
             let properties = &schema["properties"];
@@ -131,16 +136,24 @@ fn the_description_names_the_fields_that_replies_have() {
         identities: vec![RevokedIdentity::default()],
         authorities: vec![octets],
     });
+    let registration = Some(Registration {
+        hint: "main".to_owned(),
+        federates_with: Some(FederatesWith {
+            trust_domains: vec!["other.test".to_owned()],
+        }),
+    });
     let issued = IssueResponse {
         certificate: certificate.clone(),
         bundle: Some(bundle.clone()),
         revocations: revocations.clone(),
+        registration: registration.clone(),
         ..IssueResponse::default()
     };
     let renewed = RenewResponse {
         certificate,
         bundle: Some(bundle.clone()),
         revocations,
+        registration,
         ..RenewResponse::default()
     };
     for (name, value) in [

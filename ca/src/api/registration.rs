@@ -1,0 +1,77 @@
+//! What an entry gives with its identity, and what of it a certificate keeps that is renewed by itself.
+
+use super::{Api, Refused, life};
+use crate::dns::DnsName;
+use crate::entries::Entry;
+use crate::proto::{FederatesWith, Registration};
+use identity::Leaf;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// What goes with an identity.
+#[derive(Debug, Default)]
+pub(super) struct Terms {
+    /// The longest life.
+    pub(super) ttl: Option<Duration>,
+    pub(super) dns_names: BTreeSet<DnsName>,
+    pub(super) registration: Registration,
+    /// Whether entries were looked at: without, what was registered before holds.
+    pub(super) is_fresh: bool,
+}
+
+impl Terms {
+    /// Of whom an attestor knows by name.
+    pub(super) fn without_entry() -> Self {
+        Self {
+            is_fresh: true,
+            ..Self::default()
+        }
+    }
+
+    /// Of a certificate by itself.
+    pub(super) fn alone(ttl: Option<Duration>) -> Self {
+        Self {
+            ttl,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<&Entry> for Terms {
+    fn from(entry: &Entry) -> Self {
+        let trust_domains = entry.federates_with().iter().map(ToString::to_string);
+        Self {
+            ttl: entry.ttl(),
+            dns_names: entry.dns_names().clone(),
+            registration: Registration {
+                hint: entry.hint().unwrap_or_default().to_owned(),
+                federates_with: Some(FederatesWith {
+                    trust_domains: trust_domains.collect(),
+                }),
+            },
+            is_fresh: true,
+        }
+    }
+}
+
+impl Api {
+    /// Of a certificate that an attestor's word stands behind and that is renewed without new evidence: the host names that it
+    /// has and that some entry still gives its identity.
+    pub(super) async fn kept(&self, svid: &Leaf) -> Result<Terms, Refused> {
+        let store = self.authority.store();
+        let mut dns_names = store
+            .dns_names_of(&svid.serial)
+            .await
+            .map_err(Refused::Store)?;
+        if !dns_names.is_empty() {
+            let stored = store.entries_for(&svid.id).await.map_err(Refused::Store)?;
+            let listed = self.entries.iter().filter(|entry| *entry.id() == svid.id);
+            let all: Vec<_> = listed.chain(&stored).collect();
+            dns_names.retain(|name| all.iter().any(|entry| entry.dns_names().contains(name)));
+        }
+        Ok(Terms {
+            dns_names,
+            ..Terms::alone(life(svid))
+        })
+    }
+}
