@@ -19,7 +19,7 @@ use crate::authority::{
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
-use crate::federation::Federated;
+use crate::federation::{Federated, REFRESH_HINT};
 use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
@@ -47,9 +47,6 @@ use tokio::sync::watch::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
-
-/// How often readers of the bundle endpoint are told to ask again: a key that signs tokens is in it for an hour before.
-const REFRESH_HINT: Duration = Duration::from_secs(5 * 60);
 
 /// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
 #[derive(Debug, Clone)]

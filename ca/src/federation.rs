@@ -1,10 +1,14 @@
-//! Bundles of other trust domains (SPIFFE Federation), fetched from their bundle endpoints and never merged with our own.
+//! Bundles of other trust domains (SPIFFE Federation), fetched from their bundle endpoints and never merged with our own;
+//! and our own for them, under a host name (`endpoint.rs`).
 //!
 //! Each is asked for when the CA starts and then as often as it says. What cannot be fetched, read or verified leaves the
 //! last good one in use. A foreign authority vouches for identities of its own trust domain alone: whoever holds these
 //! bundles asks the one that the peer's trust domain names.
 
+mod endpoint;
 mod fetch;
+
+pub use endpoint::{Endpoint, EndpointError, EndpointOptions};
 
 use crate::attest::fetch::{FetchError, Server};
 use crate::causes::in_full;
@@ -17,6 +21,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// How often readers of our bundle are told to ask again: a key that signs tokens is in it for an hour before.
+pub(crate) const REFRESH_HINT: Duration = Duration::from_secs(5 * 60);
 /// Trust domains to federate with.
 pub const MAX_DOMAINS: usize = 32;
 /// The largest document taken.

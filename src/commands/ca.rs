@@ -28,7 +28,7 @@ use anyhow::{Context, bail, ensure};
 use ca::attest::Attestors;
 use ca::config::TtlFloor;
 use ca::csr::PublicKey;
-use ca::federation::Federation;
+use ca::federation::{Endpoint, Federation};
 use ca::ledger::keep_archiving;
 use ca::metrics::Metrics;
 use ca::readiness::{Faults, Monitor};
@@ -109,6 +109,10 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     tracing::info!(address = %server.address(), trust_domain = %authority.trust_domain(), "CA listening");
     // They end with this function.
     let mut beside = JoinSet::new();
+    if let Some(options) = config.bundle_endpoint {
+        let endpoint = Endpoint::bind(options, authority.bundle()).await;
+        beside.spawn(endpoint.context("bundleEndpoint")?.run());
+    }
     if let Some(options) = config.archive {
         let folder = &options.folder;
         let exists = folder.is_dir();

@@ -18,6 +18,7 @@ pub(crate) use store::{Postgres, Store, Transport};
 use super::{LoadError, load, path};
 use ca::config::TtlFloor;
 use ca::dns::{DnsName, MAX_DNS_NAMES};
+use ca::federation::EndpointOptions;
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Node, Problems};
 use std::collections::BTreeSet;
@@ -54,6 +55,8 @@ pub(crate) struct CaConfig {
     pub(crate) jwt: Option<ca::jwt::Options>,
     /// When the CA's own certificates are replaced.
     pub(crate) rotation: ca::rotation::Options,
+    /// Where our bundle is served under a host name.
+    pub(crate) bundle_endpoint: Option<EndpointOptions>,
     /// Other trust domains whose bundles are fetched.
     pub(crate) federation: Vec<ca::federation::Options>,
     /// Where old audit records go while the CA serves.
@@ -77,6 +80,7 @@ impl CaConfig {
             administrators: BTreeSet::new(),
             jwt: None,
             rotation: ca::rotation::Options::default(),
+            bundle_endpoint: None,
             federation: Vec::new(),
             archive: None,
         }
@@ -104,6 +108,7 @@ impl CaConfig {
         let administrators = map.optional("administrators", read_administrators);
         let jwt = map.optional("jwt", jwt::read);
         let rotation = map.optional("rotation", rotation::read);
+        let bundle_endpoint = map.optional("bundleEndpoint", federation::read_endpoint);
         let federation = map.optional("federation", federation::read);
         let archive = map.optional("audit", audit::read);
         Some(Self {
@@ -123,6 +128,7 @@ impl CaConfig {
             administrators: administrators.unwrap_or_default(),
             jwt,
             rotation: rotation.unwrap_or_default(),
+            bundle_endpoint,
             federation: federation.unwrap_or_default(),
             archive,
         })

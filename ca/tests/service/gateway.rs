@@ -546,7 +546,10 @@ async fn refusals_cost_what_they_cost_over_grpc() {
         tonic::Code::ResourceExhausted,
         "one budget for both ways"
     );
-    assert_eq!(send(&ca, None, HTTP1, get("/bundle")).await.status, 429);
+    let reply = send(&ca, None, HTTP1, get("/bundle")).await;
+    assert_eq!(reply.status, 429);
+    let wait = reply.headers["retry-after"].to_str().unwrap();
+    assert!((1..=60).contains(&wait.parse::<u64>().unwrap()), "{wait}");
 
     // Who is known has a budget of its own, and what it is refused is on record.
     let before = ca.audit();

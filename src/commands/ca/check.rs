@@ -47,6 +47,7 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "serverNames": config.server_names,
         "admin": admin,
         "crl": crl,
+        "bundleEndpoint": config.bundle_endpoint.map(|endpoint| endpoint.listen.to_string()),
         "passphrase": whence(&keys.passphrase, &PASSPHRASE),
         "pkcs11": token,
         "store": store,

@@ -3,7 +3,7 @@
 use super::attest::read_server;
 use crate::config::path;
 use ca::attest::fetch::HttpsUrl;
-use ca::federation::{MAX_DOMAINS, Options, Profile};
+use ca::federation::{EndpointOptions, MAX_DOMAINS, Options, Profile};
 use identity::{SpiffeId, TrustDomain};
 use policy::yaml::{self, Map, Node, Problems};
 use std::collections::HashSet;
@@ -27,6 +27,21 @@ pub(super) fn read(node: &Node, problems: &Problems) -> Option<Vec<Options>> {
         }
     }
     Some(domains)
+}
+
+/// `bundleEndpoint:`, where others who go by host names find our bundle.
+pub(super) fn read_endpoint(node: &Node, problems: &Problems) -> Option<EndpointOptions> {
+    let address = yaml::parsed("an address such as 0.0.0.0:443");
+    yaml::map(node, problems, |map| {
+        let listen = map.required("listen", address);
+        let certificate_file = map.required("certificateFile", path);
+        let key_file = map.required("keyFile", path);
+        Some(EndpointOptions {
+            listen: listen?,
+            certificate_file: certificate_file?,
+            key_file: key_file?,
+        })
+    })
 }
 
 fn read_domain(node: &Node, problems: &Problems) -> Option<Options> {

@@ -89,6 +89,7 @@ fn request(requester: Requester) -> Request {
     let key = KeyPair::generate().expect("a key");
     Request {
         id: SpiffeId::parse(ID).expect("an ID"),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).expect("P-256"),
         ttl: None,
         until: None,

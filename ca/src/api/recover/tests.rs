@@ -63,6 +63,7 @@ impl Scene {
         let key = KeyPair::generate().unwrap();
         let issued = api.authority.issue(IssueOrder {
             id: SpiffeId::parse(CART).unwrap(),
+            dns_names: Default::default(),
             public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
             ttl: None,
             until: None,
@@ -280,6 +281,7 @@ async fn a_certificate_that_was_renewed_in_time_is_not_recovered_for_another_key
     let next = KeyPair::generate().unwrap();
     let renewed = scene.api.authority.issue(IssueOrder {
         id: SpiffeId::parse(CART).unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&next.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,
@@ -299,6 +301,7 @@ async fn who_has_proven_anew_who_it_is_has_no_use_for_the_expired_certificate() 
     let anew = KeyPair::generate().unwrap();
     let issued = scene.api.authority.issue(IssueOrder {
         id: SpiffeId::parse(CART).unwrap(),
+        dns_names: Default::default(),
         public_key: PublicKey::from_spki(&anew.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,

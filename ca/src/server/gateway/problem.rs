@@ -1,8 +1,8 @@
 //! Refusals as HTTP says them: the status, and `google.rpc.Status` as JSON with the code, sentence and reason of gRPC.
 
 use super::json;
-use crate::api::refused::{REASON_METADATA, Refused};
-use http::header::{ALLOW, HeaderName, HeaderValue};
+use crate::api::refused::{REASON_METADATA, RETRY_METADATA, Refused};
+use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use tonic::body::Body;
@@ -83,6 +83,11 @@ fn problem(code: StatusCode, status: &Status) -> Response<Body> {
         }],
     });
     *response.status_mut() = code;
+    let wait = status.metadata().get(RETRY_METADATA);
+    if let Some(wait_ms) = wait.and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok()) {
+        let seconds = HeaderValue::from(wait_ms.div_ceil(1000));
+        response.headers_mut().insert(RETRY_AFTER, seconds);
+    }
     if let Ok(word) = HeaderValue::from_str(reason) {
         let name = HeaderName::from_static(REASON_METADATA);
         response.headers_mut().insert(name, word);

@@ -75,6 +75,7 @@ impl Ca {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let request = Request {
             id: SpiffeId::parse("spiffe://demo.test/a").unwrap(),
+            dns_names: Default::default(),
             public_key: crate::csr::PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
             ttl: None,
             until: None,

@@ -1,0 +1,315 @@
+//! Our bundle for those who know us by a host name (SPIFFE Federation section 5.2.1, https_web), under a certificate of a
+//! public CA or of one that both sides trust. It serves the bundle and nothing else, and takes no certificates of clients; the CA's
+//! own listener serves the same under https_spiffe.
+
+use crate::attest::fetch::{FetchError, read};
+use crate::server::Shares;
+use aws_lc_rs::digest::{self, SHA256};
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use identity::TrustBundle;
+use identity::tls::provider;
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use zeroize::Zeroizing;
+
+/// Where the bundle is, here as on the CA's own listener.
+const PATH: &str = "/bundle";
+/// Those of other trust domains come a few times an hour. Whoever finds no place waits for one, and none is kept for long.
+const MAX_CONNECTIONS: usize = 64;
+/// Of these, how many one address may hold.
+const MAX_PER_ADDRESS: usize = 8;
+/// For a connection, handshake and all of its requests together.
+const CONNECTION_TIME: Duration = Duration::from_secs(15);
+const MAX_HEADER_BYTES: usize = 8 * 1024;
+/// How often the files are looked at: certificates are replaced weeks before they end.
+const LOOK: Duration = Duration::from_secs(60);
+/// A chain, or a key.
+const MAX_FILE_BYTES: usize = 64 * 1024;
+/// After an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to serve, and as whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointOptions {
+    pub listen: SocketAddr,
+    /// PEM, leaf first. Looked at again each minute, as the key is.
+    pub certificate_file: PathBuf,
+    /// PEM.
+    pub key_file: PathBuf,
+}
+
+/// An endpoint that is bound and not yet serving.
+#[derive(Debug)]
+pub struct Endpoint {
+    listener: TcpListener,
+    options: EndpointOptions,
+    /// SHA-256 of what was in the files.
+    present: [u8; 32],
+    tls: watch::Sender<Arc<ServerConfig>>,
+    bundle: watch::Receiver<Arc<TrustBundle>>,
+}
+
+/// What the files hold.
+struct Credentials {
+    chain: Vec<u8>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+impl Endpoint {
+    /// Reads the files and binds.
+    ///
+    /// # Errors
+    /// When the files cannot be used or do not belong together, or the address cannot be bound.
+    pub async fn bind(
+        options: EndpointOptions,
+        bundle: watch::Receiver<Arc<TrustBundle>>,
+    ) -> Result<Self, EndpointError> {
+        let found = Credentials::read(&options).await?;
+        let tls = watch::Sender::new(found.config()?);
+        let listener = TcpListener::bind(options.listen).await;
+        Ok(Self {
+            listener: listener.map_err(EndpointError::Bind)?,
+            options,
+            present: found.digest(),
+            tls,
+            bundle,
+        })
+    }
+
+    /// The bound address: where the port is known after a bind to port 0.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until dropped. Connections that are open then end by themselves, within seconds.
+    pub async fn run(mut self) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let shares = Shares::new(MAX_PER_ADDRESS);
+        loop {
+            tokio::select! {
+                () = accept(&self.listener, (&places, &shares), &self.tls, &self.bundle) => {}
+                () = sleep(LOOK) => self.look().await,
+            }
+        }
+    }
+
+    /// Takes what is in the files now, unless it is the same, or of no use: then what was there before stays.
+    async fn look(&mut self) {
+        let read = async {
+            let found = Credentials::read(&self.options).await?;
+            let is_new = found.digest() != self.present;
+            let config = is_new.then(|| found.config()).transpose()?;
+            Ok::<_, EndpointError>(config.map(|config| (found.digest(), config)))
+        };
+        match read.await {
+            Ok(None) => {}
+            Ok(Some((digest, config))) => {
+                tracing::info!("the bundle endpoint has a new certificate");
+                self.present = digest;
+                self.tls.send_replace(config);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(
+                    error,
+                    "the bundle endpoint keeps the certificate that it has"
+                );
+            }
+        }
+    }
+}
+
+impl Credentials {
+    async fn read(options: &EndpointOptions) -> Result<Self, EndpointError> {
+        Ok(Self {
+            chain: read(&options.certificate_file, MAX_FILE_BYTES).await?,
+            key: read(&options.key_file, MAX_FILE_BYTES).await?.into(),
+        })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut both = digest::Context::new(&SHA256);
+        both.update(&self.chain);
+        both.update(&self.key);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(both.finish().as_ref());
+        digest
+    }
+
+    fn config(&self) -> Result<Arc<ServerConfig>, EndpointError> {
+        let chain = CertificateDer::pem_slice_iter(&self.chain);
+        let chain: Vec<_> = chain.collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.send_tls13_tickets = 0;
+        Ok(Arc::new(config))
+    }
+}
+
+/// One connection after the other, each in a task that ends by itself. Never returns; cancel safe.
+async fn accept(
+    listener: &TcpListener,
+    (places, shares): (&Arc<Semaphore>, &Arc<Shares>),
+    tls: &watch::Sender<Arc<ServerConfig>>,
+    bundle: &watch::Receiver<Arc<TrustBundle>>,
+) {
+    loop {
+        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+            return;
+        };
+        let Ok((socket, address)) = listener.accept().await else {
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let Some(share) = shares.admit_address(address.ip()) else {
+            continue;
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+        let bundle = bundle.clone();
+        tokio::spawn(async move {
+            // A broken connection concerns nobody else, and a slow one no more than its place.
+            let served = timeout(CONNECTION_TIME, serve(acceptor, socket, bundle));
+            served.await.ok();
+            drop((place, share));
+        });
+    }
+}
+
+async fn serve(
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    bundle: watch::Receiver<Arc<TrustBundle>>,
+) {
+    let Ok(stream) = acceptor.accept(socket).await else {
+        return;
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1)
+        .max_header_list_size(MAX_HEADER_BYTES as u32);
+    let service = service_fn(|request| {
+        let answer = answer(&request, &bundle.borrow());
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(
+            error,
+            "a connection to the bundle endpoint ended with an error"
+        );
+    }
+}
+
+fn answer(request: &Request<Incoming>, bundle: &TrustBundle) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    if request.uri().path() != PATH {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    } else if request.method() != Method::GET {
+        *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+        let headers = response.headers_mut();
+        headers.insert(ALLOW, HeaderValue::from_static("GET"));
+    } else {
+        let json = bundle.to_spiffe_json(super::REFRESH_HINT);
+        *response.body_mut() = Full::new(json.into());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    response
+}
+
+/// Why the bundle cannot be served under that certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    #[error("cannot read certificate or key")]
+    Read(#[from] FetchError),
+    #[error("expected certificate and key in PEM")]
+    Pem(#[from] pem::Error),
+    #[error("expected a certificate and the key that belongs to it")]
+    Tls(#[from] rustls::Error),
+    #[error("cannot listen there")]
+    Bind(#[source] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+
+    /// Certificate and key for `localhost`, in PEM.
+    fn pair() -> [String; 2] {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        [params.self_signed(&key).unwrap().pem(), key.serialize_pem()]
+    }
+
+    #[tokio::test]
+    async fn replaced_files_are_taken_and_files_of_no_use_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EndpointOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            certificate_file: folder.path().join("web.pem"),
+            key_file: folder.path().join("web.key"),
+        };
+        let write = |[certificate, key]: [&str; 2]| {
+            std::fs::write(&options.certificate_file, certificate).unwrap();
+            std::fs::write(&options.key_file, key).unwrap();
+        };
+        let root = pair()[0].clone();
+        let domain = identity::TrustDomain::parse("demo.test").unwrap();
+        // What it serves is another test's matter; an authority has to be a CA's.
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let validity = crate::profile::Validity::of_ca(std::time::SystemTime::now(), LOOK);
+        let authority = crate::profile::root(&domain, &key, validity).unwrap();
+        let authority = authority.self_signed(&key).unwrap().der().clone();
+        let bundle = TrustBundle::new(domain, vec![authority], 1).unwrap();
+        let bundle = watch::Sender::new(Arc::new(bundle));
+
+        let ([one, one_key], [two, two_key]) = (pair(), pair());
+        write([&one, &two_key]);
+        let bound = Endpoint::bind(options.clone(), bundle.subscribe()).await;
+        assert!(matches!(bound, Err(EndpointError::Tls(_))), "{bound:?}");
+        write([&one, &one_key]);
+        let bound = Endpoint::bind(options.clone(), bundle.subscribe()).await;
+        let mut endpoint = bound.unwrap();
+        let held = endpoint.tls.subscribe();
+        for [certificate, key] in [[&two, &one_key], [&one, &root], [&String::new(), &two_key]] {
+            write([certificate, key]);
+            endpoint.look().await;
+            assert!(!held.has_changed().unwrap(), "{certificate} {key}");
+        }
+        write([&two, &two_key]);
+        endpoint.look().await;
+        assert!(held.has_changed().unwrap());
+    }
+}
