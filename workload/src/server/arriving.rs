@@ -10,14 +10,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
 /// What has to end in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ends {
-    /// All of it: a call with one message.
+    /// All of it: a call with one message, and nothing after that.
     Body,
     /// Each message of a stream, the first from the beginning of the call. Between two there may be any time.
     EachMessage,
@@ -32,6 +32,8 @@ pub(super) struct Arriving<B> {
     /// `None` between two messages of a stream.
     deadline: Option<Pin<Box<Sleep>>>,
     framing: Framing,
+    /// How many messages have ended.
+    whole: usize,
     /// What all of the user's messages share, in bytes.
     room: Arc<Semaphore>,
     /// This one's part of it.
@@ -46,15 +48,22 @@ impl<B> Arriving<B> {
             patience,
             deadline: Some(Box::pin(sleep(patience))),
             framing: Framing::default(),
+            whole: 0,
             room,
             taken: None,
         }
     }
 
     /// # Errors
-    /// When there is no room for the message.
-    fn read(&mut self, bytes: &[u8]) -> Result<(), TryAcquireError> {
-        let is_another = self.framing.read(bytes);
+    /// When there is no room for the message, or should be none.
+    fn read(&mut self, bytes: &[u8]) -> Result<(), Status> {
+        let ended = self.framing.read(bytes);
+        let is_another = ended > 0;
+        self.whole = self.whole.saturating_add(ended);
+        // tonic reads what follows the one message as long as it comes, each in memory that nobody has asked for.
+        if self.ends == Ends::Body && self.whole > usize::from(self.framing.is_between()) {
+            return Err(Status::unimplemented("expected one message, found more"));
+        }
         // What is whole has been handed on; of a call with one message all of it is kept to its end.
         if self.ends == Ends::EachMessage && (is_another || self.framing.is_between()) {
             self.taken = None;
@@ -63,7 +72,8 @@ impl<B> Arriving<B> {
             && let Some(length) = self.framing.length()
         {
             let room = Arc::clone(&self.room);
-            self.taken = Some(room.try_acquire_many_owned(length)?);
+            let full = |_| Status::resource_exhausted("this user sends too much at once");
+            self.taken = Some(room.try_acquire_many_owned(length).map_err(full)?);
         }
         if self.ends == Ends::Body {
             return Ok(());
@@ -100,10 +110,9 @@ where
         };
         let frame = frame.map_err(Into::into)?;
         if let Some(bytes) = frame.data_ref()
-            && self.read(bytes).is_err()
+            && let Err(refused) = self.read(bytes)
         {
-            let full = Status::resource_exhausted("this user sends too much at once");
-            return Poll::Ready(Some(Err(full.into())));
+            return Poll::Ready(Some(Err(refused.into())));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -126,9 +135,9 @@ struct Framing {
 }
 
 impl Framing {
-    /// Whether a message ended within `bytes`.
-    fn read(&mut self, mut bytes: &[u8]) -> bool {
-        let mut has_ended = false;
+    /// How many messages ended within `bytes`.
+    fn read(&mut self, mut bytes: &[u8]) -> usize {
+        let mut ended = 0;
         while let Some((first, rest)) = bytes.split_first() {
             if let Some(next) = self.prefix.get_mut(self.known) {
                 *next = *first;
@@ -143,10 +152,10 @@ impl Framing {
             }
             if self.known == self.prefix.len() && self.left == 0 {
                 *self = Self::default();
-                has_ended = true;
+                ended += 1;
             }
         }
-        has_ended
+        ended
     }
 
     fn is_between(&self) -> bool {
@@ -237,15 +246,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_begins_a_message_has_to_end_it() {
+    async fn whoever_begins_a_message_has_to_end_it_and_of_a_call_with_one_there_is_no_other() {
         let late = Some(tonic::Code::DeadlineExceeded);
-        let cases: [(&[&'static [u8]], _, _); 6] = [
+        let more = Some(tonic::Code::Unimplemented);
+        let cases: [(&[&'static [u8]], _, _); 8] = [
             (&[], late, late),
             (&[&[0, 0, 0, 0, 2, b'a']], late, late),
             (&[&[0, 0, 0, 0, 2], b"a"], late, late),
             (&[&[0, 0, 0, 0, 2], b"a", b"b"], late, None),
             (&[&[0, 0, 0, 0, 0]], late, None),
-            (&[&[0, 0, 0, 0, 1, b'a', 0]], late, late),
+            (&[&[0, 0, 0, 0, 1, b'a', 0]], more, late),
+            (&[&[0, 0, 0, 0, 0], &[0, 0, 0, 0, 60]], more, late),
+            (&[&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]], more, None),
         ];
         for (parts, whole, each) in cases {
             for (ends, expected) in [(Ends::Body, whole), (Ends::EachMessage, each)] {
