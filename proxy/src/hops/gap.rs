@@ -10,7 +10,7 @@ use crate::socket::Socket;
 use crate::upstream::random::Random;
 use std::ffi::OsStr;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,12 +56,17 @@ async fn connect_tcp(endpoint: &Endpoint, hops: Hops) -> io::Result<TcpStream> {
 }
 
 async fn connect_to(address: SocketAddr, hops: Hops) -> io::Result<TcpStream> {
+    let address = match address.ip().to_canonical() {
+        // What IPv4 carries has IPv4's traffic class, also on a socket of IPv6 (RFC 4291 section 2.5.5.2).
+        mapped @ IpAddr::V4(_) => SocketAddr::new(mapped, address.port()),
+        IpAddr::V6(_) => address,
+    };
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     // Elsewhere it would mean something to the network, and nothing to anybody else.
-    if address.ip().to_canonical().is_loopback() {
+    if address.ip().is_loopback() {
         let class = traffic_class(hops).into();
         match address {
             SocketAddr::V4(_) => socket.set_tos_v4(class)?,
@@ -118,7 +123,8 @@ fn count_in(name: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::UnixListener;
+    use socket2::SockRef;
+    use tokio::net::{TcpListener, UnixListener};
 
     #[test]
     fn each_count_has_a_traffic_class_and_those_of_others_say_nothing() {
@@ -130,6 +136,23 @@ mod tests {
             assert_eq!(hops_of_class(point << CONGESTION_BITS), Hops(0), "{point}");
         }
         assert_eq!(hops_of_class(0x10), Hops(0));
+    }
+
+    /// Linux gives it IPv4's class, and an address may be written in either way.
+    #[tokio::test]
+    async fn a_loopback_address_of_ipv4_that_is_written_as_one_of_ipv6_is_told_as_well() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for host in ["127.0.0.1", "::ffff:127.0.0.1"] {
+            let address = SocketAddr::new(host.parse().unwrap(), port);
+            let stream = connect_to(address, Hops::of(3)).await.unwrap();
+            let class = SockRef::from(&stream).tos_v4().unwrap();
+            assert_eq!(
+                hops_of_class(class.try_into().unwrap()),
+                Hops::of(3),
+                "{host}"
+            );
+        }
     }
 
     #[tokio::test]
