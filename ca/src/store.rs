@@ -57,7 +57,7 @@ pub(crate) use jwt::TokenRecord;
 pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub(crate) use restored::{Listed, Restoration, Revoked, settle};
 pub(crate) use rollback::Heard;
-pub use rollback::RolledBack;
+pub use rollback::{NotLost, RolledBack};
 pub use sql::DatabaseError;
 pub(crate) use sweep::GRACE as EXPIRED_ROWS_KEPT;
 

@@ -156,9 +156,10 @@ pub(crate) struct CaServeArgs {
     #[arg(long, conflicts_with = "config")]
     pub(crate) allow_short_ttl_for_tests: bool,
     /// Go on from an older state that the CA's records were set back to, if sidecars have shown that they were: what was
-    /// recorded since is given up, and join tokens that are not used are void.
-    #[arg(long)]
-    pub(crate) accept_rollback: bool,
+    /// recorded since is given up, and join tokens that are not used are void. SEQ is the lost record that /ready and the log
+    /// name; of any other nothing is accepted.
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) accept_rollback: Option<i64>,
 }
 
 #[derive(Debug, Args)]

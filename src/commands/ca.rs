@@ -73,8 +73,8 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let config = served(arguments)?;
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
     let (authority, database) = (Arc::new(open(&config)?), database::of(&config)?);
-    if arguments.accept_rollback {
-        accept_rollback(&authority).await?;
+    if let Some(seq) = arguments.accept_rollback {
+        accept_rollback(&authority, seq).await?;
     }
     let attestors = Attestors::open(config.attest).await?;
     let entries = match &config.entries {
@@ -167,16 +167,24 @@ async fn serve_admin(
     Ok(())
 }
 
-/// Only of what was found: the option may stay where it was written, and then accepts nothing that nobody has seen.
-async fn accept_rollback(authority: &Authority) -> anyhow::Result<()> {
-    let accepted = authority.store().accept_rollback(SystemTime::now()).await;
+/// Only of what the operator names: an option that was left in a unit file accepts nothing that is lost later.
+async fn accept_rollback(authority: &Authority, seq: i64) -> anyhow::Result<()> {
+    let accepted = authority
+        .store()
+        .accept_rollback(seq, SystemTime::now())
+        .await;
     match accepted.context("accepting the rollback")? {
-        Some(lost) => tracing::warn!(
+        Ok(Some(lost)) => tracing::warn!(
             seq = lost.seq,
             hash = %lost.hash,
             "what the ledger had up to this record is given up, and unused join tokens are void"
         ),
-        None => tracing::warn!("--accept-rollback: no sidecar has shown that anything was lost"),
+        Ok(None) => {
+            tracing::warn!("--accept-rollback: no sidecar has shown that anything was lost")
+        }
+        Err(refused) => {
+            tracing::error!(%refused, "--accept-rollback: nothing is accepted, and nothing issued")
+        }
     }
     Ok(())
 }

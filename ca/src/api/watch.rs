@@ -13,9 +13,12 @@ use futures_util::stream::{self, Stream};
 use identity::{SpiffeId, TrustBundle, VerifiedChain};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
+
+/// Until what could not be written down is tried again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// What the caller reads.
 pub(crate) type Replies = Pin<Box<dyn Stream<Item = Result<WatchBundleResponse, Status>> + Send>>;
@@ -31,6 +34,8 @@ struct Watch {
     heads: watch::Receiver<Option<Arc<LedgerHead>>>,
     /// `None` once the caller has nothing more to say.
     said: Option<Streaming<WatchBundleRequest>>,
+    /// The sequence of the bundle that the caller last said it has, and the last that is written down.
+    stated: u64,
     acknowledged: u64,
     /// The caller is revoked and has been told.
     is_over: bool,
@@ -53,6 +58,7 @@ impl Api {
             peer,
             svid,
             said: Some(said),
+            stated: 0,
             acknowledged: 0,
             is_over: false,
         };
@@ -88,7 +94,8 @@ impl Watch {
             if self.is_over {
                 return None;
             }
-            let said = tokio::select! {
+            self.acknowledge().await;
+            tokio::select! {
                 () = leaving.cancelled() => return None,
                 changed = self.bundles.changed() => {
                     changed.ok()?;
@@ -101,9 +108,9 @@ impl Watch {
                 // Without federation nobody publishes.
                 Ok(()) = self.federated.changed() => return Some(self.reply()),
                 Ok(()) = self.heads.changed() => return Some(self.head_alone()),
-                said = hear(&mut self.said) => said,
-            };
-            self.acknowledge(said.bundle_sequence).await;
+                said = hear(&mut self.said) => self.stated = said.bundle_sequence,
+                () = tokio::time::sleep(AGAIN), if self.owes() => {}
+            }
         }
     }
 
@@ -136,19 +143,23 @@ impl Watch {
         self.heads.borrow_and_update().as_deref().cloned()
     }
 
+    /// Whether what the caller has is to be written down. Not when it is later than the CA's own: that is of another replica that
+    /// is ahead, and is looked at again with the next change, or of records that were set back since, and says nothing.
+    fn owes(&self) -> bool {
+        self.acknowledged < self.stated && self.stated <= self.bundles.borrow().sequence()
+    }
+
     /// Writes down what the caller has: once for each bundle, whatever it says.
-    async fn acknowledge(&mut self, sequence: u64) {
-        let sequence = sequence.min(self.bundles.borrow().sequence());
-        if sequence <= self.acknowledged {
+    async fn acknowledge(&mut self) {
+        if !self.owes() {
             return;
         }
-        let serial = self.svid.leaf.serial.clone();
+        let (serial, sequence) = (self.svid.leaf.serial.clone(), self.stated);
         match self.authority.store().acknowledge(serial, sequence).await {
             Ok(()) => self.acknowledged = sequence,
-            // It is said again with the next change, or on the next stream.
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "which bundle a sidecar has is not recorded");
+                tracing::warn!(error, "which bundle a sidecar has is not recorded yet");
             }
         }
     }

@@ -20,7 +20,8 @@ macro_rules! alive {
 }
 
 impl Store {
-    /// Notes that the holder of a certificate has a version of the trust bundle.
+    /// Notes that the holder of a certificate has a version of the trust bundle. One that was never published here, as the records
+    /// were set back since, says nothing.
     ///
     /// # Errors
     /// When it could not be recorded.
@@ -32,7 +33,8 @@ impl Store {
         self.writer
             .write(move |batch| {
                 batch.execute(
-                    "UPDATE descent SET acknowledged = $1 WHERE serial = $2 AND acknowledged < $1",
+                    "UPDATE descent SET acknowledged = $1 WHERE serial = $2 AND acknowledged < $1
+                         AND EXISTS (SELECT 1 FROM bundle WHERE sequence >= $1)",
                     values![bundle_sequence, &serial],
                 )?;
                 Ok(())

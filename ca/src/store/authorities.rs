@@ -48,8 +48,7 @@ impl Store {
         by: By,
         now: SystemTime,
     ) -> Result<Result<Generations, Refused>, StoreError> {
-        self.writer
-            .write(move |batch| prepare(batch, &new, by, now))
+        self.write_unless_rolled_back(move |batch| prepare(batch, &new, by, now))
             .await
     }
 
@@ -64,8 +63,7 @@ impl Store {
         by: By,
         now: SystemTime,
     ) -> Result<Result<Step, Refused>, StoreError> {
-        self.writer
-            .write(move |batch| activate(batch, role, terms, by, now))
+        self.write_unless_rolled_back(move |batch| activate(batch, role, terms, by, now))
             .await
     }
 
@@ -80,8 +78,7 @@ impl Store {
         by: By,
         now: SystemTime,
     ) -> Result<Result<Step, Refused>, StoreError> {
-        self.writer
-            .write(move |batch| retire(batch, role, terms, by, now))
+        self.write_unless_rolled_back(move |batch| retire(batch, role, terms, by, now))
             .await
     }
 }

@@ -1,7 +1,8 @@
 //! Whether the ledger was set back to an older state: told by the heads that this CA has signed and sidecars bring back.
 //!
 //! One that the ledger does not lead to stops every issuance, in the transaction that would record it, until the operator
-//! accepts it. From then on no head counts that was signed before.
+//! accepts it. Each acceptance begins a generation of the ledger, and heads of those before it count no more. What tells them
+//! apart is the number that stands in the head, and no clock.
 
 use super::changes::Topic;
 use super::session::Transaction;
@@ -19,7 +20,7 @@ mod tests;
 /// A head that this CA has signed and its ledger does not lead to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the ledger was set back: this CA has signed record {seq} with hash {hash}, which is not in it; nothing is issued until --accept-rollback"
+    "the ledger was set back: this CA has signed record {seq} with hash {hash}, which is not in it; nothing is issued until --accept-rollback {seq}"
 )]
 pub struct RolledBack {
     pub seq: i64,
@@ -36,10 +37,24 @@ pub(crate) enum Heard {
     Lost(RolledBack),
 }
 
+/// What was to be accepted is not what was lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {}, the last record that is known to be lost, found {found}", lost.seq)]
+pub struct NotLost {
+    pub lost: RolledBack,
+    pub found: i64,
+}
+
 /// The row.
 pub(super) struct State {
     accepted_ms: i64,
-    lost: Option<Mark>,
+    lost: Option<Lost>,
+}
+
+/// Of all lost heads that were shown the one that was furthest.
+struct Lost {
+    head: Head,
+    accepted_ms: i64,
 }
 
 impl State {
@@ -48,26 +63,21 @@ impl State {
             "SELECT accepted_ms, lost_seq, lost_hash, lost_ms FROM rollback",
             &[],
         )?;
-        let accepted_ms = row.get(0)?;
-        let (seq, hash, signed_ms) = (row.get(1)?, row.get(2)?, row.get(3)?);
-        let lost = |(seq, hash), signed_ms| Mark {
-            head: Head { seq, hash },
-            accepted_ms,
-            signed_ms,
-        };
-        let head = Option::zip(seq, hash);
+        let (seq, hash, accepted_ms) = (row.get(1)?, row.get(2)?, row.get(3)?);
+        let head = Option::zip(seq, hash).map(|(seq, hash)| Head { seq, hash });
+        let lost = |(head, accepted_ms)| Lost { head, accepted_ms };
         Ok(Self {
-            accepted_ms,
-            lost: head.zip(signed_ms).map(|(head, at)| lost(head, at)),
+            accepted_ms: row.get(0)?,
+            lost: head.zip(accepted_ms).map(lost),
         })
     }
 }
 
-impl From<&Mark> for RolledBack {
-    fn from(lost: &Mark) -> Self {
+impl From<Head> for RolledBack {
+    fn from(lost: Head) -> Self {
         Self {
-            seq: lost.head.seq,
-            hash: KeyHash(lost.head.hash),
+            seq: lost.seq,
+            hash: KeyHash(lost.hash),
         }
     }
 }
@@ -103,8 +113,7 @@ impl Store {
                 Ok(Mark {
                     head: Head::read(batch)?,
                     accepted_ms,
-                    // Whatever the clock says: what is signed after an acceptance counts.
-                    signed_ms: unix_ms(now).max(accepted_ms + 1),
+                    signed_ms: unix_ms(now),
                 })
             })
             .await
@@ -118,21 +127,28 @@ impl Store {
     }
 
     /// Gives up what came after a state that the ledger was set back to, so that issuance goes on: audited; join tokens that
-    /// are not used are void; the trust bundle gets a sequence that is higher than any before, or sidecars would refuse it.
-    /// Gives what was lost; `None`, and nothing changes, when nothing is known to be.
+    /// are not used are void; the trust bundle gets a sequence that is higher than any before, or sidecars would refuse it, and
+    /// which bundle a sidecar had counts no more. `seq` has to be that of [`RolledBack`], so that nothing is accepted that nobody
+    /// has looked at. Gives what was lost; `None`, and nothing changes, when nothing is known to be.
     ///
     /// # Errors
-    /// When it could not be recorded.
-    pub async fn accept_rollback(&self, now: SystemTime) -> Result<Option<RolledBack>, StoreError> {
+    /// The outer error says that nothing could be recorded, the inner one that something else was lost.
+    pub async fn accept_rollback(
+        &self,
+        seq: i64,
+        now: SystemTime,
+    ) -> Result<Result<Option<RolledBack>, NotLost>, StoreError> {
         self.writer
             .write(move |batch| {
                 let state = State::read(batch)?;
-                let Some(lost) = &state.lost else {
-                    return Ok(None);
+                let Some(lost) = state.lost.as_ref().map(|lost| RolledBack::from(lost.head)) else {
+                    return Ok(Ok(None));
                 };
+                if lost.seq != seq {
+                    return Ok(Err(NotLost { lost, found: seq }));
+                }
                 give_up(batch, &state, now)?;
                 let tokens = void_tokens(batch, now)?;
-                let lost = RolledBack::from(lost);
                 batch.audit(
                     now,
                     &Event::RollbackAccepted {
@@ -141,7 +157,7 @@ impl Store {
                         tokens,
                     },
                 )?;
-                Ok(Some(lost))
+                Ok(Ok(Some(lost)))
             })
             .await
     }
@@ -153,7 +169,8 @@ impl Batch<'_, '_> {
         if let Some(known) = &self.rolled_back {
             return Ok(known.clone());
         }
-        let found = State::read(self)?.lost.as_ref().map(RolledBack::from);
+        let lost = State::read(self)?.lost;
+        let found = lost.map(|lost| RolledBack::from(lost.head));
         self.rolled_back = Some(found.clone());
         Ok(found)
     }
@@ -161,29 +178,33 @@ impl Batch<'_, '_> {
 
 fn examine(batch: &mut Batch<'_, '_>, mark: &Mark, now: SystemTime) -> sql::Result<Heard> {
     let state = State::read(batch)?;
-    if mark.signed_ms <= state.accepted_ms {
+    if mark.accepted_ms < state.accepted_ms {
         return Ok(Heard::GivenUp);
     }
-    if leads_to(batch, &mark.head)? {
+    // One of a later generation: the acceptance itself is what was lost.
+    if mark.accepted_ms == state.accepted_ms && leads_to(batch, &mark.head)? {
         return Ok(Heard::OnRecord);
     }
-    let lost = RolledBack::from(mark);
     if state.lost.is_none() {
-        let (seq, hash) = (lost.seq, lost.hash.to_string());
+        let (seq, hash) = (mark.head.seq, KeyHash(mark.head.hash).to_string());
         batch.audit(now, &Event::RollbackFound { seq, hash })?;
     }
-    // The last that was signed: what is accepted has to reach so far.
-    if state
-        .lost
-        .is_none_or(|known| known.signed_ms < mark.signed_ms)
-    {
-        batch.execute(
-            "UPDATE rollback SET lost_seq = $1, lost_hash = $2, lost_ms = $3",
-            values![mark.head.seq, &mark.head.hash, mark.signed_ms],
-        )?;
-        batch.rolled_back = None;
+    let reach = |accepted_ms, head: Head| (accepted_ms, head.seq);
+    match state.lost {
+        Some(known)
+            if reach(known.accepted_ms, known.head) >= reach(mark.accepted_ms, mark.head) =>
+        {
+            Ok(Heard::Lost(known.head.into()))
+        }
+        _ => {
+            batch.execute(
+                "UPDATE rollback SET lost_seq = $1, lost_hash = $2, lost_ms = $3",
+                values![mark.head.seq, &mark.head.hash, mark.accepted_ms],
+            )?;
+            batch.rolled_back = None;
+            Ok(Heard::Lost(mark.head.into()))
+        }
     }
-    Ok(Heard::Lost(lost))
 }
 
 /// Whether the ledger has this very record, or has moved it to a file.
@@ -196,19 +217,27 @@ pub(super) fn leads_to(transaction: &mut Transaction<'_>, head: &Head) -> sql::R
     Ok(head.seq < first.get(0)?)
 }
 
-/// No head that was signed by `now`, or by the time of the one that is lost, counts any more.
+/// Begins a generation that is later than that of any head which was shown: no other counts any more.
 pub(super) fn give_up(
     batch: &mut Batch<'_, '_>,
     state: &State,
     now: SystemTime,
 ) -> sql::Result<()> {
-    let lost_ms = state.lost.map_or(0, |lost| lost.signed_ms);
-    let accepted_ms = unix_ms(now).max(lost_ms).max(state.accepted_ms + 1);
+    let lost_ms = state.lost.as_ref().map_or(0, |lost| lost.accepted_ms);
+    let accepted_ms = unix_ms(now)
+        .max(lost_ms.saturating_add(1))
+        .max(state.accepted_ms.saturating_add(1));
     batch.execute(
         "UPDATE rollback SET accepted_ms = $1, lost_seq = NULL, lost_hash = NULL, lost_ms = NULL",
         values![accepted_ms],
     )?;
     batch.rolled_back = None;
+    publish_anew(batch, now)
+}
+
+/// The trust bundle as it is, under a sequence that no lost one had, and known to no sidecar yet: what they had may have been
+/// another of the same sequence.
+fn publish_anew(batch: &mut Batch<'_, '_>, now: SystemTime) -> sql::Result<()> {
     // No lower than the time, as it is not known which sequences were given since.
     batch.execute(
         "UPDATE bundle SET sequence = sequence + 1 WHERE sequence >= $1",
@@ -218,6 +247,17 @@ pub(super) fn give_up(
         "UPDATE bundle SET sequence = $1 WHERE sequence < $1",
         values![now],
     )?;
+    // Who said so once is one that says so: 0 would be a certificate that nobody waits for.
+    batch.execute(
+        "UPDATE descent SET acknowledged = 1 WHERE acknowledged > 1",
+        &[],
+    )?;
+    batch.execute(
+        "UPDATE authority SET sequence = (SELECT sequence FROM bundle)
+         WHERE role = 'root' AND state IN ('prepared', 'active', 'retiring')",
+        &[],
+    )?;
+    batch.announce(Topic::Authorities)?;
     batch.announce(Topic::Bundle)
 }
 

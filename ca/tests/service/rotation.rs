@@ -265,6 +265,17 @@ async fn who_renews_has_the_bundle_that_it_had_before() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_another_replica_published_first_counts_once_this_one_has_it() {
+    let ca = Ca::start().await;
+    let svid = enrol(&ca, 600).await;
+    let mut stream = sidecar(&ca, &svid, 2).await;
+    within(stream.message()).await.unwrap();
+    assert_eq!(acknowledged(&ca), (0, 0), "nobody has published it");
+    crate::renew::add_root(&ca).await;
+    until_acknowledged(&ca, (1, 1)).await;
+}
+
+#[tokio::test]
 async fn the_old_root_finds_the_ca_until_it_is_retired_and_nothing_under_it_counts_afterwards() {
     let ca = Ca::start().await;
     let (old, old_bundle) = (enrol(&ca, 600).await, ca.bundle());

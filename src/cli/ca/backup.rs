@@ -39,7 +39,7 @@ pub(crate) struct CaRestoreArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) revocations: Vec<PathBuf>,
     /// Give up what was recorded after the backup. Without it the CA issues until the first sidecar shows that something was
-    /// lost, and then nothing until `ca serve --accept-rollback`.
+    /// lost, and then nothing until `ca serve --accept-rollback SEQ`.
     #[arg(long)]
     pub(crate) accept_rollback: bool,
     #[command(flatten)]
