@@ -67,7 +67,8 @@ impl Store {
 }
 
 impl Store {
-    /// The name of the entry by which the certificate with this serial was issued.
+    /// The name of the entry by which the certificate with this serial was issued; of what was recovered, that of the
+    /// evidence which came since.
     pub(crate) async fn entry_behind(&self, serial: &str) -> Result<Option<String>, StoreError> {
         let serial = serial.to_owned();
         self.writer
@@ -114,7 +115,12 @@ impl CertificateRecord {
                     .and_then(|attested| attested.entry.as_ref());
                 self.inherit_word(batch, serial, entry)?
             }
-            Requester::Expired { serial } => self.inherit_word(batch, serial, None)?,
+            // Nobody has vouched for the holder this time: until somebody does, no entry lets it be recovered again.
+            Requester::Expired { serial } => batch.execute(
+                "INSERT INTO attested (serial, attestor)
+                 SELECT $1, attestor FROM attested WHERE serial = $2",
+                values![&self.leaf.serial, serial],
+            )?,
             Requester::Enrolment(_) | Requester::Operator | Requester::Ca => 0,
         };
         Ok(())

@@ -29,6 +29,15 @@ fn entry(recovery_grace: Option<Duration>) -> Entry {
     .unwrap()
 }
 
+fn vouched_for(entry: Option<String>) -> Attested {
+    Attested {
+        attestor: "kubernetes/prod".to_owned(),
+        subject: "pod cart-0".to_owned(),
+        holder: Some("cart-0".to_owned()),
+        entry,
+    }
+}
+
 /// A CA with an entry for the cart, and the certificate that the cart got by it.
 struct Scene {
     api: Api,
@@ -67,12 +76,7 @@ impl Scene {
             public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
             ttl: None,
             until: None,
-            requester: Requester::Attested(Attested {
-                attestor: "kubernetes/prod".to_owned(),
-                subject: "pod cart-0".to_owned(),
-                holder: Some("cart-0".to_owned()),
-                entry: name,
-            }),
+            requester: Requester::Attested(vouched_for(name)),
         });
         let issued = issued.await.unwrap();
         Self {
@@ -83,6 +87,31 @@ impl Scene {
             key,
             _directory: directory,
         }
+    }
+
+    /// From now on the scene is about this certificate and its key.
+    fn holds(&mut self, issued: Issued, key: KeyPair) {
+        self.chain = issued.chain.iter().map(|der| der.to_vec()).collect();
+        self.serial = issued.serial;
+        self.not_after = issued.not_after;
+        self.key = key;
+    }
+
+    async fn renew(&mut self, attested: Option<Attested>) {
+        let key = KeyPair::generate().unwrap();
+        let renewed = self.api.authority.issue(IssueOrder {
+            id: SpiffeId::parse(CART).unwrap(),
+            dns_names: Default::default(),
+            public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
+            ttl: None,
+            until: None,
+            requester: Requester::Svid {
+                serial: self.serial.clone(),
+                attested,
+            },
+        });
+        let renewed = renewed.await.unwrap();
+        self.holds(renewed, key);
     }
 
     /// What the holder of the certificate asks at `now`, for `leaf`.
@@ -115,6 +144,12 @@ impl Scene {
         let (leaf, now) = (KeyPair::generate().unwrap(), self.not_after + after);
         let request = self.request(&leaf, now);
         self.api.recovered(&request, HERE, now).await
+    }
+
+    async fn is_not_recovered(&self) {
+        let status = self.recover(MINUTE).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert!(status.message().contains("after its end"), "{status:?}");
     }
 
     async fn refused(&self, request: &RecoverRequest, code: Code, word: &str) {
@@ -277,21 +312,11 @@ async fn of_two_recoveries_at_once_with_two_keys_one_is_granted() {
 
 #[tokio::test]
 async fn a_certificate_that_was_renewed_in_time_is_not_recovered_for_another_key() {
-    let scene = Scene::of(Some(GRACE)).await;
-    let next = KeyPair::generate().unwrap();
-    let renewed = scene.api.authority.issue(IssueOrder {
-        id: SpiffeId::parse(CART).unwrap(),
-        dns_names: Default::default(),
-        public_key: PublicKey::from_spki(&next.subject_public_key_info()).unwrap(),
-        ttl: None,
-        until: None,
-        requester: Requester::Svid {
-            serial: scene.serial.clone(),
-            attested: None,
-        },
-    });
-    renewed.await.unwrap();
-    let status = scene.recover(MINUTE).await.unwrap_err();
+    let mut scene = Scene::of(Some(GRACE)).await;
+    let now = scene.not_after + MINUTE;
+    let request = scene.request(&KeyPair::generate().unwrap(), now);
+    scene.renew(None).await;
+    let status = scene.api.recovered(&request, HERE, now).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
 }
 
@@ -305,12 +330,7 @@ async fn who_has_proven_anew_who_it_is_has_no_use_for_the_expired_certificate() 
         public_key: PublicKey::from_spki(&anew.subject_public_key_info()).unwrap(),
         ttl: None,
         until: None,
-        requester: Requester::Attested(Attested {
-            attestor: "kubernetes/prod".to_owned(),
-            subject: "pod cart-0".to_owned(),
-            holder: Some("cart-0".to_owned()),
-            entry: Some(entry(None).name()),
-        }),
+        requester: Requester::Attested(vouched_for(Some(entry(None).name()))),
     });
     issued.await.unwrap();
     let status = scene.recover(MINUTE).await.unwrap_err();
@@ -348,10 +368,18 @@ async fn what_is_revoked_is_not_recovered_by_whatever_name() {
 }
 
 #[tokio::test]
-async fn a_recovered_certificate_can_be_renewed_and_recovered_in_its_turn() {
-    let scene = Scene::of(Some(GRACE)).await;
-    let issued = scene.recover(MINUTE).await.unwrap();
-    let store = scene.api.authority.store();
-    let behind = store.entry_behind(&issued.serial).await.unwrap();
-    assert_eq!(behind, Some(entry(None).name()));
+async fn what_was_recovered_is_recovered_again_only_after_somebody_has_vouched_for_its_holder() {
+    let mut scene = Scene::of(Some(GRACE)).await;
+    let (leaf, now) = (KeyPair::generate().unwrap(), scene.not_after + MINUTE);
+    let request = scene.request(&leaf, now);
+    let issued = scene.api.recovered(&request, HERE, now).await.unwrap();
+    scene.holds(issued, leaf);
+    scene.is_not_recovered().await;
+    // A renewal by the certificate alone vouches for nobody either.
+    scene.renew(None).await;
+    scene.is_not_recovered().await;
+    scene
+        .renew(Some(vouched_for(Some(entry(None).name()))))
+        .await;
+    assert!(scene.recover(MINUTE).await.is_ok());
 }
