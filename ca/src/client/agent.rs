@@ -3,6 +3,7 @@
 use super::bundles::{Bundles, OfferError};
 use super::connect::{ConnectError, Connector};
 use super::prover::{ProveError, Prover};
+use super::recover::Unrecoverable;
 use super::registration::Registration;
 use super::schedule::{Backoff, Schedule, not_before, now};
 use super::standing::Standing;
@@ -41,8 +42,8 @@ pub(super) struct Agent {
     /// The leaf key that was last asked with in vain. A call whose reply was lost is repeated with it: to the CA a renewal
     /// with a second key is a thief's.
     pub(super) unanswered: Option<Arc<KeyPair>>,
-    /// The serial of an SVID that has ended and that the CA gives no successor for.
-    pub(super) unrecoverable: Option<String>,
+    /// The SVID that has ended and that the CA gave no successor for.
+    pub(super) unrecoverable: Option<Unrecoverable>,
     /// What the CA last said of the identity.
     pub(super) registered: watch::Sender<Registration>,
     /// Where certificates go with their keys, if they are for a workload.
@@ -109,7 +110,6 @@ impl Agent {
 
     async fn obtain(&mut self) -> Result<Schedule, AttemptError> {
         let key = self.leaf_key()?;
-        let asked = Instant::now();
         let csr = certificate_request(&key).map_err(AttemptError::Key)?;
         let is_good = |svid: &Arc<Svid>| !self.svid_refused && !self.bundles.revokes(svid);
         let present = self.standing.valid_svid().filter(is_good);
@@ -127,14 +127,16 @@ impl Agent {
                         self.prover.succeeded();
                         issued
                     }
-                    Err(error @ AttemptError::Connect(_)) => return Err(error),
                     // Why nobody vouches for this workload any more is what an operator has to know.
-                    Err(error) => self.recover(csr).await.ok_or(error)?,
+                    Err(error) if error.leaves_nobody_to_vouch() => {
+                        self.recover(csr).await.ok_or(error)?
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         };
         let received = now();
-        self.bundles.hear(reply.server_time_unix_ms, asked);
+        self.bundles.hear(reply.server_time_unix_ms, reply.asked);
         self.bundles.offer(reply.bundle, reply.revocations)?;
         let certificate = reply.certificate;
         let schedule = Schedule::new(
@@ -174,13 +176,14 @@ impl Agent {
             ledger_head: self.bundles.head(),
             ..self.prover.request(&self.id, csr).await?
         };
+        let asked = Instant::now();
         let reply = connection
             .calls
             .issue(request)
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        reply.try_into()
+        Reply::new(reply.into(), asked)
     }
 
     async fn renew(&self, svid: &Svid, csr: Vec<u8>) -> Result<Reply, AttemptError> {
@@ -191,13 +194,14 @@ impl Agent {
             attestation: self.prover.attestation().await?,
             ledger_head: self.bundles.head(),
         };
+        let asked = Instant::now();
         let reply = connection
             .calls
             .renew(request)
             .await
             .map_err(AttemptError::from_status)?
             .into_inner();
-        reply.try_into()
+        Reply::new(reply, asked)
     }
 
     /// The new chain, once it is what was asked for and validates to the present bundle.
@@ -239,12 +243,13 @@ pub(super) struct Reply {
     revocations: Option<proto::Revocations>,
     registration: Option<proto::Registration>,
     server_time_unix_ms: i64,
+    /// When the call began. What came before it, connection and handshake, says nothing of the CA's clock.
+    asked: Instant,
 }
 
-impl TryFrom<RenewResponse> for Reply {
-    type Error = AttemptError;
-
-    fn try_from(response: RenewResponse) -> Result<Self, AttemptError> {
+impl Reply {
+    /// `asked` is when the call began.
+    pub(super) fn new(response: RenewResponse, asked: Instant) -> Result<Self, AttemptError> {
         match (response.certificate, response.bundle) {
             (Some(certificate), Some(bundle)) => Ok(Self {
                 certificate,
@@ -252,23 +257,22 @@ impl TryFrom<RenewResponse> for Reply {
                 revocations: response.revocations,
                 registration: response.registration,
                 server_time_unix_ms: response.server_time_unix_ms,
+                asked,
             }),
             _ => Err(AttemptError::Incomplete),
         }
     }
 }
 
-impl TryFrom<IssueResponse> for Reply {
-    type Error = AttemptError;
-
-    fn try_from(response: IssueResponse) -> Result<Self, AttemptError> {
-        Self::try_from(RenewResponse {
+impl From<IssueResponse> for RenewResponse {
+    fn from(response: IssueResponse) -> Self {
+        Self {
             certificate: response.certificate,
             bundle: response.bundle,
             server_time_unix_ms: response.server_time_unix_ms,
             revocations: response.revocations,
             registration: response.registration,
-        })
+        }
     }
 }
 
@@ -353,6 +357,19 @@ impl AttemptError {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             _ => None,
+        }
+    }
+
+    /// Whether nobody vouches for this workload now: it has nothing to show, or the CA does not take that, or cannot ask whom
+    /// it has to. A CA that is only busy is not asked for the same in another way at once.
+    fn leaves_nobody_to_vouch(&self) -> bool {
+        match self {
+            Self::Prove(_) => true,
+            Self::Refused { code, .. } => matches!(
+                code,
+                Code::Unauthenticated | Code::PermissionDenied | Code::Unavailable
+            ),
+            _ => false,
         }
     }
 
