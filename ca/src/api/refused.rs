@@ -141,7 +141,6 @@ impl Refused {
             | Self::Token(RedeemError::Unknown | RedeemError::Expired)
             | Self::NoClientCertificate
             | Self::ExpiredChain(_)
-            | Self::StaleProof { .. }
             | Self::ExpiredClientCertificate
             | Self::RevokedClientCertificate { .. } => Code::Unauthenticated,
             Self::Token(
@@ -155,7 +154,8 @@ impl Refused {
             | Self::NoRecovery
             | Self::BeyondGrace { .. }
             | Self::NotEntitled { .. } => Code::PermissionDenied,
-            Self::NotExpired => Code::FailedPrecondition,
+            // Both are a matter of clocks, and may be otherwise at the next attempt.
+            Self::NotExpired | Self::StaleProof { .. } => Code::FailedPrecondition,
             Self::Entry(CreateEntryError::Differs { .. }) => Code::AlreadyExists,
             Self::Entry(CreateEntryError::Full) => Code::ResourceExhausted,
             Self::Issue(error) => match error {

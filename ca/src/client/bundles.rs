@@ -25,6 +25,9 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bundles of other trust domains, each on its own.
 pub(super) type Federated = Arc<Vec<Arc<TrustBundle>>>;
 
+/// By the monotonic clock and by the other.
+type Moment = (Instant, SystemTime);
+
 /// Holds the newest bundle seen, the newest list of what is revoked, and the time that the CA last told.
 #[derive(Debug)]
 pub(super) struct Bundles {
@@ -32,6 +35,8 @@ pub(super) struct Bundles {
     revocations: watch::Sender<Arc<Revocations>>,
     federated: watch::Sender<Federated>,
     ca_time: watch::Sender<Option<CaTime>>,
+    /// When that was, by both clocks here.
+    heard: Mutex<Option<Moment>>,
     head: Mutex<Option<(Mark, LedgerHead)>>,
 }
 
@@ -42,6 +47,7 @@ impl Bundles {
             revocations: watch::Sender::default(),
             federated: watch::Sender::new(Federated::default()),
             ca_time: watch::Sender::new(None),
+            heard: Mutex::default(),
             head: Mutex::default(),
         }
     }
@@ -67,6 +73,7 @@ impl Bundles {
         let heard = now();
         let time = CaTime::new(server_time_unix_ms, asked, heard.0);
         self.ca_time.send_replace(Some(time));
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(heard);
         let skew = time.skew(heard);
         if skew.is_notable() {
             tracing::warn!(
@@ -78,13 +85,13 @@ impl Bundles {
 
     /// What time it is by the CA's clock, or by ours before it has ever answered; in milliseconds since the Unix epoch.
     pub(super) fn ca_unix_ms(&self) -> i64 {
-        let (monotonic, clock) = now();
-        match *self.ca_time.borrow() {
-            Some(time) => time.unix_ms(monotonic),
-            None => {
-                let since = clock.duration_since(UNIX_EPOCH).unwrap_or_default();
-                i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-            }
+        let now = now();
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*self.ca_time.borrow(), heard) {
+            (Some(time), Some(heard)) => time
+                .unix_ms(now.0)
+                .saturating_add(whole_ms(asleep(heard, now))),
+            _ => whole_ms(now.1.duration_since(UNIX_EPOCH).unwrap_or_default()),
         }
     }
 
@@ -211,6 +218,16 @@ pub fn newest(held: &[Arc<TrustBundle>], offered: Vec<Arc<TrustBundle>>) -> Vec<
     offered.into_iter().map(newer).collect()
 }
 
+/// For how long this machine was suspended between `heard` and `now`: the monotonic clock stops then, and certificates end.
+fn asleep(heard: Moment, now: Moment) -> Duration {
+    let by_clock = now.1.duration_since(heard.1).unwrap_or_default();
+    by_clock.saturating_sub(now.0.saturating_duration_since(heard.0))
+}
+
+fn whole_ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 fn parse(message: proto::TrustBundle, own: &TrustDomain) -> Result<TrustBundle, BundleError> {
     // A name that is none cannot be our own; `check_successor` says so of any other.
     let trust_domain = TrustDomain::parse(&message.trust_domain).unwrap_or_else(|_| own.clone());
@@ -321,6 +338,25 @@ mod tests {
         let root = params.self_signed(&key).unwrap();
         let trust_domain = TrustDomain::parse(trust_domain).unwrap();
         Arc::new(TrustBundle::new(trust_domain, vec![root.der().clone()], sequence).unwrap())
+    }
+
+    #[test]
+    fn the_cas_time_goes_on_while_this_machine_is_suspended() {
+        let bundles = Bundles::new(TrustBundle::clone(&bundle("demo.test", 1)));
+        let hour = Duration::from_secs(3600);
+        let told = whole_ms(1000 * hour);
+        bundles.hear(told, Instant::now());
+        assert!(bundles.ca_unix_ms() < told + whole_ms(hour / 2));
+        // An hour ago by the clock that went on, and just now by the one that stopped.
+        if let Some((_, clock)) = bundles.heard.lock().unwrap().as_mut() {
+            *clock -= hour;
+        }
+        assert!(bundles.ca_unix_ms() > told + whole_ms(hour / 2));
+        // A clock that was set back does not take back what has passed.
+        if let Some((_, clock)) = bundles.heard.lock().unwrap().as_mut() {
+            *clock += 2 * hour;
+        }
+        assert!(bundles.ca_unix_ms() >= told);
     }
 
     #[test]

@@ -259,7 +259,7 @@ async fn only_the_expired_certificates_own_key_proves_it_and_for_one_request_at_
         request.asked_at_unix_ms += minutes * 60_000;
         let request = scene.signed(request);
         scene
-            .refused(&request, Code::Unauthenticated, "300 s")
+            .refused(&request, Code::FailedPrecondition, "300 s")
             .await;
     }
     let another_ca = RecoverRequest {
