@@ -113,13 +113,17 @@ impl Admission {
         state.charge(source, self.per_source, now);
     }
 
-    /// Takes back a charge: what it was for has left nothing behind.
+    /// Takes back all of a charge: what it was for has left nothing behind.
     pub(crate) fn give_back(&self, source: &Source) {
-        if let Some(spent) = self.lock().sources.get_mut(source) {
-            *spent = spent
-                .checked_sub(self.per_source.interval)
-                .unwrap_or(*spent);
+        let mut state = self.lock();
+        match source {
+            Source::Address(_) => state.together = self.together.give_back(state.together),
+            Source::Identity(_) | Source::Tokens(_) => {}
+            Source::Certificate(id, _) => {
+                state.give_back(&Source::Identity(id.clone()), self.per_certificates);
+            }
         }
+        state.give_back(source, self.per_source);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -151,6 +155,15 @@ impl State {
     }
 }
 
+impl State {
+    fn give_back(&mut self, source: &Source, budget: Budget) {
+        // What shares the overflow gets nothing back: nobody's part of it is known.
+        if let Some(spent) = self.sources.get_mut(source) {
+            *spent = budget.give_back(*spent);
+        }
+    }
+}
+
 /// A budget kept as the time until which it is spent (GCRA): one `Instant` per source, and nothing to refill.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
@@ -178,6 +191,12 @@ impl Budget {
     pub(crate) fn spend(self, spent_until: Instant, now: Instant) -> Instant {
         // Calls in flight may overspend a little; debt beyond the window would lock a source out for longer than it.
         (spent_until.max(now) + self.interval).min(now + self.window)
+    }
+
+    fn give_back(self, spent_until: Instant) -> Instant {
+        spent_until
+            .checked_sub(self.interval)
+            .unwrap_or(spent_until)
     }
 }
 
@@ -251,6 +270,26 @@ mod tests {
         assert!(admission.admit(&address(1), now).is_err());
         admission.give_back(&address(1));
         assert_eq!(admission.admit(&address(1), now), Ok(()));
+    }
+
+    #[test]
+    fn what_is_given_back_is_given_back_to_those_who_share_the_budget_too() {
+        let now = Instant::now();
+        let admission = Admission::new(1, now);
+        for _ in 0..10 * SOURCES_WORTH {
+            admission.charge(&address(1), now);
+            admission.give_back(&address(1));
+        }
+        assert_eq!(admission.admit(&address(2), now), Ok(()));
+        let of = |serial: u32| {
+            let id = SpiffeId::parse("spiffe://demo.test/a").unwrap();
+            Source::Certificate(id, serial.to_string())
+        };
+        for serial in 0..10 * CERTIFICATES_WORTH {
+            admission.charge(&of(serial), now);
+            admission.give_back(&of(serial));
+        }
+        assert_eq!(admission.admit(&of(0), now), Ok(()));
     }
 
     #[test]

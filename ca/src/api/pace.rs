@@ -2,12 +2,16 @@
 
 use super::{Api, Refused};
 use crate::admission::{Admission, Source};
-use crate::authority::{IssueError, Issued, Request as IssueOrder};
+use crate::authority::{Issued, Request as IssueOrder};
 use crate::proto::LedgerHead;
 use crate::turns::{Bounds, Due};
+use identity::SpiffeId;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+
+#[cfg(test)]
+mod tests;
 
 /// How many certificates there may be, and at once.
 #[derive(Debug, Clone, Copy)]
@@ -33,35 +37,38 @@ impl Api {
         order: IssueOrder,
         asking: Asking<'_>,
     ) -> Result<Issued, Refused> {
-        let identity = Source::Identity(order.id.clone());
-        let address = Source::address(asking.address);
+        let mut charge = self.charge(&order.id, asking.address)?;
+        if let Some(head) = asking.ledger_head {
+            self.hear_of(head, &order.id).await?;
+        }
+        let turn = self.turns.take(asking.due).await;
+        let turn = turn.map_err(|turned_away| Refused::Overloaded {
+            retry_after: turned_away.retry_after,
+        })?;
+        // From here on there may be a record even if the caller goes away.
+        charge.is_spent = true;
+        let issued = self.authority.issue(order).await;
+        drop(turn);
+        charge.is_spent = issued.is_ok();
+        issued.map_err(Refused::Issue)
+    }
+
+    /// Takes one certificate from what the identity and the address may have.
+    fn charge(&self, id: &SpiffeId, address: IpAddr) -> Result<Charge<'_>, Refused> {
+        let identity = Source::Identity(id.clone());
+        let address = Source::address(address);
         self.keep_pace(&identity)?;
         if let Err(retry_after) = self.address_pace.admit(&address, Instant::now()) {
             self.pace.give_back(&identity);
             return Err(Refused::TooManyForAddress { retry_after });
         }
         self.address_pace.charge(&address, Instant::now());
-        let give_back = || {
-            self.pace.give_back(&identity);
-            self.address_pace.give_back(&address);
-        };
-        if let Some(head) = asking.ledger_head {
-            self.hear_of(head, &order.id).await?;
-        }
-        let turn = self.turns.take(asking.due).await;
-        let turn = turn.map_err(|turned_away| {
-            give_back();
-            Refused::Overloaded {
-                retry_after: turned_away.retry_after,
-            }
-        })?;
-        let issued = self.authority.issue(order).await;
-        drop(turn);
-        // Or whoever has one certificate of a frozen lineage would hold up the identity's other lineages.
-        if let Err(IssueError::Lineage(_)) = &issued {
-            give_back();
-        }
-        issued.map_err(Refused::Issue)
+        Ok(Charge {
+            api: self,
+            identity,
+            address,
+            is_spent: false,
+        })
     }
 
     /// Certificates and tokens alike leave records, each at a pace of their own.
@@ -72,6 +79,24 @@ impl Api {
             .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
         self.pace.charge(source, now);
         Ok(())
+    }
+}
+
+/// What one certificate costs. Given back when dropped without one: whoever is turned away, or has one certificate of a frozen
+/// lineage, would hold up the identity's others, and a database that is down all of an address.
+struct Charge<'a> {
+    api: &'a Api,
+    identity: Source,
+    address: Source,
+    is_spent: bool,
+}
+
+impl Drop for Charge<'_> {
+    fn drop(&mut self) {
+        if !self.is_spent {
+            self.api.pace.give_back(&self.identity);
+            self.api.address_pace.give_back(&self.address);
+        }
     }
 }
 
