@@ -16,8 +16,10 @@ pub const MAX_PARTS: usize = 16;
 pub const MAX_ENTRIES_PER_ID: u32 = 64;
 /// As many service accounts as a large company has.
 pub const MAX_ENTRIES: u32 = 100_000;
-/// As long as the rows of expired certificates are kept at least: until then it is known what came after one.
-pub const MAX_RECOVERY_GRACE: Duration = crate::store::EXPIRED_ROWS_KEPT;
+/// Ten minutes less than the rows of expired certificates are kept, for the clocks of replicas that differ: as long as a
+/// certificate may be recovered, it is known what came after it, and whether it was revoked.
+pub const MAX_RECOVERY_GRACE: Duration =
+    crate::store::EXPIRED_ROWS_KEPT.saturating_sub(Duration::from_secs(10 * 60));
 const MAX_HINT_BYTES: usize = 64;
 const NAME_DIGITS: usize = 16;
 
@@ -151,7 +153,7 @@ impl TryFrom<Written> for Entry {
         let selectors: Result<BTreeSet<Selector>, _> =
             written.selectors.iter().map(|text| text.parse()).collect();
         let selectors = selectors?;
-        check_together(&selectors)?;
+        let family = check_together(&selectors)?;
         let ttl = written.ttl_seconds.map(Duration::from_secs);
         if ttl.is_some_and(|ttl| ttl.is_zero() || ttl > MAX_TTL) {
             return Err(EntryError::Ttl);
@@ -159,6 +161,9 @@ impl TryFrom<Written> for Entry {
         let recovery_grace = written.recovery_grace_seconds.map(Duration::from_secs);
         if recovery_grace.is_some_and(|grace| grace.is_zero() || grace > MAX_RECOVERY_GRACE) {
             return Err(EntryError::RecoveryGrace);
+        }
+        if recovery_grace.is_some() && matches!(family, Family::Oidc | Family::X509) {
+            return Err(EntryError::EvidenceEnds);
         }
         let printable = |hint: &String| {
             (1..=MAX_HINT_BYTES).contains(&hint.len()) && !hint.chars().any(char::is_control)
@@ -185,7 +190,7 @@ impl TryFrom<Written> for Entry {
 
 /// All selectors have to be of one family, and say whose word they are: a namespace of another cluster, or a name in a
 /// certificate of another CA, is somebody else's. The same goes for a service account of another namespace.
-fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
+fn check_together(selectors: &BTreeSet<Selector>) -> Result<Family, EntryError> {
     let mut kinds = selectors.iter().map(Selector::kind);
     let family = kinds.next().ok_or(EntryError::NoSelectors)?.family();
     if kinds.any(|kind| kind.family() != family) {
@@ -195,7 +200,7 @@ fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
         Family::Kubernetes => (Kind::KubernetesCluster, "k8s:cluster:<name>"),
         Family::Oidc => (Kind::OidcIssuer, "oidc:issuer:<name>"),
         Family::X509 => (Kind::X509Authority, "x509pop:ca:<name>"),
-        Family::Unix => return Ok(()),
+        Family::Unix => return Ok(family),
     };
     let has = |kind| selectors.iter().any(|selector| selector.kind() == kind);
     if !has(whose) || !selectors.iter().any(Selector::narrows) {
@@ -204,7 +209,7 @@ fn check_together(selectors: &BTreeSet<Selector>) -> Result<(), EntryError> {
     if has(Kind::KubernetesServiceAccount) && !has(Kind::KubernetesNamespace) {
         return Err(EntryError::Namespace);
     }
-    Ok(())
+    Ok(family)
 }
 
 /// Why there is no such entry.
@@ -241,6 +246,10 @@ pub enum EntryError {
     Ttl,
     #[error("expected a recovery grace of at least a second and at most {MAX_RECOVERY_GRACE:?}")]
     RecoveryGrace,
+    #[error(
+        "expected no recovery grace: oidc: and x509pop: evidence ends at a time of its own, and nobody would vouch for what a recovered certificate has beyond that"
+    )]
+    EvidenceEnds,
     #[error("expected a hint of 1 to {MAX_HINT_BYTES} bytes without control characters")]
     Hint,
     #[error("expected at most {MAX_DNS_NAMES} host names, found {found}")]

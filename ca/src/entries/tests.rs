@@ -130,6 +130,7 @@ fn a_claim_that_all_tokens_have_tells_nobody_from_another() {
         let selectors = [&["oidc:issuer:ci"], claims].concat();
         Entry::try_from(Written {
             selectors: selectors.into_iter().map(str::to_owned).collect(),
+            recovery_grace_seconds: None,
             ..written()
         })
     };
@@ -148,4 +149,22 @@ fn unknown_keys_of_a_document_are_refused() {
     assert!(serde_json::from_str::<Written>(&json).is_ok());
     let more = json.replacen('{', "{\"admin\":true,", 1);
     assert!(serde_json::from_str::<Written>(&more).is_err());
+}
+
+#[test]
+fn what_ends_with_its_evidence_is_not_recovered_beyond_that() {
+    for selectors in [
+        ["oidc:issuer:ci", "oidc:claim:sub=ci"],
+        ["x509pop:ca:corp", "x509pop:cn:cart"],
+    ] {
+        let of = |recovery_grace_seconds| {
+            Entry::try_from(Written {
+                selectors: selectors.map(str::to_owned).to_vec(),
+                recovery_grace_seconds,
+                ..written()
+            })
+        };
+        assert_eq!(of(Some(1200)), Err(EntryError::EvidenceEnds));
+        assert!(of(None).is_ok());
+    }
 }

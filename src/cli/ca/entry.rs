@@ -47,7 +47,8 @@ pub(crate) struct EntryCreateArgs {
     /// A trust domain whose bundle the workload has, of those that the CA federates with; may be repeated.
     #[arg(long = "federates-with", value_name = "NAME")]
     pub(crate) federates_with: Vec<TrustDomain>,
-    /// How long after its end a certificate may still be renewed by whoever holds its key, and proves nothing else; at most 1h.
+    /// How long after its end a certificate may still be renewed by whoever holds its key, and proves nothing else; at most 50m,
+    /// and not for oidc: and x509pop: selectors.
     #[arg(long, value_parser = duration)]
     pub(crate) recovery_grace: Option<Duration>,
 }

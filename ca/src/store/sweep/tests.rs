@@ -1,5 +1,7 @@
 use super::*;
 use crate::directory;
+use crate::entries::MAX_RECOVERY_GRACE;
+use crate::revoke::{Reason, Target};
 use crate::store::CertificateRecord;
 use crate::store::tests::{HOUR, ORDERS, audit, issue, new_ca, token};
 use rusqlite::{Connection, params};
@@ -106,6 +108,27 @@ async fn tokens_are_forgotten_long_after_they_expired() {
         Sweep::default().step(&mut session, now).unwrap();
         let left: u32 = connection
             .query_row("SELECT count(*) FROM join_token", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(left, expected);
+    }
+}
+
+#[tokio::test]
+async fn as_long_as_an_expired_certificate_may_be_recovered_it_is_known_whether_it_was_revoked() {
+    let (temporary, ca) = new_ca();
+    let issued = issue(&ca).await.unwrap();
+    let target = Target::Serial(issued.serial);
+    let revoked = ca
+        .store()
+        .revoke(target, Reason::KeyCompromise, SystemTime::now());
+    revoked.await.unwrap().unwrap();
+    let (mut session, connection) = open(&temporary);
+    // By the clock of a replica that is ahead of the one that is asked.
+    let last = issued.not_after + MAX_RECOVERY_GRACE + Duration::from_secs(5 * 60);
+    for (now, expected) in [(last, 1), (last + HOUR, 0)] {
+        Sweep::default().step(&mut session, now).unwrap();
+        let left: u32 = connection
+            .query_row("SELECT count(*) FROM revocation", [], |row| row.get(0))
             .unwrap();
         assert_eq!(left, expected);
     }
