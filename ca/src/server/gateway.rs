@@ -217,9 +217,13 @@ enum Form {
 
 impl Form {
     fn asked(headers: &HeaderMap) -> Self {
-        match headers.get(ACCEPT) {
-            Some(accept) if accept == PEM => Self::Pem,
-            _ => Self::Json,
+        let lists = headers.get_all(ACCEPT).iter();
+        let mut ranges = lists
+            .filter_map(|list| list.to_str().ok())
+            .flat_map(|list| list.split(','));
+        match ranges.any(names_pem) {
+            true => Self::Pem,
+            false => Self::Json,
         }
     }
 
@@ -236,6 +240,20 @@ impl Form {
         response.headers_mut().insert(RENEW_AT, renew_at);
         response
     }
+}
+
+/// Whether a member of `Accept` (RFC 9110 section 12.5.1) is PEM, by its name: what takes anything gets JSON.
+fn names_pem(range: &str) -> bool {
+    let mut parts = range.split(';').map(str::trim);
+    let is_named = parts
+        .next()
+        .is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(PEM.as_bytes()));
+    // What has no weight is what is not wanted (section 12.4.2).
+    is_named
+        && !parts.any(|parameter| {
+            let parameter = parameter.to_ascii_lowercase();
+            matches!(&*parameter, "q=0" | "q=0." | "q=0.0" | "q=0.00" | "q=0.000")
+        })
 }
 
 fn to_pem(chain: &[Vec<u8>]) -> String {

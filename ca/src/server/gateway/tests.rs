@@ -166,6 +166,40 @@ fn the_description_names_the_fields_that_replies_have() {
 }
 
 #[test]
+fn pem_is_for_who_names_it_among_others_and_for_nobody_else() {
+    for (lists, is_pem) in [
+        (&["application/pem-certificate-chain"][..], true),
+        (&["Application/PEM-Certificate-Chain;q=0.5"], true),
+        (
+            &["text/html, application/pem-certificate-chain ,*/*;q=0.1"],
+            true,
+        ),
+        (
+            &["application/json", "application/pem-certificate-chain"],
+            true,
+        ),
+        (
+            &["application/pem-certificate-chain; Q=0.0, application/json"],
+            false,
+        ),
+        (&["application/pem-certificate-chainx"], false),
+        (&["text/application/pem-certificate-chain"], false),
+        (&["application/*"], false),
+        (&["*/*"], false),
+        (&["application/json"], false),
+        (&[""], false),
+        (&[], false),
+    ] {
+        let mut headers = HeaderMap::new();
+        for list in lists {
+            headers.append(ACCEPT, HeaderValue::from_static(list));
+        }
+        let form = Form::asked(&headers);
+        assert_eq!(matches!(form, Form::Pem), is_pem, "{lists:?}");
+    }
+}
+
+#[test]
 fn the_description_has_every_reason_and_every_status() {
     let reasons = schema("ErrorInfo")["properties"]["reason"]["enum"].clone();
     let expected = Reason::ALL.map(|reason| Value::from(reason.as_str()));
@@ -179,4 +213,9 @@ fn the_description_has_every_reason_and_every_status() {
         .collect();
     statuses.extend(["405", "413", "415"].map(str::to_owned));
     assert_eq!(keys(&description()["components"]["responses"]), statuses);
+    let wait = &description()["components"]["responses"]["429"];
+    assert!(keys(&wait["headers"]).contains("Retry-After"), "{wait}");
+    for reason in ["rate_limited", "overloaded"] {
+        assert!(wait["description"].as_str().unwrap().contains(reason));
+    }
 }
