@@ -106,11 +106,18 @@ impl Listener {
                 return;
             };
             while connections.try_join_next().is_some() {}
-            let Ok((stream, peer)) = self.listener.accept().await else {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
+            let (stream, peer) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
             };
             let Some(share) = shares.admit_address(peer.ip()) else {
+                // For whoever looks for the reason: anyone can bring it about as often as it likes.
+                let most = self.limits.per_address;
+                tracing::debug!(address = %peer.ip(), most, "connection closed: its address has as many as it may");
                 continue;
             };
             let answer = answer.clone();
