@@ -10,6 +10,7 @@ use crate::keys::Passphrase;
 use crate::ledger;
 use crate::store::{self, Database, Restoration, StoreError};
 use age::{Opening, Sealing};
+use identity::TrustBundle;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
@@ -304,12 +305,21 @@ fn settle(
     })
 }
 
-/// Reads a whole backup, and holds the CA in it against what it says of itself, in a directory that is thrown away.
+/// Reads a whole backup, and holds the CA in it against what it says of itself, in a directory that is thrown away. Gives the
+/// trust bundle in it, too.
 ///
 /// # Errors
 /// As [`restore`].
-pub fn check(file: &Path, passphrase: &Passphrase) -> Result<Manifest, BackupError> {
-    in_scratch(file, "drill", |scratch| unpack(file, scratch, passphrase))
+pub(crate) fn check(
+    file: &Path,
+    passphrase: &Passphrase,
+) -> Result<(Manifest, TrustBundle), BackupError> {
+    in_scratch(file, "drill", |scratch| {
+        let manifest = unpack(file, scratch, passphrase)?;
+        let settings = store::read_settings(&Database::from(scratch));
+        let (bundle, _) = settings.map_err(BackupError::Store)?;
+        Ok((manifest, bundle))
+    })
 }
 
 fn unpack(file: &Path, into: &Path, passphrase: &Passphrase) -> Result<Manifest, BackupError> {
@@ -396,7 +406,7 @@ pub enum BackupError {
     #[error("expected a backup of a CA, found something else in the age file")]
     NotABackup,
     #[error(
-        "expected the directory of this CA or a CRL signed by the authority that is in the backup, found something else in {0}"
+        "expected the directory of this CA or a CRL signed by an authority that is in the backup, found something else in {0}"
     )]
     Revocations(PathBuf),
     #[error("cannot make the CA's directory")]

@@ -208,8 +208,8 @@ fn look_at_disk(report: &mut Report, directory: &Path) {
 }
 
 fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry<'_>) {
-    let manifest = match backup::check(backup.file, &backup.passphrase) {
-        Ok(manifest) => manifest,
+    let (manifest, bundle) = match backup::check(backup.file, &backup.passphrase) {
+        Ok(found) => found,
         Err(error) => return report.problem("backup", &error),
     };
     let Manifest {
@@ -231,9 +231,10 @@ fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry
             )?,
             None => false,
         };
-        Ok((bundle.trust_domain().to_string(), head.seq, has_it))
+        let root = store::read_generations(database)?.root().cloned();
+        Ok((bundle.trust_domain().to_string(), head.seq, has_it, root))
     });
-    let (trust_domain, seq, has_it) = match now {
+    let (trust_domain, seq, has_it, root) = match now {
         Ok(now) => now,
         Err(error) => return report.problem("backup", &error),
     };
@@ -246,6 +247,13 @@ fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry
         report.problems.push(format!(
             "backup: its audit record {ledger_seq} is not in the CA's ledger of {seq}: the CA is an older state of itself, or has gone on from one"
         ));
+    }
+    let root = root.and_then(|root| root.certificate);
+    if root.is_some_and(|root| !bundle.authorities().contains(&root)) {
+        report.problems.push(
+            "backup: it does not know the root that signs now, so that a CA restored from it would not be told that it is an older state; make another"
+                .to_owned(),
+        );
     }
     report.backup = Some(BackupFound {
         made_at: rfc3339(i64::try_from(made_at).unwrap_or(i64::MAX)),

@@ -41,12 +41,25 @@ pub(super) fn revoked(source: &Path, restored: &Path) -> Result<Revoked, BackupE
         // No PEM in it: then it is DER, or refused as such.
         Err(_) => bytes,
     };
-    let (_, issuer) = read_certificate(restored, INTERMEDIATE_CERTIFICATE)
-        .map_err(|_| BackupError::NotABackup)?;
-    let listed = listed(&der, &issuer);
+    let listed = listed(&der, &issuers(restored)?);
     Ok(Revoked::listed(listed.ok_or_else(|| {
         BackupError::Revocations(source.to_owned())
     })?))
+}
+
+/// Every authority that the CA in `restored` knows of: the list may be of one that was made ready to sign then, or has been
+/// replaced before.
+fn issuers(restored: &Path) -> Result<Vec<CaCertificate>, BackupError> {
+    let (_, first) = read_certificate(restored, INTERMEDIATE_CERTIFICATE)
+        .map_err(|_| BackupError::NotABackup)?;
+    let generations =
+        store::read_generations(&Database::from(restored)).map_err(BackupError::Store)?;
+    let certificates = generations
+        .0
+        .iter()
+        .filter_map(|one| one.certificate.as_ref());
+    let parsed = certificates.filter_map(|der| CaCertificate::parse(der));
+    Ok(parsed.chain([first]).collect())
 }
 
 /// The renewal secret is drawn when a CA is made, and nobody else's.
@@ -59,11 +72,12 @@ fn of_directory(directory: &Path, restored: &Path) -> Result<Revoked, BackupErro
     Revoked::of(&theirs).map_err(BackupError::Store)
 }
 
-/// `None` when it is no list that `issuer` has signed.
-fn listed(der: &[u8], issuer: &CaCertificate) -> Option<Vec<Listed>> {
+/// `None` when it is no list that one of `issuers` has signed.
+fn listed(der: &[u8], issuers: &[CaCertificate]) -> Option<Vec<Listed>> {
     let (rest, list) = CertificateRevocationList::from_der(der).ok()?;
     let signature = &list.signature_value.data;
-    if !rest.is_empty() || !issuer.has_signed(list.tbs_cert_list.as_ref(), signature) {
+    let signed = list.tbs_cert_list.as_ref();
+    if !rest.is_empty() || !issuers.iter().any(|one| one.has_signed(signed, signature)) {
         return None;
     }
     Some(list.iter_revoked_certificates().map(entry).collect())

@@ -2,6 +2,8 @@ use super::*;
 use crate::authority::{Authority, Request, Requester, init};
 use crate::config::{InitOptions, KeyProtection};
 use crate::csr::PublicKey;
+use crate::rotation::{self, By, Lives, Role};
+use crate::store::Terms;
 use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
 use std::fs;
@@ -129,4 +131,44 @@ async fn a_backup_is_opened_and_held_against_the_ca() {
         "{report:?}"
     );
     assert!(!folder.path().join("second.drill").exists());
+}
+
+#[tokio::test]
+async fn a_backup_from_before_the_root_was_replaced_is_a_problem() {
+    let (folder, dir) = new_ca(|_| {});
+    let options = OpenOptions::default();
+    let authority = Authority::open(&dir, &options).unwrap();
+    let passphrase = || Passphrase::new(b"right".to_vec()).unwrap();
+    let problems = |name: &str| {
+        let file = folder.path().join(name);
+        if !file.exists() {
+            backup::backup(&dir, &Database::from(&dir), &file, &passphrase()).unwrap();
+        }
+        let backup = BackupToTry {
+            file: &file,
+            passphrase: passphrase(),
+        };
+        run(&dir, Some(&backup)).problems
+    };
+    assert!(problems("before").is_empty());
+    let (store, role) = (authority.store(), Role::Root);
+    let lives = Lives::default();
+    rotation::prepare(&dir, &options, store, role, lives, By::Operator)
+        .await
+        .unwrap();
+    assert!(problems("before").is_empty() && problems("prepared").is_empty());
+    let terms = Terms {
+        percent: 100,
+        force: false,
+    };
+    let activated = store.activate_authority(role, terms, By::Operator, SystemTime::now());
+    activated.await.unwrap().unwrap();
+    let [problem] = &problems("before")[..] else {
+        panic!("{:?}", problems("before"));
+    };
+    assert!(
+        problem.contains("does not know the root that signs now"),
+        "{problem}"
+    );
+    assert!(problems("prepared").is_empty() && problems("active").is_empty());
 }

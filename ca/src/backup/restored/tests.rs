@@ -4,7 +4,8 @@ use super::*;
 use crate::authority::Authority;
 use crate::config::OpenOptions;
 use crate::revoke::Target;
-use crate::store::{Store, TokenGrant};
+use crate::rotation::{self, By, Lives, Role};
+use crate::store::{Store, Terms, TokenGrant};
 use crate::token::JoinToken;
 use identity::{Revocations, SpiffeId};
 use std::path::PathBuf;
@@ -146,6 +147,32 @@ async fn certificates_revoked_after_a_backup_are_taken_from_a_crl() {
         "another CA's directory"
     );
     assert!(!ca.folder.path().join("restored").exists());
+}
+
+#[tokio::test]
+async fn the_crl_of_an_intermediate_that_has_replaced_the_first_counts_as_well() {
+    let ca = Ca::new();
+    let options = OpenOptions::default();
+    let (store, role, lives) = (ca.authority.store(), Role::Intermediate, Lives::default());
+    rotation::prepare(&ca.dir, &options, store, role, lives, By::Operator)
+        .await
+        .unwrap();
+    ca.backup().unwrap();
+    let terms = Terms {
+        percent: 100,
+        force: false,
+    };
+    let activated = store.activate_authority(role, terms, By::Operator, SystemTime::now());
+    activated.await.unwrap().unwrap();
+    let again = Authority::open(&ca.dir, &options).unwrap();
+    let serial = issue(&again).await;
+    revoke(again.store(), Target::Serial(serial)).await;
+    // As one that has served meanwhile.
+    let again = Authority::open(&ca.dir, &options).unwrap();
+    let file = ca.folder.path().join("last.crl");
+    std::fs::write(&file, again.crl().await.unwrap()).unwrap();
+    let (restored, _) = restore(&ca, &from(file)).unwrap();
+    assert_eq!(restored.revocations, 1);
 }
 
 fn octets(serial: &str) -> Vec<u8> {
