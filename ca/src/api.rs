@@ -36,7 +36,7 @@ use crate::turns::{Due, Turns};
 use attested::Ground;
 use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
 pub(crate) use pace::Limits;
-use pace::{Asking, at_most};
+use pace::{Admitted, Asking, at_most};
 use refused::Refused;
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -115,18 +115,20 @@ impl Api {
     }
 
     /// The enrolment of the caller of Issue, registered just now if it brought a join token.
-    async fn authenticate(
+    async fn authenticate<'c>(
         &self,
         request: &IssueRequest,
         asked: &SpiffeId,
-    ) -> Result<Enrolment, Refused> {
+        asking: Asking<'c>,
+    ) -> Result<(Enrolment, Admitted<'c>), Refused> {
         let key = PublicKey::from_spki(&request.enrolment_key).map_err(Refused::EnrolmentKey)?;
         attest::check_proof(&key, &request.enrolment_proof, asked, &request.csr)
             .map_err(Refused::Proof)?;
+        let admitted = self.take_turn(asked, asking).await?;
         // A registered key needs no token, so that a restart with a used or expired one in its configuration passes.
         let store = self.authority.store();
         if let Some(enrolment) = store.enrolment(&key.hash()).await.map_err(Refused::Store)? {
-            return Ok(enrolment);
+            return Ok((enrolment, admitted));
         }
         if request.join_token.is_empty() {
             return Err(Refused::NotEnrolled);
@@ -136,7 +138,7 @@ impl Api {
         match redeemed.map_err(Refused::Store)? {
             Ok(enrolment) => {
                 info!(spiffe_id = %asked, enrolment_key = %enrolment.key, "enrolment key registered");
-                Ok(enrolment)
+                Ok((enrolment, admitted))
             }
             // The store has audited it. An ID that nobody can have deserves the plainer answer.
             Err(RedeemError::OtherId { asked }) => {
@@ -153,7 +155,7 @@ impl Api {
         enrolment: &Enrolment,
         asked: SpiffeId,
         request: &IssueRequest,
-        asking: Asking<'_>,
+        admitted: Admitted<'_>,
     ) -> Result<Issued, Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
         if enrolment.spiffe_id != asked {
@@ -170,7 +172,7 @@ impl Api {
             until: None,
             requester: Requester::Enrolment(enrolment.key),
         };
-        self.issue_in_turn(order, asking).await
+        self.issue_in_turn(order, admitted).await
     }
 
     /// Issues the successor of a valid SVID.
@@ -189,7 +191,8 @@ impl Api {
             attested,
             terms,
             until,
-        } = self.attest_again(svid, request).await?;
+            admitted,
+        } = self.attest_again(svid, request, asking).await?;
         let asked = requested_ttl(request.ttl_seconds).or_else(|| life(svid));
         let order = IssueOrder {
             id: svid.id.clone(),
@@ -202,7 +205,7 @@ impl Api {
                 attested,
             },
         };
-        let issued = self.issue_in_turn(order, asking).await?;
+        let issued = self.issue_in_turn(order, admitted).await?;
         Ok((issued, terms.is_fresh.then_some(terms.registration)))
     }
 
@@ -329,8 +332,8 @@ impl CertificateAuthority for Api {
             let (issued, registration) = attested.await?;
             return Ok(Response::new(self.issue_response(&issued, registration)));
         }
-        let enrolment = self.authenticate(&request, &asked).await?;
-        match self.issue_to(&enrolment, asked, &request, asking).await {
+        let (enrolment, admitted) = self.authenticate(&request, &asked, asking).await?;
+        match self.issue_to(&enrolment, asked, &request, admitted).await {
             Ok(issued) => {
                 let registration = Registration::default();
                 Ok(Response::new(self.issue_response(&issued, registration)))

@@ -1,7 +1,7 @@
 //! Issue and Renew for callers that others vouch for.
 
 use super::registration::Terms;
-use super::{Api, Asking, Refused, life, requested_ttl, shorter};
+use super::{Admitted, Api, Asking, Refused, life, requested_ttl, shorter};
 use crate::attest::{AttestError, Evidence, Renewals};
 use crate::authority::{Attested, Issued, Request as IssueOrder, Requester, check_workload_id};
 use crate::csr::PublicKey;
@@ -13,7 +13,8 @@ use std::time::SystemTime;
 use tonic::Status;
 
 /// On what a renewal stands.
-pub(super) struct Ground {
+pub(super) struct Ground<'c> {
+    pub(super) admitted: Admitted<'c>,
     pub(super) attested: Option<Attested>,
     /// For the successor: the certificate alone entitles to no more than it has itself.
     pub(super) terms: Terms,
@@ -56,6 +57,7 @@ impl Api {
         asking: Asking<'_>,
     ) -> Result<(Issued, Registration), Refused> {
         check_workload_id(&asked, self.authority.trust_domain()).map_err(Refused::Issue)?;
+        let admitted = self.take_turn(&asked, asking).await?;
         let (attested, terms) = self.entitlement(evidence, &asked).await?;
         let order = IssueOrder {
             id: asked,
@@ -65,25 +67,33 @@ impl Api {
             until: evidence.ends,
             requester: Requester::Attested(attested),
         };
-        let issued = self.issue_in_turn(order, asking).await?;
+        let issued = self.issue_in_turn(order, admitted).await?;
         Ok((issued, terms.registration))
     }
 
     /// What was vouched for has to be vouched for again, by the same attestor for the same holder, unless that attestor does
     /// without: evidence of another pod is good for a lineage of its own. Evidence that comes unasked is held to the same.
-    pub(super) async fn attest_again(
+    pub(super) async fn attest_again<'c>(
         &self,
         svid: &Leaf,
         request: &RenewRequest,
-    ) -> Result<Ground, Refused> {
+        asking: Asking<'c>,
+    ) -> Result<Ground<'c>, Refused> {
+        // A cluster that is asked about a token keeps nobody else from their turn.
+        let evidence = match &request.attestation {
+            Some(attestation) => Some(self.evidence(attestation, &svid.id, &request.csr).await?),
+            None => None,
+        };
+        let admitted = self.take_turn(&svid.id, asking).await?;
         let word = self.authority.store().word_for(&svid.serial).await;
         let word = word.map_err(Refused::Store)?;
-        let Some(attestation) = &request.attestation else {
+        let Some(evidence) = evidence else {
             return match word.map(|word| word.attestor) {
                 Some(attestor) if self.attestors.renewals(&attestor) == Renewals::Attest => {
                     Err(Refused::Attestation(AttestError::Again { attestor }))
                 }
                 word => Ok(Ground {
+                    admitted,
                     attested: None,
                     terms: match word {
                         Some(_) => self.kept(svid).await?,
@@ -93,8 +103,6 @@ impl Api {
                 }),
             };
         };
-        let evidence = self.evidence(attestation, &svid.id, &request.csr);
-        let evidence = evidence.await?;
         let (attested, terms) = self.entitlement(&evidence, &svid.id).await?;
         if word.is_some_and(|word| !word.is_given_again_by(&evidence)) {
             return Err(Refused::OtherHolder {
@@ -102,6 +110,7 @@ impl Api {
             });
         }
         Ok(Ground {
+            admitted,
             attested: Some(attested),
             terms,
             until: evidence.ends,

@@ -4,7 +4,7 @@ use super::{Api, Refused};
 use crate::admission::{Admission, Source};
 use crate::authority::{Issued, Request as IssueOrder};
 use crate::proto::LedgerHead;
-use crate::turns::{Bounds, Due};
+use crate::turns::{Bounds, Due, Turn};
 use identity::SpiffeId;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,21 +30,41 @@ pub(super) struct Asking<'c> {
     pub(super) ledger_head: Option<&'c LedgerHead>,
 }
 
+/// A call that has its turn.
+#[derive(Debug)]
+pub(super) struct Admitted<'c> {
+    asking: Asking<'c>,
+    turn: Turn,
+}
+
 impl Api {
-    /// At the pace of its identity and of its address, and when no other is due sooner.
+    /// Waits until no other is due sooner than the caller, who says to be `id`. Before the first look into the store: there all
+    /// wait in the order in which they came.
+    pub(super) async fn take_turn<'c>(
+        &self,
+        id: &SpiffeId,
+        asking: Asking<'c>,
+    ) -> Result<Admitted<'c>, Refused> {
+        // Who may have no certificate now does not stand in the line for one.
+        self.within_pace(&Source::Identity(id.clone()))?;
+        self.within_address_pace(&Source::address(asking.address))?;
+        let turn = self.turns.take(asking.due).await;
+        let turn = turn.map_err(|turned_away| Refused::Overloaded {
+            retry_after: turned_away.retry_after,
+        })?;
+        Ok(Admitted { asking, turn })
+    }
+
+    /// At the pace of its identity and of its address.
     pub(super) async fn issue_in_turn(
         &self,
         order: IssueOrder,
-        asking: Asking<'_>,
+        Admitted { asking, turn }: Admitted<'_>,
     ) -> Result<Issued, Refused> {
         let mut charge = self.charge(&order.id, asking.address)?;
         if let Some(head) = asking.ledger_head {
             self.hear_of(head, &order.id).await?;
         }
-        let turn = self.turns.take(asking.due).await;
-        let turn = turn.map_err(|turned_away| Refused::Overloaded {
-            retry_after: turned_away.retry_after,
-        })?;
         // From here on there may be a record even if the caller goes away.
         charge.is_spent = true;
         let issued = self.authority.issue(order).await;
@@ -58,9 +78,9 @@ impl Api {
         let identity = Source::Identity(id.clone());
         let address = Source::address(address);
         self.keep_pace(&identity)?;
-        if let Err(retry_after) = self.address_pace.admit(&address, Instant::now()) {
+        if let Err(refused) = self.within_address_pace(&address) {
             self.pace.give_back(&identity);
-            return Err(Refused::TooManyForAddress { retry_after });
+            return Err(refused);
         }
         self.address_pace.charge(&address, Instant::now());
         Ok(Charge {
@@ -73,12 +93,19 @@ impl Api {
 
     /// Certificates and tokens alike leave records, each at a pace of their own.
     pub(super) fn keep_pace(&self, source: &Source) -> Result<(), Refused> {
-        let now = Instant::now();
-        self.pace
-            .admit(source, now)
-            .map_err(|retry_after| Refused::TooManyCertificates { retry_after })?;
-        self.pace.charge(source, now);
+        self.within_pace(source)?;
+        self.pace.charge(source, Instant::now());
         Ok(())
+    }
+
+    fn within_pace(&self, source: &Source) -> Result<(), Refused> {
+        let admitted = self.pace.admit(source, Instant::now());
+        admitted.map_err(|retry_after| Refused::TooManyCertificates { retry_after })
+    }
+
+    fn within_address_pace(&self, address: &Source) -> Result<(), Refused> {
+        let admitted = self.address_pace.admit(address, Instant::now());
+        admitted.map_err(|retry_after| Refused::TooManyForAddress { retry_after })
     }
 }
 

@@ -94,6 +94,12 @@ impl Api {
         (address, now): (IpAddr, SystemTime),
     ) -> Result<Issued, Refused> {
         check_workload_id(&expired.id, self.authority.trust_domain()).map_err(Refused::Issue)?;
+        let asking = Asking {
+            address,
+            due: Due::end_of(expired.not_after),
+            ledger_head: request.ledger_head.as_ref(),
+        };
+        let admitted = self.take_turn(&expired.id, asking).await?;
         let entry = self.entry_behind(expired).await?;
         let grace = entry
             .as_ref()
@@ -114,12 +120,7 @@ impl Api {
                 serial: expired.serial.clone(),
             },
         };
-        let asking = Asking {
-            address,
-            due: Due::end_of(expired.not_after),
-            ledger_head: request.ledger_head.as_ref(),
-        };
-        self.issue_in_turn(order, asking).await
+        self.issue_in_turn(order, admitted).await
     }
 
     /// The entry by which a certificate was issued, as it is now; `None` if there was none or it is gone.
