@@ -23,9 +23,10 @@ const MAX_CHAIN: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) head: Head,
-    /// When it was last accepted that the ledger was set back, in milliseconds since the Unix epoch; 0 if never.
+    /// When it was last accepted that the ledger was set back, in milliseconds since the Unix epoch, and later than any before; 0 if
+    /// never.
     pub(crate) accepted_ms: i64,
-    /// When this was signed; later than `accepted_ms`.
+    /// When this was signed, by the clock of the machine that did it.
     pub(crate) signed_ms: i64,
 }
 

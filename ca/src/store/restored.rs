@@ -163,7 +163,7 @@ pub(crate) struct Restoration {
     /// The last record in the backup.
     pub(crate) seq: i64,
     pub(crate) revoked: Vec<Revoked>,
-    /// Heads that were signed by now count no more.
+    /// Heads that were signed before count no more.
     pub(crate) accept_rollback: bool,
 }
 
