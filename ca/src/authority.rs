@@ -84,7 +84,7 @@ impl Authority {
         let width = signers.workloads.issuer.key().width();
         Ok(Self {
             trust_domain: parts.bundle.trust_domain().clone(),
-            server_issuer: watch::Sender::new(signers.server_name()),
+            server_issuer: watch::Sender::new(signers.server(SystemTime::now()).name()),
             signers: watch::Sender::new(Arc::new(signers)),
             store,
             bundle: watch::Sender::new(Arc::new(parts.bundle)),
@@ -236,7 +236,7 @@ impl Authority {
             .await
             .map_err(|_| IssueError::Interrupted)?;
         let signer = match request.requester {
-            Requester::Ca => self.server_signer(),
+            Requester::Ca => self.server_signer(now),
             _ => self.signer(),
         };
         let (issuer, bundle) = (signer.name(), Arc::clone(&self.bundle.borrow()));

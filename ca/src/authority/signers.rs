@@ -76,8 +76,8 @@ impl Issuing {
 pub(super) struct Signers {
     /// For workloads.
     pub(super) workloads: Arc<Signer>,
-    /// For the CA's own server certificate: under the oldest root that is still published, which everybody knows.
-    server: Arc<Signer>,
+    /// Under the oldest root that is still published, which everybody knows.
+    oldest: Arc<Signer>,
     /// Until the first rotation.
     pub(super) are_from_files: bool,
 }
@@ -91,14 +91,17 @@ impl Signers {
     ) -> Result<Self, OpenError> {
         let workloads = Arc::new(Signer::new(issuing, options.ttl_floor, slots));
         Ok(Self {
-            server: server(&workloads, generations, options, &[])?,
+            oldest: oldest(&workloads, generations, options, &[])?,
             workloads,
             are_from_files: generations.issuer().is_none(),
         })
     }
 
-    pub(super) fn server_name(&self) -> KeyHash {
-        self.server.name()
+    /// For the CA's own server certificate. Asked at each: a root that stays for long may have an intermediate that ends.
+    pub(super) fn server(&self, now: SystemTime) -> &Arc<Signer> {
+        // One that ends would end the server's certificate early, and with it every connection.
+        let lasts = self.oldest.issuer_validity.not_after > now + DEFAULT_TTL;
+        if lasts { &self.oldest } else { &self.workloads }
     }
 
     /// The same after a rotation. Keys that are open stay so; `None` when there was none.
@@ -110,17 +113,17 @@ impl Signers {
         let Some(issuer) = generations.issuer() else {
             return Ok(None);
         };
-        let open = [&self.workloads, &self.server];
+        let open = [&self.workloads, &self.oldest];
         let workloads = signer(issuer, generations, options, &self.workloads, &open)?;
         Ok(Some(Self {
-            server: server(&workloads, generations, options, &open)?,
+            oldest: oldest(&workloads, generations, options, &open)?,
             workloads,
             are_from_files: false,
         }))
     }
 }
 
-fn server(
+fn oldest(
     workloads: &Arc<Signer>,
     generations: &Generations,
     options: &OpenOptions,
@@ -130,10 +133,7 @@ fn server(
         return Ok(Arc::clone(workloads));
     };
     let open: Vec<_> = open.iter().copied().chain([workloads]).collect();
-    let server = signer(one, generations, options, workloads, &open)?;
-    // One that ends would end the server's certificate early, and with it every connection.
-    let lasts = server.issuer_validity.not_after > SystemTime::now() + DEFAULT_TTL;
-    Ok(if lasts { server } else { Arc::clone(workloads) })
+    signer(one, generations, options, workloads, &open)
 }
 
 fn signer(
@@ -164,8 +164,8 @@ impl Authority {
     }
 
     /// What signs the CA's own certificate.
-    pub(super) fn server_signer(&self) -> Arc<Signer> {
-        Arc::clone(&self.signers.borrow().server)
+    pub(super) fn server_signer(&self, now: SystemTime) -> Arc<Signer> {
+        Arc::clone(self.signers.borrow().server(now))
     }
 
     /// How old what signs is.
@@ -221,12 +221,13 @@ impl Authority {
             return Ok(());
         };
         // A root is known before anything is issued under it, and forgotten once nothing is: the server's certificate, too.
-        let server_root = self.server_signer().root.clone();
+        let server_root = self.signers.borrow().oldest.root.clone();
         let keeps = bundle.authorities().contains(&server_root);
         if keeps {
             self.take_over(bundle.clone());
         }
-        let (issuer, server) = (next.workloads.name(), next.server.name());
+        let server = next.server(SystemTime::now()).name();
+        let issuer = next.workloads.name();
         let is_new = issuer != self.signer().name();
         self.signers.send_replace(Arc::new(next));
         self.server_issuer
@@ -280,3 +281,6 @@ fn copy(directory: &Path, generations: &Generations, bundle: &str) -> std::io::R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
