@@ -163,6 +163,8 @@ pub(crate) struct Generation {
     pub(crate) since: SystemTime,
     /// Who had it made.
     pub(crate) made_by: By,
+    /// Whether its key counts for nothing.
+    pub(crate) is_revoked: bool,
 }
 
 /// The authorities of a CA. None before the first rotation.
@@ -186,11 +188,31 @@ impl Generations {
             .or(self.root())
     }
 
-    /// What would be activated next.
+    /// What would be activated next. Not what was revoked meanwhile: every sidecar would refuse what it signs.
     pub(crate) fn next(&self, role: Role) -> Option<&Generation> {
-        let root = self.root()?;
-        self.of(role, State::Prepared)
-            .find(|one| one.role == Role::Root || one.parent.as_ref() == Some(&root.name))
+        self.prepared(role).find(|one| !self.is_refused(one))
+    }
+
+    /// What was prepared and then revoked, and what was prepared for it: with the next of its role it is retired.
+    pub(crate) fn given_up(&self, role: Role) -> Vec<&Generation> {
+        let refused: Vec<_> = self
+            .prepared(role)
+            .filter(|one| self.is_refused(one))
+            .collect();
+        let below = refused.iter().flat_map(|one| self.below(&one.name));
+        refused.iter().copied().chain(below).collect()
+    }
+
+    fn prepared(&self, role: Role) -> impl Iterator<Item = &Generation> {
+        let root = self.root();
+        self.of(role, State::Prepared).filter(move |one| {
+            one.role == Role::Root
+                || root.is_some_and(|root| one.parent.as_ref() == Some(&root.name))
+        })
+    }
+
+    fn is_refused(&self, one: &Generation) -> bool {
+        one.is_revoked || self.below(&one.name).any(|below| below.is_revoked)
     }
 
     pub(crate) fn requested(&self) -> Option<&Generation> {

@@ -48,7 +48,8 @@ pub fn revocations(database: &Database, limit: u32) -> Result<Vec<Revocation>, S
     })
 }
 
-/// Whether this CA signs with the key of an authority, or with one below it.
+/// Whether this CA signs with the key of an authority, or with one below it: certificates of workloads, or its own, without
+/// which no sidecar reaches it.
 ///
 /// # Errors
 /// When the database or, before the first rotation, a certificate of the CA cannot be read.
@@ -59,8 +60,13 @@ pub fn is_signing(
 ) -> Result<bool, OpenError> {
     let generations = store::read_generations(database)?;
     if let (Some(root), Some(issuer)) = (generations.root(), generations.issuer()) {
-        return Ok([root, issuer]
-            .iter()
+        let server = generations.server_issuer();
+        let above = server
+            .and_then(|one| one.parent.as_ref())
+            .and_then(|name| generations.named(name));
+        return Ok([Some(root), Some(issuer), server, above]
+            .into_iter()
+            .flatten()
             .any(|one| one.name == authority.name()));
     }
     for name in [INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE] {

@@ -1,6 +1,6 @@
 //! Why a step of a rotation is not taken, and what breaks when it is taken all the same.
 
-use super::Role;
+use super::{Role, State};
 use crate::inspect::rfc3339;
 use serde::Serialize;
 use std::fmt::{self, Write};
@@ -127,6 +127,13 @@ pub enum Refused {
     Overtaken,
     #[error("the trust bundle would be without the root that is active")]
     RootMissing,
+    /// Sidecars would refuse what it signs.
+    #[error(
+        "the {role} that is prepared is revoked, or what is below it: {name}; `tipstaff ca rotate prepare --{role}` makes another in its place"
+    )]
+    Revoked { role: Role, name: String },
+    #[error("expected a key that is neither in use nor revoked, found that of {name}, which is {}", .state.as_str())]
+    KeyInUse { name: String, state: State },
     #[error("{}", all(.0))]
     Blocked(Vec<Blocker>),
 }

@@ -109,6 +109,7 @@ pub(super) fn of(
         sequence: 0,
         since: SystemTime::UNIX_EPOCH,
         made_by: By::Operator,
+        is_revoked: false,
     })
 }
 
@@ -315,6 +316,7 @@ impl Maker {
             sequence: 0,
             since: SystemTime::UNIX_EPOCH,
             made_by: By::Operator,
+            is_revoked: false,
         })
     }
 }

@@ -13,6 +13,7 @@ fn generation(name: &str, role: Role, state: State, parent: Option<&str>, age: u
         sequence: age,
         since: SystemTime::UNIX_EPOCH + Duration::from_secs(age),
         made_by: By::Operator,
+        is_revoked: false,
     }
 }
 

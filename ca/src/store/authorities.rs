@@ -7,25 +7,21 @@ use super::session::Transaction;
 use super::sql::{self, Row, values};
 use super::writer::Batch;
 use super::{Database, Store, StoreError, acknowledged, read};
-use crate::ledger::{Event, fingerprint};
+use crate::ledger::Event;
 use crate::rotation::{Blocker, By, Generation, Generations, KeyFile, Refused, Role, State, Step};
 use identity::TrustBundle;
 use rustls_pki_types::CertificateDer;
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
+
+mod prepare;
 
 #[cfg(test)]
 mod tests;
 
-/// What a preparation brings.
-#[derive(Debug)]
-pub(crate) struct New {
-    pub(crate) role: Role,
-    /// What is in the CA's directory; taken when the database has no authorities yet.
-    pub(crate) adopted: Vec<Generation>,
-    /// A new root and its intermediate, or an intermediate alone, or one that is requested.
-    pub(crate) made: Vec<Generation>,
-}
+pub(crate) use prepare::New;
+use prepare::prepare;
 
 impl Store {
     pub(crate) async fn generations(&self) -> Result<Generations, StoreError> {
@@ -99,8 +95,9 @@ pub(crate) fn read_generations(database: &Database) -> Result<Generations, Store
 
 pub(crate) fn generations(transaction: &mut Transaction<'_>) -> sql::Result<Generations> {
     let rows = transaction.query(
-        "SELECT name, role, state, parent, certificate, request, key_file, sequence, since, made_by FROM authority
-         ORDER BY since, name",
+        "SELECT name, role, state, parent, certificate, request, key_file, sequence, since, made_by,
+             (SELECT count(*) FROM barred WHERE barred.kind = 'authority' AND barred.name = authority.name)
+         FROM authority ORDER BY since, name",
         &[],
     )?;
     let generations = rows
@@ -127,93 +124,22 @@ fn generation(row: &Row) -> sql::Result<Option<Generation>> {
         sequence: row.get(7)?,
         since: UNIX_EPOCH + row.get::<Duration>(8)?,
         made_by: By::parse(&row.get::<String>(9)?).unwrap_or(By::Operator),
+        is_revoked: row.get::<u64>(10)? > 0,
     }))
 }
 
-fn prepare(
-    batch: &mut Batch<'_, '_>,
-    new: &New,
-    by: By,
-    now: SystemTime,
-) -> sql::Result<Result<Generations, Refused>> {
-    let mut present = generations(batch)?;
-    if present.0.is_empty() {
-        for one in &new.adopted {
-            insert(batch, one, 0, By::Operator, now)?;
-        }
-        present = generations(batch)?;
-    }
-    let is_request = new.made.iter().any(|one| one.state == State::Requested);
-    let is_there = present.next(new.role).is_some() || is_request && present.requested().is_some();
-    if is_there {
-        return Ok(Ok(present));
-    }
-    let active = present.root().map(|root| root.name.clone());
-    if new.role == Role::Intermediate && !is_request {
-        let parent = new.made.first().and_then(|one| one.parent.clone());
-        if parent != active {
-            return Ok(Err(Refused::Overtaken));
-        }
-    }
-    let roots: Vec<_> = new
-        .made
-        .iter()
-        .filter(|one| one.role == Role::Root)
-        .collect();
-    let sequence = match roots.is_empty() {
-        true => 0,
-        false => {
-            let present = StoredBundle::read(batch)?;
-            let mut authorities = present.authorities();
-            authorities.extend(roots.iter().filter_map(|root| root.certificate.clone()));
-            publish(batch, &authorities, now)?
-        }
-    };
-    for one in &new.made {
-        // It may have been requested until now.
-        batch.execute("DELETE FROM authority WHERE name = $1", values![&one.name])?;
-        insert(batch, one, sequence, by, now)?;
-        batch.audit(
-            now,
-            &Event::AuthorityPrepared {
-                authority: one.name.clone(),
-                role: one.role.as_str().to_owned(),
-                state: one.state.as_str().to_owned(),
-                certificate: one.certificate.as_ref().map(|der| fingerprint(der)),
-                by: by.as_str().to_owned(),
-            },
-        )?;
-    }
-    batch.announce(Topic::Authorities)?;
-    generations(batch).map(Ok)
-}
-
-fn insert(
-    batch: &mut Batch<'_, '_>,
-    one: &Generation,
-    sequence: u64,
-    by: By,
-    now: SystemTime,
-) -> sql::Result<()> {
-    let certificate = one.certificate.as_ref().map(|der| der.as_ref());
-    let key = one.key.0.as_ref().map(|text| text.as_str());
-    batch.execute(
-        "INSERT INTO authority (name, role, state, parent, certificate, request, key_file, sequence, since, made_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        values![
-            &one.name,
-            one.role.as_str(),
-            one.state.as_str(),
-            one.parent.as_ref(),
-            certificate,
-            one.request.as_ref(),
-            key,
-            sequence,
-            now,
-            by.as_str()
-        ],
+/// The authorities that sign nothing any more: retired or revoked, or below one that is.
+pub(super) fn discarded(transaction: &mut Transaction<'_>) -> sql::Result<HashSet<String>> {
+    let rows = transaction.query(
+        "SELECT name FROM barred WHERE kind = 'authority'
+         UNION SELECT name FROM authority WHERE state = 'retired'
+         UNION SELECT authority.name FROM authority JOIN barred ON barred.name = authority.parent
+             WHERE barred.kind = 'authority'
+         UNION SELECT authority.name FROM authority JOIN authority AS root ON root.name = authority.parent
+             WHERE root.state = 'retired'",
+        &[],
     )?;
-    Ok(())
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 fn activate(
@@ -224,6 +150,12 @@ fn activate(
     now: SystemTime,
 ) -> sql::Result<Result<Step, Refused>> {
     let present = generations(batch)?;
+    if let (None, [revoked, ..]) = (present.next(role), &present.given_up(role)[..]) {
+        return Ok(Err(Refused::Revoked {
+            role,
+            name: revoked.name.clone(),
+        }));
+    }
     let Some(next) = present.next(role) else {
         // Taken before, perhaps by an attempt whose end nobody saw.
         return Ok(match present.retiring(role).next() {

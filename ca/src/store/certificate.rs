@@ -17,18 +17,25 @@ use std::time::SystemTime;
 
 impl Store {
     /// Records a certificate together with its audit record, unless its lineage forbids it: then the inner error, and no
-    /// such certificate exists. In a ledger that was set back the CA's own alone are: it has to be able to say so.
+    /// such certificate exists. Nor does one by an authority that was retired or revoked, as a replica that lags would sign it.
+    /// In a ledger that was set back the CA's own alone are: it has to be able to say so.
     pub(crate) async fn record_issuance(
         &self,
         certificate: CertificateRecord,
         now: SystemTime,
     ) -> Result<Result<(), LineageError>, StoreError> {
-        if let Requester::Ca = certificate.requester {
-            let write = move |batch: &mut Batch<'_, '_>| certificate.insert(batch, now);
-            return self.writer.write(write).await;
+        let is_own = matches!(certificate.requester, Requester::Ca);
+        let write = move |batch: &mut Batch<'_, '_>| {
+            let issuer = certificate.issuer.to_string();
+            if batch.discarded()?.contains(&issuer) {
+                return Ok(Err(StoreError::IssuerDiscarded(issuer)));
+            }
+            certificate.insert(batch, now).map(Ok)
+        };
+        match is_own {
+            true => self.writer.write(write).await?,
+            false => self.write_unless_rolled_back(write).await?,
         }
-        self.write_unless_rolled_back(move |batch| certificate.insert(batch, now))
-            .await
     }
 }
 

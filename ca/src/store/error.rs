@@ -36,6 +36,9 @@ pub enum StoreError {
     /// Only what issues is refused then.
     #[error(transparent)]
     RolledBack(RolledBack),
+    /// This replica has not followed yet, or cannot.
+    #[error("the authority {0}, which signs here, is retired or revoked")]
+    IssuerDiscarded(String),
     #[error("the CA's database writer has stopped")]
     Stopped,
 }

@@ -5,9 +5,10 @@ use super::rollback::RolledBack;
 use super::session::{Access, Session, Transaction};
 use super::sql;
 use super::sweep::Sweep;
-use super::{Database, StoreError, schema};
+use super::{Database, StoreError, authorities, schema};
 use crate::ledger::{Event, Head};
 use clock::Clock;
+use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,6 +221,8 @@ pub(super) struct Batch<'t, 's> {
     announced: bool,
     /// Whether the ledger was set back, once somebody has asked.
     pub(super) rolled_back: Option<Option<RolledBack>>,
+    /// The authorities that sign nothing any more, once somebody has asked.
+    discarded: Option<HashSet<String>>,
 }
 
 impl<'t, 's> Batch<'t, 's> {
@@ -235,7 +238,17 @@ impl<'t, 's> Batch<'t, 's> {
             reserve_bytes,
             announced: false,
             rolled_back: None,
+            discarded: None,
         })
+    }
+
+    /// The authorities that sign nothing any more, read once for all that are in the group.
+    pub(super) fn discarded(&mut self) -> sql::Result<&HashSet<String>> {
+        let known = match self.discarded.take() {
+            Some(known) => known,
+            None => authorities::discarded(self.transaction)?,
+        };
+        Ok(self.discarded.insert(known))
     }
 
     /// Appends an audit record and gives its number.
@@ -256,6 +269,7 @@ impl<'t, 's> Batch<'t, 's> {
     /// Lets every running CA on this database know that it has to read something again.
     pub(super) fn announce(&mut self, topic: Topic) -> sql::Result<()> {
         self.announced = true;
+        self.discarded = None;
         changes::announce(self.transaction, topic)
     }
 
@@ -263,6 +277,7 @@ impl<'t, 's> Batch<'t, 's> {
     /// back does not give a number again.
     pub(super) fn announce_by_clock(&mut self, topic: Topic, now: SystemTime) -> sql::Result<()> {
         self.announced = true;
+        self.discarded = None;
         changes::announce_from(self.transaction, topic, super::unix_seconds(now))
     }
 }

@@ -19,7 +19,9 @@ pub(super) async fn revoke(arguments: &CaRevokeArgs) -> anyhow::Result<ExitCode>
     if let Target::Authority(_) = &target
         && ca::inspect::is_signing(&config.dir, &database::of(&config)?, &target)?
     {
-        bail!("this CA signs with that authority: expected another one to be active first");
+        bail!(
+            "this CA signs with that authority, or its own certificate: expected another one to be active, and then `tipstaff ca rotate retire --root --force`, which revokes an old root"
+        );
     }
     let store = Store::open(database::of(&config)?)?;
     let revoked = store

@@ -133,6 +133,7 @@ fn a_root_waits_for_the_sidecars_until_its_deadline_or_until_the_old_one_ends() 
         sequence: 2,
         since: now,
         made_by: By::Age,
+        is_revoked: false,
     };
     let active = |days| Validity {
         not_before: now - DAY,

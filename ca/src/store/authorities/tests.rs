@@ -1,8 +1,10 @@
 use super::*;
-use crate::authority::{Authority, Fault};
+use crate::authority::{Authority, Fault, IssueError, Issued};
 use crate::config::{InitOptions, KeyProtection, OpenOptions};
+use crate::csr::KeyHash;
 use crate::keys::Passphrase;
 use crate::profile::{self, CaCertificate, Validity};
+use crate::revoke::{Reason, Target};
 use crate::rotation::{self, Lives, PrepareError, Prepared};
 use crate::signer::CaKey;
 use crate::store::{Postgres, ServerTrust};
@@ -72,6 +74,10 @@ impl Ca {
     }
 
     async fn issuer(&self) -> CertificateDer<'static> {
+        self.issue().await.unwrap().chain[1].clone()
+    }
+
+    async fn issue(&self) -> Result<Issued, IssueError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let request = Request {
             id: SpiffeId::parse("spiffe://demo.test/a").unwrap(),
@@ -81,7 +87,7 @@ impl Ca {
             until: None,
             requester: Requester::Operator,
         };
-        self.authority.issue(request).await.unwrap().chain[1].clone()
+        self.authority.issue(request).await
     }
 
     fn edit(&self, sql: &str) {
@@ -91,6 +97,10 @@ impl Ca {
             .execute(sql, [])
             .unwrap();
     }
+}
+
+fn target(authority: &str) -> Target {
+    Target::Authority(KeyHash::parse(authority).unwrap().0)
 }
 
 /// What a root elsewhere would make of a request, with the key that was taken from the CA's directory.
@@ -255,4 +265,114 @@ async fn the_root_that_signs_is_never_taken_from_the_bundle() {
     let refused = store.retire_authority(Role::Root, forced, By::Operator, SystemTime::now());
     assert_eq!(refused.await.unwrap(), Err(Refused::RootMissing));
     assert_eq!(store.bundle().await.unwrap().authorities().len(), 1);
+}
+
+#[tokio::test]
+async fn the_old_root_counts_as_one_that_signs_while_the_cas_own_certificate_is_under_it() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Root).await.unwrap();
+    ca.activate(Role::Root).await.unwrap();
+    let store = ca.authority.store();
+    let generations = store.generations().await.unwrap();
+    let old = generations.retiring(Role::Root).next().unwrap();
+    let below = generations.below(&old.name).next().unwrap();
+    let signs = |one: &Generation| {
+        let database = ca.options.database_in(&ca.dir);
+        crate::inspect::is_signing(&ca.dir, &database, &target(&one.name)).unwrap()
+    };
+    assert!(signs(old) && signs(below));
+    let retired = store.retire_authority(Role::Root, PATIENT, By::Operator, SystemTime::now());
+    retired.await.unwrap().unwrap();
+    assert!(!signs(old) && !signs(below));
+}
+
+#[tokio::test]
+async fn what_was_revoked_after_it_was_prepared_is_not_activated_and_another_takes_its_place() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    let store = ca.authority.store();
+    for role in [Role::Root, Role::Intermediate] {
+        let Prepared::Ready(name) = ca.prepare(role).await.unwrap() else {
+            panic!("the root's key is here");
+        };
+        let present = store.generations().await.unwrap();
+        // Of a root, its intermediate: that is enough.
+        let revoked = present.below(&name).next().map_or(&name, |one| &one.name);
+        store
+            .revoke(target(revoked), Reason::default(), SystemTime::now())
+            .await
+            .unwrap()
+            .unwrap();
+        let refused = ca.activate(role).await;
+        assert!(
+            matches!(&refused, Err(Refused::Revoked { name: found, .. }) if *found == name),
+            "{refused:?}"
+        );
+        let Prepared::Ready(next) = ca.prepare(role).await.unwrap() else {
+            panic!("the root's key is here");
+        };
+        assert_ne!(next, name);
+        let present = store.generations().await.unwrap();
+        assert_eq!(present.named(&name).unwrap().state, State::Retired);
+        assert_eq!(store.bundle().await.unwrap().authorities().len(), 2);
+        let step = ca.activate(role).await.unwrap();
+        assert_eq!(step.authorities[0], next);
+    }
+    let report = crate::ledger::verify(&ca.dir).unwrap();
+    assert!(report.is_intact(), "{report}");
+}
+
+#[tokio::test]
+async fn a_replica_that_has_not_followed_signs_nothing_with_a_key_that_is_retired() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Intermediate).await.unwrap();
+    ca.activate(Role::Intermediate).await.unwrap();
+    ca.issuer().await;
+    let forced = Terms {
+        force: true,
+        ..PATIENT
+    };
+    let store = ca.authority.store();
+    let retired =
+        store.retire_authority(Role::Intermediate, forced, By::Operator, SystemTime::now());
+    retired.await.unwrap().unwrap();
+    let refused = ca.issue().await.unwrap_err();
+    assert!(
+        matches!(refused, IssueError::Record(StoreError::IssuerDiscarded(_))),
+        "{refused}"
+    );
+    let refused = ca.authority.issue_server().await.unwrap_err();
+    assert!(
+        matches!(refused, IssueError::Record(StoreError::IssuerDiscarded(_))),
+        "{refused}"
+    );
+    assert!(ca.authority.read_authorities().await);
+    ca.issuer().await;
+}
+
+#[tokio::test]
+async fn an_authority_with_the_key_of_one_that_counts_does_not_take_its_place() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Intermediate).await.unwrap();
+    let store = ca.authority.store();
+    let before = store.generations().await.unwrap();
+    let mut renewed = before.root().unwrap().clone();
+    renewed.state = State::Prepared;
+    let name = renewed.name.clone();
+    let new = New {
+        role: Role::Root,
+        adopted: Vec::new(),
+        made: vec![renewed],
+    };
+    let refused = store
+        .prepare_authority(new, By::Operator, SystemTime::now())
+        .await
+        .unwrap();
+    let in_use = Refused::KeyInUse {
+        name,
+        state: State::Active,
+    };
+    assert_eq!(refused.unwrap_err(), in_use);
+    let present = store.generations().await.unwrap();
+    assert!(present.root().is_some() && present.issuer().is_some());
+    assert_eq!(store.bundle().await.unwrap().sequence(), 1);
 }
