@@ -1,5 +1,5 @@
 //! Rotation by age: the CA replaces its own certificates in time, as far as it can by itself. What an operator has begun is
-//! the operator's to finish.
+//! the operator's to finish; when it is not in time, that is an alarm.
 
 use super::make::{Lives, PrepareError, Prepared, prepare};
 use super::{
@@ -9,7 +9,7 @@ use crate::authority::Authority;
 use crate::causes::in_full;
 use crate::config::MAX_TTL;
 use crate::metrics::Metrics;
-use crate::profile::Validity;
+use crate::profile::{CaCertificate, Validity};
 use crate::store::{StoreError, Terms};
 use std::time::{Duration, SystemTime};
 
@@ -37,7 +37,7 @@ pub struct Options {
     pub acknowledged_percent: u8,
     /// How long a root waits for that; then it signs all the same, with an alarm. Earlier, if the present one ends.
     pub activate_after: Duration,
-    /// How long what was replaced stays at least.
+    /// How long what was replaced stays at least. An intermediate needs no more than the longest certificate lives.
     pub retire_after: Duration,
     pub lives: Lives,
 }
@@ -63,6 +63,22 @@ pub(crate) struct Ages {
     pub(crate) intermediate: Option<Validity>,
 }
 
+impl Ages {
+    /// `None` before the first rotation.
+    fn of(present: &Generations) -> Option<Self> {
+        let (root, issuer) = (present.root()?, present.issuer()?);
+        let validity =
+            |one: &Generation| Some(CaCertificate::parse(one.certificate.as_ref()?)?.validity);
+        Some(Self {
+            root: validity(root)?,
+            intermediate: match issuer.name == root.name {
+                true => None,
+                false => Some(validity(issuer)?),
+            },
+        })
+    }
+}
+
 /// A step whose time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
@@ -71,45 +87,91 @@ enum Due {
     Retire(Role),
 }
 
+/// What is retired does not wait for the next, nor the next for it: either may be kept up for long.
 fn due(present: &Generations, ages: Ages, options: &Options, now: SystemTime) -> Vec<Due> {
-    let root = due_of(Role::Root, ages.root, present, options, now);
-    let intermediate = ages
-        .intermediate
-        .and_then(|validity| due_of(Role::Intermediate, validity, present, options, now))
-        // A new root brings its own.
-        .filter(|due| !(matches!(due, Due::Prepare(_)) && is_coming(present, root)));
-    [root, intermediate].into_iter().flatten().collect()
+    let root = replacement(Role::Root, ages.root, present, options, now);
+    let intermediate = ages.intermediate.and_then(|validity| {
+        let due = replacement(Role::Intermediate, validity, present, options, now)?;
+        let waits = matches!(due, Due::Prepare(_))
+            && is_coming(present, root)
+            && now + options.activate_after + MAX_TTL < validity.not_after;
+        (!waits).then_some(due)
+    });
+    let retired = [Role::Root, Role::Intermediate]
+        .into_iter()
+        .filter(|role| may_retire(*role, present, options, now))
+        .map(Due::Retire);
+    [root, intermediate]
+        .into_iter()
+        .flatten()
+        .chain(retired)
+        .collect()
 }
 
+/// A root of the CA's own making, which brings its own intermediate, and soon. An operator's may never sign.
 fn is_coming(present: &Generations, root: Option<Due>) -> bool {
-    present.next(Role::Root).is_some() || root == Some(Due::Prepare(Role::Root))
+    let ours = |next: &Generation| next.made_by == By::Age;
+    present.next(Role::Root).is_some_and(ours) || root == Some(Due::Prepare(Role::Root))
 }
 
-fn due_of(
+fn replacement(
     role: Role,
     active: Validity,
     present: &Generations,
     options: &Options,
     now: SystemTime,
 ) -> Option<Due> {
-    if let Some(next) = present.next(role) {
-        return (next.made_by == By::Age)
-            .then(|| Due::Activate(role, patience(role, next, active, options, now)));
+    match present.next(role) {
+        Some(next) if next.made_by != By::Age => None,
+        Some(next) => Some(Due::Activate(
+            role,
+            patience(role, next, active, options, now),
+        )),
+        None => is_old(active, options, now).then_some(Due::Prepare(role)),
     }
-    let mut retiring = present.retiring(role).peekable();
-    if retiring.peek().is_some() {
-        let is_ours = present
-            .of(role, State::Active)
-            .all(|one| one.made_by == By::Age);
-        let is_time = retiring.all(|one| one.since + options.retire_after <= now);
-        return (is_ours && is_time).then_some(Due::Retire(role));
-    }
+}
+
+fn is_old(active: Validity, options: &Options, now: SystemTime) -> bool {
     let life = active
         .not_after
         .duration_since(active.not_before)
         .unwrap_or_default();
-    let from = active.not_before + life * u32::from(options.prepare_at_percent) / 100;
-    (from <= now).then_some(Due::Prepare(role))
+    active.not_before + life * u32::from(options.prepare_at_percent) / 100 <= now
+}
+
+fn may_retire(role: Role, present: &Generations, options: &Options, now: SystemTime) -> bool {
+    // No certificate by an intermediate lives longer, and nobody keeps copies of one.
+    let stays = match role {
+        Role::Root => options.retire_after,
+        Role::Intermediate => options.retire_after.min(MAX_TTL),
+    };
+    let mut retiring = present.retiring(role).peekable();
+    retiring.peek().is_some()
+        && present
+            .of(role, State::Active)
+            .all(|one| one.made_by == By::Age)
+        && retiring.all(|one| one.since + stays <= now)
+}
+
+/// Which roles are past their time, while what an operator has prepared in their place does not sign.
+fn neglected(
+    present: &Generations,
+    ages: Ages,
+    options: &Options,
+    now: SystemTime,
+) -> Vec<NotTaken> {
+    let active = [
+        (Role::Root, Some(ages.root)),
+        (Role::Intermediate, ages.intermediate),
+    ];
+    let is_neglected = |(role, active): (Role, Option<Validity>)| {
+        let is_old = active.is_some_and(|active| is_old(active, options, now));
+        let waits = present
+            .next(role)
+            .is_some_and(|next| next.made_by != By::Age);
+        (is_old && waits).then_some(NotTaken::Neglected(role))
+    };
+    active.into_iter().filter_map(is_neglected).collect()
 }
 
 /// Whether a root still waits. An intermediate comes with its certificates, and waits for nobody.
@@ -160,10 +222,11 @@ async fn take_due(
         Ok(present) => present,
         Err(error) => return vec![in_full(&error)],
     };
-    let Some(ages) = authority.ages() else {
+    let Some(ages) = Ages::of(&present).or_else(|| authority.ages()) else {
         return Vec::new();
     };
-    let mut overdue = Vec::new();
+    let neglected = neglected(&present, ages, options, now);
+    let mut overdue: Vec<_> = neglected.iter().map(|error| in_full(error)).collect();
     for step in due(&present, ages, options, now) {
         match take(authority, step, options, now).await {
             Ok(taken) => tell(step, &taken, metrics),
@@ -232,6 +295,10 @@ enum NotTaken {
     Prepare(#[from] PrepareError),
     #[error("a step that is due is not taken")]
     Refused(#[from] Refused),
+    #[error(
+        "the {0} is past its time, and the one that an operator has prepared does not sign: `tipstaff ca rotate activate --{0}` has it sign"
+    )]
+    Neglected(Role),
     #[error(
         "the {0} needs a signature of the root elsewhere: `tipstaff ca rotate prepare --{0}` prints the request"
     )]

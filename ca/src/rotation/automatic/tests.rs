@@ -38,6 +38,21 @@ impl Ca {
         overdue
     }
 
+    async fn operator_prepares(&self, role: Role) {
+        let (directory, options) = self.authority.place();
+        let store = self.authority.store();
+        prepare(
+            directory,
+            options,
+            store,
+            role,
+            Lives::default(),
+            By::Operator,
+        )
+        .await
+        .unwrap();
+    }
+
     /// In the order of their words, as all may be of the same second.
     async fn states(&self, role: Role) -> Vec<State> {
         let present = self.authority.store().generations().await.unwrap();
@@ -65,9 +80,9 @@ async fn an_intermediate_is_replaced_at_seventy_percent_of_its_life_and_its_pred
     assert_eq!(ca.states(Role::Intermediate).await, [Active, Retiring]);
     let after = ca.authority.issue_server().await.unwrap();
     assert_ne!(before.svid.chain()[1], after.svid.chain()[1]);
-    ca.look(256 + 29).await;
+    ca.look(256).await;
     assert_eq!(ca.states(Role::Intermediate).await, [Active, Retiring]);
-    ca.look(256 + 31).await;
+    ca.look(258).await;
     let states = ca.states(Role::Intermediate).await;
     assert!(
         states.contains(&Retired) && states.contains(&Active),
@@ -92,19 +107,103 @@ async fn a_root_is_published_first_and_brings_its_own_intermediate() {
 }
 
 #[tokio::test]
-async fn what_an_operator_has_begun_is_left_to_the_operator() {
+async fn what_an_operator_has_begun_is_left_to_the_operator_and_is_an_alarm_past_its_time() {
     let ca = Ca::new();
-    let (directory, options) = ca.authority.place();
+    ca.operator_prepares(Role::Root).await;
+    assert!(ca.look(365 * 6).await.is_empty(), "it has time");
+    for _ in 0..2 {
+        let overdue = ca.look(365 * 9).await;
+        assert!(overdue[0].contains("rotate activate --root"), "{overdue:?}");
+        assert_eq!(
+            ca.states(Role::Root).await,
+            [State::Active, State::Prepared]
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_operators_root_that_waits_does_not_keep_the_intermediate_from_being_replaced() {
+    let ca = Ca::new();
+    ca.operator_prepares(Role::Root).await;
+    assert!(ca.look(256).await.is_empty());
+    ca.look(256).await;
+    let present = ca.authority.store().generations().await.unwrap();
+    assert_eq!(present.issuer().unwrap().made_by, By::Age);
+}
+
+#[tokio::test]
+async fn an_intermediate_that_an_operator_has_activated_is_replaced_though_its_predecessor_was_never_retired()
+ {
+    let ca = Ca::new();
+    ca.operator_prepares(Role::Intermediate).await;
+    let terms = Terms {
+        percent: 100,
+        force: false,
+    };
+    let (store, now) = (ca.authority.store(), SystemTime::now());
+    let activated = store.activate_authority(Role::Intermediate, terms, By::Operator, now);
+    activated.await.unwrap().unwrap();
+    ca.look(256).await;
+    ca.look(256).await;
+    let present = store.generations().await.unwrap();
+    assert_eq!(present.issuer().unwrap().made_by, By::Age);
+    assert_eq!(present.retiring(Role::Intermediate).count(), 2);
+}
+
+#[tokio::test]
+async fn an_intermediate_of_a_week_has_a_successor_before_it_ends_and_so_has_that() {
+    let ca = Ca::new();
+    let (week, start) = (DAY * 7, SystemTime::now());
+    let options = Options::default();
     let store = ca.authority.store();
-    let lives = Lives::default();
-    prepare(directory, options, store, Role::Root, lives, By::Operator)
-        .await
-        .unwrap();
-    assert!(ca.look(365 * 9).await.is_empty());
-    assert_eq!(
-        ca.states(Role::Root).await,
-        [State::Active, State::Prepared]
+    ca.operator_prepares(Role::Intermediate).await;
+    let mut present = store.generations().await.unwrap();
+    let generation = |made_by, state, name: &str, present: &Generations| Generation {
+        name: name.to_owned(),
+        made_by,
+        state,
+        since: start,
+        ..present.next(Role::Intermediate).unwrap().clone()
+    };
+    let (active, retiring) = (
+        generation(By::Age, State::Active, "active", &present),
+        generation(By::Age, State::Retiring, "retiring", &present),
     );
+    present.0.retain(|one| one.role == Role::Root);
+    present.0.extend([active, retiring]);
+    let ages = Ages {
+        root: Validity::of_ca(start, DAY * 3650),
+        intermediate: Some(Validity::of_ca(start, week)),
+    };
+    assert_eq!(
+        due(&present, ages, &options, start + DAY * 2),
+        [Due::Retire(Role::Intermediate)]
+    );
+    assert_eq!(
+        due(&present, ages, &options, start + DAY * 5),
+        [
+            Due::Prepare(Role::Intermediate),
+            Due::Retire(Role::Intermediate)
+        ],
+        "though the one before is still there"
+    );
+}
+
+#[tokio::test]
+async fn a_root_of_our_own_that_is_late_does_not_let_the_intermediate_end() {
+    let ca = Ca::new();
+    ca.look(365 * 8).await;
+    let present = ca.authority.store().generations().await.unwrap();
+    let (start, options) = (SystemTime::now(), Options::default());
+    let ages = |days: u32| Ages {
+        root: Validity::of_ca(start - DAY * 365 * 8, DAY * 3650),
+        intermediate: Some(Validity::of_ca(start - DAY * 300, DAY * (300 + days))),
+    };
+    let prepares = |days| {
+        due(&present, ages(days), &options, start).contains(&Due::Prepare(Role::Intermediate))
+    };
+    assert!(!prepares(30), "the root brings one");
+    assert!(prepares(7));
 }
 
 #[tokio::test]
