@@ -11,6 +11,7 @@
 //!
 //! Here is what follows from where the authorities stand; `store/authorities.rs` keeps it, `authority/signers.rs` signs by it.
 
+use crate::profile::{CaCertificate, Validity};
 use rustls_pki_types::CertificateDer;
 use std::fmt;
 use std::time::SystemTime;
@@ -165,6 +166,13 @@ pub(crate) struct Generation {
     pub(crate) made_by: By,
     /// Whether its key counts for nothing.
     pub(crate) is_revoked: bool,
+}
+
+impl Generation {
+    /// `None` without a certificate that is one.
+    pub(crate) fn validity(&self) -> Option<Validity> {
+        Some(CaCertificate::parse(self.certificate.as_ref()?)?.validity)
+    }
 }
 
 /// The authorities of a CA. None before the first rotation.

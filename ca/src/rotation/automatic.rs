@@ -8,8 +8,9 @@ use super::{
 use crate::authority::Authority;
 use crate::causes::in_full;
 use crate::config::MAX_TTL;
+use crate::federation::REFRESH_HINT;
 use crate::metrics::Metrics;
-use crate::profile::{CaCertificate, Validity};
+use crate::profile::Validity;
 use crate::store::{StoreError, Terms};
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +19,9 @@ mod tests;
 
 /// Between one look and the next: what is planned in days need not be looked at more often.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// Other trust domains, which say nothing, have asked for the bundle by then.
+const FOLLOWED: Duration = REFRESH_HINT.saturating_mul(2);
 
 /// An intermediate of a year is replaced with three and a half months left, in which somebody may find out why it was not.
 pub const DEFAULT_PREPARE_AT_PERCENT: u8 = 70;
@@ -67,13 +71,11 @@ impl Ages {
     /// `None` before the first rotation.
     fn of(present: &Generations) -> Option<Self> {
         let (root, issuer) = (present.root()?, present.issuer()?);
-        let validity =
-            |one: &Generation| Some(CaCertificate::parse(one.certificate.as_ref()?)?.validity);
         Some(Self {
-            root: validity(root)?,
+            root: root.validity()?,
             intermediate: match issuer.name == root.name {
                 true => None,
-                false => Some(validity(issuer)?),
+                false => Some(issuer.validity()?),
             },
         })
     }
@@ -123,6 +125,7 @@ fn replacement(
 ) -> Option<Due> {
     match present.next(role) {
         Some(next) if next.made_by != By::Age => None,
+        Some(next) if role == Role::Root && now < next.since + FOLLOWED => None,
         Some(next) => Some(Due::Activate(
             role,
             patience(role, next, active, options, now),
@@ -199,7 +202,12 @@ pub(crate) async fn keep(authority: &Authority, options: &Options, metrics: &Met
     let mut known = Vec::new();
     loop {
         tokio::time::sleep(LOOK).await;
-        let overdue = take_due(authority, options, metrics, SystemTime::now()).await;
+        let now = SystemTime::now();
+        // By such a clock everything is old, and is replaced at once. A database that cannot be read is overdue below.
+        if let Ok(true) = authority.store().is_far_ahead(now).await {
+            continue;
+        }
+        let overdue = take_due(authority, options, metrics, now).await;
         for problem in overdue.iter().filter(|problem| !known.contains(*problem)) {
             tracing::error!(
                 problem,

@@ -132,6 +132,10 @@ pub enum Refused {
         "the {role} that is prepared is revoked, or what is below it: {name}; `tipstaff ca rotate prepare --{role}` makes another in its place"
     )]
     Revoked { role: Role, name: String },
+    #[error(
+        "expected an authority that is valid now and for a day, found {0}; one that is revoked is prepared anew"
+    )]
+    NotValid(String),
     #[error("expected a key that is neither in use nor revoked, found that of {name}, which is {}", .state.as_str())]
     KeyInUse { name: String, state: State },
     #[error("{}", all(.0))]

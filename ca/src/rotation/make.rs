@@ -137,6 +137,12 @@ impl Maker {
         let is_alone = root.name == issuer.name;
         let text = issuer.key.0.as_ref().ok_or(PrepareError::Certificate)?;
         let protection = keys::protection_of(text, &self.options).map_err(PrepareError::Key)?;
+        // What opens this key has to open the next: a passphrase with a typing error would seal it for ever.
+        let present_key =
+            keys::open(ISSUING, text, 0o600, &self.options).map_err(PrepareError::Key)?;
+        if present_key.hash().to_string() != issuer.name {
+            return Err(PrepareError::Certificate);
+        }
         let is_elsewhere = matches!(self.options.database, Some(Database::Postgres(_)));
         if is_elsewhere && matches!(protection, KeyProtection::InsecurePlaintext) {
             return Err(PrepareError::PlaintextElsewhere);

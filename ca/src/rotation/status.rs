@@ -21,6 +21,8 @@ pub struct Status {
     /// Sidecars with a valid certificate that have said which bundle they have, and how many of them have the present one.
     pub live_sidecars: u64,
     pub acknowledged: u64,
+    /// Enrolled, with a valid certificate, and never said which bundle they have: nobody waits for them.
+    pub silent: u64,
     /// Who has not, the first of them.
     pub laggards: Vec<super::Laggard>,
     pub authorities: Vec<Standing>,
@@ -97,13 +99,16 @@ pub fn status(directory: &Path, database: &Database, now: SystemTime) -> Result<
             }
         }
         let missing = acknowledged::missing(transaction, Role::Root, sequence, 100, now)?;
-        Ok((acknowledged::count(transaction, sequence, now)?, missing))
+        let silent = acknowledged::silent(transaction, now)?;
+        let counted = acknowledged::count(transaction, sequence, now)?;
+        Ok((counted, silent, missing))
     })?;
-    let ((live_sidecars, acknowledged), missing) = found;
+    let ((live_sidecars, acknowledged), silent, missing) = found;
     Ok(Status {
         bundle_sequence: sequence,
         live_sidecars,
         acknowledged,
+        silent,
         laggards: match missing {
             Some(Blocker::NotAcknowledged { laggards, .. }) => laggards,
             _ => Vec::new(),
@@ -118,12 +123,19 @@ impl fmt::Display for Status {
             bundle_sequence,
             live_sidecars,
             acknowledged,
+            silent,
             ..
         } = self;
         writeln!(
             f,
             "trust bundle {bundle_sequence}: {acknowledged} of {live_sidecars} live sidecars have it"
         )?;
+        if *silent > 0 {
+            writeln!(
+                f,
+                "  {silent} more that enrolled have never said which they have: nobody waits for them"
+            )?;
+        }
         for laggard in &self.laggards {
             writeln!(
                 f,

@@ -9,13 +9,13 @@ use std::time::SystemTime;
 /// The present certificates of sidecars that are alive: valid, not revoked, the latest of its identity in its lineage, and
 /// either the sidecar has said which bundle it has, or it had before it renewed. What was issued by hand never says so.
 macro_rules! alive {
-    () => {
-        "certificate JOIN descent ON descent.serial = certificate.serial
-         WHERE certificate.not_after > $1 AND descent.acknowledged > 0
+    ($acknowledged:literal) => {
+        concat!("certificate JOIN descent ON descent.serial = certificate.serial
+         WHERE certificate.not_after > $1 AND descent.acknowledged ", $acknowledged, "
              AND NOT EXISTS (SELECT 1 FROM revocation WHERE revocation.serial = certificate.serial)
              AND NOT EXISTS (SELECT 1 FROM descent AS other JOIN certificate AS later ON later.serial = other.serial
                  WHERE other.lineage = descent.lineage AND later.spiffe_id = certificate.spiffe_id
-                     AND later.audit_seq > certificate.audit_seq)"
+                     AND later.audit_seq > certificate.audit_seq)")
     };
 }
 
@@ -52,11 +52,17 @@ pub(crate) fn count(
     let row = transaction.only(
         concat!(
             "SELECT count(*), count(CASE WHEN descent.acknowledged >= $2 THEN 1 END) FROM ",
-            alive!()
+            alive!("> 0")
         ),
         values![now, sequence],
     )?;
     Ok((row.get(0)?, row.get(1)?))
+}
+
+/// How many enrolled and have never said which trust bundle they have: no sidecars, or sidecars whose stream does not work.
+pub(crate) fn silent(transaction: &mut Transaction<'_>, now: SystemTime) -> sql::Result<u64> {
+    let sql = concat!("SELECT count(*) FROM ", alive!("= 0"));
+    transaction.only(sql, values![now])?.get(0)
 }
 
 /// What is missing when `percent` of the sidecars have to have the bundle; the first laggards are named.
@@ -74,7 +80,7 @@ pub(crate) fn missing(
     let rows = transaction.query(
         concat!(
             "SELECT certificate.spiffe_id, certificate.serial, descent.acknowledged FROM ",
-            alive!(),
+            alive!("> 0"),
             " AND descent.acknowledged < $2 ORDER BY certificate.spiffe_id, certificate.serial LIMIT $3"
         ),
         values![now, sequence, NAMED],

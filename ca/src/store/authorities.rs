@@ -7,6 +7,7 @@ use super::session::Transaction;
 use super::sql::{self, Row, values};
 use super::writer::Batch;
 use super::{Database, Store, StoreError, acknowledged, read};
+use crate::config::MAX_TTL;
 use crate::ledger::Event;
 use crate::rotation::{Blocker, By, Generation, Generations, KeyFile, Refused, Role, State, Step};
 use identity::TrustBundle;
@@ -150,18 +151,12 @@ fn activate(
     now: SystemTime,
 ) -> sql::Result<Result<Step, Refused>> {
     let present = generations(batch)?;
-    if let (None, [revoked, ..]) = (present.next(role), &present.given_up(role)[..]) {
-        return Ok(Err(Refused::Revoked {
-            role,
-            name: revoked.name.clone(),
-        }));
-    }
-    let Some(next) = present.next(role) else {
-        // Taken before, perhaps by an attempt whose end nobody saw.
-        return Ok(match present.retiring(role).next() {
-            Some(_) => Ok(Step::default()),
-            None => Err(Refused::NothingPrepared(role)),
-        });
+    let authorities = match to_activate(&present, role, now) {
+        Ok(authorities) => authorities,
+        Err(refused) => return Ok(Err(refused)),
+    };
+    let Some(next) = authorities.first() else {
+        return Ok(Ok(Step::default()));
     };
     let mut blockers = Vec::new();
     if role == Role::Root {
@@ -186,10 +181,7 @@ fn activate(
         };
         change(batch, &old.name, state, now)?;
     }
-    let mut authorities = vec![next.name.clone()];
-    if role == Role::Root {
-        authorities.extend(present.below(&next.name).map(|one| one.name.clone()));
-    }
+    let authorities: Vec<_> = authorities.iter().map(|one| one.name.clone()).collect();
     for name in &authorities {
         change(batch, name, State::Active, now)?;
     }
@@ -208,6 +200,36 @@ fn activate(
         authorities,
         despite: blockers,
     }))
+}
+
+/// What signs once the next of a role is active. Nothing when it does already, perhaps by an attempt whose end nobody saw.
+fn to_activate(
+    present: &Generations,
+    role: Role,
+    now: SystemTime,
+) -> Result<Vec<&Generation>, Refused> {
+    let Some(next) = present.next(role) else {
+        if let Some(revoked) = present.given_up(role).first() {
+            let name = revoked.name.clone();
+            return Err(Refused::Revoked { role, name });
+        }
+        return match present.retiring(role).next() {
+            Some(_) => Ok(Vec::new()),
+            None => Err(Refused::NothingPrepared(role)),
+        };
+    };
+    let mut authorities = vec![next];
+    if role == Role::Root {
+        authorities.extend(present.below(&next.name));
+    }
+    let is_fit = |one: &Generation| {
+        one.validity()
+            .is_some_and(|life| life.not_before <= now && now + MAX_TTL <= life.not_after)
+    };
+    match authorities.iter().find(|one| !is_fit(one)) {
+        Some(unfit) => Err(Refused::NotValid(unfit.name.clone())),
+        None => Ok(authorities),
+    }
 }
 
 fn retire(

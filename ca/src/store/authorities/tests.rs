@@ -376,3 +376,62 @@ async fn an_authority_with_the_key_of_one_that_counts_does_not_take_its_place() 
     assert!(present.root().is_some() && present.issuer().is_some());
     assert_eq!(store.bundle().await.unwrap().sequence(), 1);
 }
+
+#[tokio::test]
+async fn what_is_not_valid_yet_or_ends_within_a_day_is_not_activated_not_even_by_force() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Intermediate).await.unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    let forced = Terms {
+        force: true,
+        ..PATIENT
+    };
+    let now = SystemTime::now();
+    for wrong in [now - day, now + 365 * day] {
+        let store = ca.authority.store();
+        let refused = store.activate_authority(Role::Intermediate, forced, By::Operator, wrong);
+        let refused = refused.await.unwrap();
+        assert!(matches!(refused, Err(Refused::NotValid(_))), "{refused:?}");
+    }
+    ca.activate(Role::Intermediate).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_passphrase_seals_no_key_not_even_one_for_a_request() {
+    let mut ca = Ca::new(KeyProtection::Encrypted(passphrase()));
+    fs::remove_file(ca.dir.join("root.key")).unwrap();
+    ca.options.passphrase = Passphrase::new(b"wrong".to_vec()).ok();
+    let refused = ca.prepare(Role::Intermediate).await;
+    assert!(matches!(refused, Err(PrepareError::Key(_))), "{refused:?}");
+    assert!(
+        ca.authority
+            .store()
+            .generations()
+            .await
+            .unwrap()
+            .0
+            .is_empty()
+    );
+    ca.options.passphrase = Some(passphrase());
+    ca.prepare(Role::Intermediate).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_never_said_which_bundle_it_has_is_counted_beside_the_live() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.edit("INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq) VALUES ('a', 'spiffe://demo.test/a', 0, 99999999999, 0, x'00', 1)");
+    ca.edit(
+        "INSERT INTO descent (serial, lineage, predecessor, key_hash) VALUES ('a', 'l', NULL, 'k')",
+    );
+    let counted = || {
+        let database = ca.options.database_in(&ca.dir);
+        let status = rotation::status(&ca.dir, &database, SystemTime::now()).unwrap();
+        let said = status.to_string().contains("1 more that enrolled");
+        assert_eq!(said, status.silent == 1, "{status}");
+        (status.live_sidecars, status.silent)
+    };
+    assert_eq!(counted(), (0, 1));
+    let store = ca.authority.store();
+    store.acknowledge("a".to_owned(), 1).await.unwrap();
+    assert_eq!(counted(), (1, 0));
+}

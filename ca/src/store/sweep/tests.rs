@@ -250,3 +250,17 @@ async fn a_successor_is_remembered_for_as_long_as_what_it_succeeded_may_be_renew
     }
     assert_eq!(rows(&connection), 0);
 }
+
+#[tokio::test]
+async fn a_time_is_far_ahead_that_no_sweep_has_come_near() {
+    let (temporary, ca) = new_ca();
+    let now = SystemTime::now();
+    let (mut session, _connection) = open(&temporary);
+    session
+        .transaction(Access::Write, |transaction| {
+            crate::store::writer::clock::save(transaction, unix_seconds(now - HOUR))
+        })
+        .unwrap();
+    assert!(!ca.store().is_far_ahead(now).await.unwrap());
+    assert!(ca.store().is_far_ahead(now + 2 * HOUR).await.unwrap());
+}

@@ -6,7 +6,7 @@
 
 use crate::store::session::{Access, Session, Transaction};
 use crate::store::sql::{self, values};
-use crate::store::unix_seconds;
+use crate::store::{Store, StoreError, unix_seconds};
 use std::time::{Duration, SystemTime};
 
 #[cfg(test)]
@@ -34,10 +34,7 @@ pub(super) struct Clock {
 impl Clock {
     /// As the last process has left it; at the beginning of time when there was none.
     pub(super) fn open(session: &mut Session, ran: Duration) -> sql::Result<Self> {
-        let reached = session.transaction(Access::Read, |transaction| {
-            let sql = "SELECT version FROM change WHERE topic = 'swept'";
-            transaction.first(sql, &[])?.map_or(Ok(0), |row| row.get(0))
-        })?;
+        let reached = session.transaction(Access::Read, reached)?;
         Ok(Self {
             reached,
             at: ran,
@@ -79,6 +76,21 @@ impl Clock {
             (self.reached, self.at, self.doubted) = (says, ran, None);
         }
     }
+}
+
+impl Store {
+    /// Whether a time is too far ahead of what the sweep has reached to be true.
+    pub(crate) async fn is_far_ahead(&self, says: SystemTime) -> Result<bool, StoreError> {
+        let reached = self.writer.write(|batch| reached(batch)).await?;
+        let unsaved = seconds(AHEAD + SAVE);
+        Ok(unix_seconds(says) > reached.saturating_add(unsaved))
+    }
+}
+
+/// As it was last recorded; the beginning of time when it was not.
+fn reached(transaction: &mut Transaction<'_>) -> sql::Result<i64> {
+    let sql = "SELECT version FROM change WHERE topic = 'swept'";
+    transaction.first(sql, &[])?.map_or(Ok(0), |row| row.get(0))
 }
 
 /// Records the time that was reached. A row among the topics, where every version has room for it.
