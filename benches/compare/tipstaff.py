@@ -20,11 +20,12 @@ class Tipstaff(Pair):
     binary = ROOT / "target" / "dist" / "tipstaff"
     templates = "tipstaff"
     ca_host = "127.0.0.1"
+    serve_options = ()
 
     def start_authority(self):
         self.ca_port = free_port()
         self.authority = Authority(self.binary, self.folder / "ca")
-        serve = [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"{self.ca_host}:{self.ca_port}"]
+        serve = [self.binary, "ca", "serve", "--dir", self.authority.folder, "--listen", f"{self.ca_host}:{self.ca_port}", *self.serve_options]
         self.run("ca", serve, self.ca_port)
         self.policy = self.folder / "policy"
         self.policy.mkdir()
@@ -87,11 +88,15 @@ class Authority:
 
     def run(self, *arguments):
         """`tipstaff ca ARGUMENTS --dir FOLDER`: what it prints."""
-        command = [self.binary, "ca", *arguments, "--dir", self.folder]
-        done = subprocess.run(command, text=True, capture_output=True, check=False)
+        done = self.attempt(*arguments)
         if done.returncode != 0:
-            raise Failure(f"{' '.join(map(str, command))}: {done.stderr}")
+            raise Failure(f"{' '.join(map(str, done.args))}: {done.stderr}")
         return done.stdout
+
+    def attempt(self, *arguments):
+        """The same, which may fail."""
+        command = [self.binary, "ca", *arguments, "--dir", self.folder]
+        return subprocess.run(command, text=True, capture_output=True, check=False)
 
     def certificate(self, spiffe_id):
         name = self.folder.with_name(spiffe_id.rpartition("/")[2])

@@ -6,12 +6,15 @@ Sidecars, certificates, ports and /proc readings are those of ../compare.
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from machine import PAGE, Failure
 MIB = 1024 * 1024
 LARGE_BYTES = 16 * MIB
 CLIENTS = 16
+SIDES = ["inbound", "outbound"]
 # The attacker is a legitimate caller that turned: whatever it asks for below /attack/ is granted.
 ATTACKERS_GRANT = """apiVersion: tipstaff.dev/v1alpha1
 kind: Grant
@@ -121,6 +125,11 @@ class Load:
         self.popen.wait()
         self.popen.stdout.close()
 
+    def end(self):
+        """The result of the load so far, which is over."""
+        self.popen.send_signal(signal.SIGINT)
+        return self.result()
+
     def result(self):
         text, _ = self.popen.communicate()
         line = re.search(r"^RESULT (.*)$", text, re.MULTILINE)
@@ -128,6 +137,54 @@ class Load:
             raise Failure(f"wrk: {text}")
         sample = json.loads(line[1])
         return {**sample, "failures": sample["errors"], "how": sample["failures"]}
+
+
+class Beside:
+    """Calls `ask` at `rate` while the block runs; `counts` has what came of it, "" for all is well."""
+
+    def __init__(self, rate, ask):
+        self.rate, self.ask, self.counts, self.over = rate, ask, Counter(), threading.Event()
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+    def _run(self):
+        while not self.over.wait(1 / self.rate):
+            try:
+                self.counts[self.ask()] += 1
+            except OSError as error:
+                self.counts[type(error).__name__] += 1
+
+    @property
+    def asked(self):
+        return sum(self.counts.values())
+
+    @property
+    def failed(self):
+        return {how: count for how, count in self.counts.items() if how}
+
+
+def ask_alone(pair):
+    """One request on a connection of its own."""
+    with socket.create_connection(("127.0.0.1", pair.outbound_port), timeout=10) as connection:
+        connection.sendall(f"GET {ALLOWED} HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    return "" if answer.startswith(b"HTTP/1.1 200 ") and b'"app"}' in answer else str(answer[:40])
+
+
+def ask_ready(pair):
+    for side in SIDES:
+        try:
+            fetch(f"http://127.0.0.1:{pair.admin[side]}/ready")
+        except urllib.error.HTTPError as refused:
+            return f"{side} {refused.code}: {refused.read()[:200]}"
+    return ""
 
 
 @dataclass
