@@ -4,33 +4,37 @@
 //! program. Keys stay sealed inside, as they are in the directory; those in a token stay there. A database on
 //! PostgreSQL is not in it: it has backups of its own.
 
-use crate::authority::{InitError, in_new_directory};
+use crate::authority::{InitError, OpenError};
 use crate::directory::{self, DATABASE};
 use crate::keys::Passphrase;
 use crate::ledger;
-use crate::store::{self, Database, Restoration, StoreError};
-use age::{Opening, Sealing};
-use identity::TrustBundle;
+use crate::store::{self, Database, StoreError};
+use age::Sealing;
+use files::{read_all, small_files};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tar::{Archive, Builder, EntryType, Header};
-use zeroize::Zeroizing;
+use tar::{Builder, Header};
 
 mod age;
-mod restored;
+mod files;
+mod restore;
+mod revoked;
+mod unpack;
 
 #[cfg(test)]
 mod tests;
+
+pub use restore::{RestoreOptions, Restored, Settled, Source, restore, settle};
+pub(crate) use unpack::{Contents, check};
 
 /// The first file of a backup: what it is a backup of.
 const MANIFEST: &str = "backup.json";
 const FORMAT: u32 = 1;
 /// Keys, certificates and the like. The database is the one large file.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
-const MAX_FILES: usize = 256;
 
 /// What a backup says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +123,7 @@ fn write(
     {
         return Err(BackupError::Changed);
     }
-    let manifest = describe(snapshot)?;
+    let manifest = describe_as_is(snapshot)?;
     let out = File::options()
         .write(true)
         .open(file)
@@ -144,57 +148,6 @@ fn write(
     Ok(manifest)
 }
 
-/// The names of what belongs to the CA beside its database: neither locks nor what is being written.
-fn small_files(directory: &Path) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && is_ours(&name) && !name.starts_with(DATABASE) {
-            names.push(name);
-        }
-    }
-    names.sort();
-    Ok(names)
-}
-
-/// Whether a file of this name may be in a CA's directory and in a backup.
-fn is_ours(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
-    name == DATABASE
-        || [".pem", ".key", ".csr"]
-            .iter()
-            .any(|end| name.ends_with(end))
-            && !name.starts_with('.')
-            && name.len() <= 96
-            && name.bytes().all(plain)
-}
-
-/// Keys may be among them, in plaintext where that was asked for.
-type Files = Vec<(String, Zeroizing<Vec<u8>>)>;
-
-fn read_all(directory: &Path, names: &[String]) -> Result<Files, BackupError> {
-    let mut files = Vec::new();
-    for name in names {
-        let path = directory.join(name);
-        let mut bytes = Zeroizing::new(Vec::new());
-        let read = File::open(&path).and_then(|file| {
-            let length = file.metadata()?.len().min(MAX_FILE_BYTES) + 1;
-            // At once, as a vector that grows leaves copies behind.
-            bytes.reserve_exact(usize::try_from(length).unwrap_or(0));
-            file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)
-        });
-        match read {
-            Err(source) => return Err(BackupError::Io { path, source }),
-            Ok(length) if length as u64 > MAX_FILE_BYTES => {
-                return Err(BackupError::TooLarge(path));
-            }
-            Ok(_) => files.push((name.clone(), bytes)),
-        }
-    }
-    Ok(files)
-}
-
 fn append<W: Write>(
     archive: &mut Builder<W>,
     name: &str,
@@ -213,6 +166,24 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
+/// What the snapshot in `directory` is of, which stays as it is: the program of an earlier release, which made the database, has
+/// to be able to go back to it.
+fn describe_as_is(directory: &Path) -> Result<Manifest, BackupError> {
+    let database = Database::from(directory);
+    if !store::is_older(&database).map_err(BackupError::Store)? {
+        return describe(directory);
+    }
+    let copy = directory.join("copy");
+    directory::create(&copy).map_err(|source| BackupError::Io {
+        path: copy.clone(),
+        source,
+    })?;
+    store::snapshot(&database, &copy.join(DATABASE))
+        .and_then(|()| store::bring_up_to_date(&Database::from(&copy)))
+        .map_err(BackupError::Store)?;
+    describe(&copy)
+}
+
 /// What the snapshot in `directory` is of. Its audit chain has to hold.
 fn describe(directory: &Path) -> Result<Manifest, BackupError> {
     let database = Database::from(directory);
@@ -229,157 +200,6 @@ fn describe(directory: &Path) -> Result<Manifest, BackupError> {
         ledger_seq: head.seq,
         ledger_hash: report.head,
     })
-}
-
-/// How a CA is to go on from a backup.
-#[derive(Debug, Clone, Default)]
-pub struct RestoreOptions {
-    /// Where it is known what was revoked since: directories of the CA as it was, CRLs that it has signed (PEM or DER). A CRL
-    /// names certificates alone, not identities, lineages and authorities.
-    pub revocations: Vec<PathBuf>,
-    /// Gives up what was recorded since, so that what sidecars remember of it stops nothing.
-    pub accept_rollback: bool,
-}
-
-/// What was restored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Restored {
-    #[serde(flatten)]
-    pub manifest: Manifest,
-    /// Join tokens that are void: they were not used by then, and may have been since.
-    pub void_tokens: u64,
-    /// Revocations from after the backup.
-    pub revocations: u64,
-}
-
-/// Unpacks a backup into `directory`, which must not exist, once all of it has been read and its audit chain holds, and
-/// records that it was restored.
-///
-/// # Errors
-/// When the file is no backup, was changed or cut off, or its passphrase is another, or revocations cannot be read. Nothing is
-/// left then.
-pub fn restore(
-    file: &Path,
-    directory: &Path,
-    passphrase: &Passphrase,
-    options: &RestoreOptions,
-) -> Result<Restored, BackupError> {
-    let mut unpacked = None;
-    let made = in_new_directory(directory, |directory| {
-        let restored = unpack(file, directory, passphrase)
-            .and_then(|manifest| settle(directory, manifest, options));
-        unpacked = Some(restored);
-        match &unpacked {
-            Some(Ok(_)) => Ok(()),
-            _ => Err(InitError::Abandoned),
-        }
-    });
-    match (made, unpacked) {
-        (Ok(()), Some(Ok(restored))) => Ok(restored),
-        (_, Some(Err(error))) => Err(error),
-        (Err(error), _) => Err(BackupError::Directory(error)),
-        (Ok(()), None) => Err(BackupError::NotABackup),
-    }
-}
-
-/// In the directory that nobody serves from yet.
-fn settle(
-    directory: &Path,
-    manifest: Manifest,
-    options: &RestoreOptions,
-) -> Result<Restored, BackupError> {
-    let sources = options.revocations.iter();
-    let revoked = sources.map(|source| restored::revoked(source, directory));
-    let restoration = Restoration {
-        seq: manifest.ledger_seq,
-        revoked: revoked.collect::<Result<_, _>>()?,
-        accept_rollback: options.accept_rollback,
-    };
-    let database = Database::from(directory);
-    let settled =
-        store::settle(&database, &restoration, SystemTime::now()).map_err(BackupError::Store)?;
-    Ok(Restored {
-        manifest,
-        void_tokens: settled.tokens,
-        revocations: settled.revocations,
-    })
-}
-
-/// Reads a whole backup, and holds the CA in it against what it says of itself, in a directory that is thrown away. Gives the
-/// trust bundle in it, too.
-///
-/// # Errors
-/// As [`restore`].
-pub(crate) fn check(
-    file: &Path,
-    passphrase: &Passphrase,
-) -> Result<(Manifest, TrustBundle), BackupError> {
-    in_scratch(file, "drill", |scratch| {
-        let manifest = unpack(file, scratch, passphrase)?;
-        let settings = store::read_settings(&Database::from(scratch));
-        let (bundle, _) = settings.map_err(BackupError::Store)?;
-        Ok((manifest, bundle))
-    })
-}
-
-fn unpack(file: &Path, into: &Path, passphrase: &Passphrase) -> Result<Manifest, BackupError> {
-    let io = |source| BackupError::Io {
-        path: file.to_owned(),
-        source,
-    };
-    let source = File::open(file).map_err(io)?;
-    let opening = Opening::begin(source, passphrase).map_err(io)?;
-    let mut archive = Archive::new(opening);
-    let mut manifest: Option<Manifest> = None;
-    for (count, entry) in archive.entries().map_err(io)?.enumerate() {
-        let mut entry = entry.map_err(io)?;
-        let name = entry.path_bytes();
-        let name = std::str::from_utf8(&name).map_err(|_| BackupError::NotABackup)?;
-        let name = name.to_owned();
-        if entry.header().entry_type() != EntryType::Regular || count > MAX_FILES {
-            return Err(BackupError::NotABackup);
-        }
-        match &manifest {
-            None if name == MANIFEST => {
-                let mut text = Vec::new();
-                entry
-                    .take(MAX_FILE_BYTES)
-                    .read_to_end(&mut text)
-                    .map_err(io)?;
-                let read = serde_json::from_slice(&text).ok();
-                manifest = read.filter(|manifest: &Manifest| manifest.format == FORMAT);
-                if manifest.is_none() {
-                    return Err(BackupError::NotABackup);
-                }
-            }
-            Some(_) if is_ours(&name) => {
-                let path = into.join(&name);
-                directory::write_new(&path, b"").map_err(io)?;
-                let mut out = File::options().write(true).open(&path).map_err(io)?;
-                io::copy(&mut entry, &mut out)
-                    .and_then(|_| out.sync_all())
-                    .map_err(io)?;
-            }
-            _ => return Err(BackupError::NotABackup),
-        }
-    }
-    // What is behind the archive's end is padding; that the file ends here is authentic only once it was read.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(io)?;
-    let manifest = manifest.ok_or(BackupError::NotABackup)?;
-    let found = describe(into)?;
-    let of = |manifest: &Manifest| {
-        let Manifest {
-            trust_domain,
-            ledger_seq,
-            ledger_hash,
-            ..
-        } = manifest;
-        (trust_domain.clone(), *ledger_seq, ledger_hash.clone())
-    };
-    if of(&found) != of(&manifest) {
-        return Err(BackupError::NotABackup);
-    }
-    Ok(manifest)
 }
 
 /// Why there is no backup, or nothing was restored.
@@ -406,9 +226,13 @@ pub enum BackupError {
     #[error("expected a backup of a CA, found something else in the age file")]
     NotABackup,
     #[error(
-        "expected the directory of this CA or a CRL signed by an authority that is in the backup, found something else in {0}"
+        "expected the directory of this CA, or a CRL signed by an authority that it knew then and that is not revoked, found something else in {0}"
     )]
     Revocations(PathBuf),
+    #[error("expected revocations of this CA, found records of another")]
+    AnotherCa,
+    #[error("cannot read the CA's own certificate")]
+    Issuer(#[source] OpenError),
     #[error("cannot make the CA's directory")]
     Directory(#[source] InitError),
 }

@@ -2,7 +2,7 @@
 //! now, and whether key, database, disk and backup can be used.
 
 use crate::authority::{Forecast, forecast};
-use crate::backup::{self, Manifest};
+use crate::backup::{self, Contents, Manifest};
 use crate::causes::in_full;
 use crate::config::{MAX_TTL, OpenOptions};
 use crate::csr::KeyHash;
@@ -66,6 +66,8 @@ pub struct BackupFound {
     pub made_at: String,
     /// Audit records of the CA that are not in it.
     pub records_behind: i64,
+    /// Of which version its database is. A restore brings an older one up to date; of one that is too new nothing can be said.
+    pub database_version: u32,
 }
 
 /// A backup to try.
@@ -208,10 +210,15 @@ fn look_at_disk(report: &mut Report, directory: &Path) {
 }
 
 fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry<'_>) {
-    let (manifest, bundle) = match backup::check(backup.file, &backup.passphrase) {
+    let contents = match backup::check(backup.file, &backup.passphrase) {
         Ok(found) => found,
         Err(error) => return report.problem("backup", &error),
     };
+    let Contents {
+        manifest,
+        bundle,
+        database_version,
+    } = contents;
     let Manifest {
         trust_domain: backed_up,
         ledger_seq,
@@ -258,5 +265,6 @@ fn look_at_backup(report: &mut Report, database: &Database, backup: &BackupToTry
     report.backup = Some(BackupFound {
         made_at: rfc3339(i64::try_from(made_at).unwrap_or(i64::MAX)),
         records_behind: seq - ledger_seq,
+        database_version,
     });
 }

@@ -180,16 +180,25 @@ pub(crate) enum Event {
         hash: String,
         tokens: u64,
     },
-    /// The database was made from a backup with the records up to this one.
+    /// The database was made from a backup, or brought back by its server's means, with the records up to this one.
     Restored {
         seq: i64,
         /// Join tokens that were not used by then are void.
         tokens: u64,
         /// Revocations from after the backup that are in force again.
         revocations: u64,
+        /// Lineages that were frozen after it and are again.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        frozen: u64,
         /// Whether what came after was given up at once.
         accepted: bool,
     },
+}
+
+/// Records from before there was such a count stay as they are hashed.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl From<&Refusal> for Event {

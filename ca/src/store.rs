@@ -58,6 +58,8 @@ pub use postgres::{Postgres, PostgresError, ServerTrust};
 pub(crate) use restored::{Listed, Restoration, Revoked, settle};
 pub(crate) use rollback::Heard;
 pub use rollback::{NotLost, RolledBack};
+#[cfg(test)]
+pub(crate) use schema::{VERSION as NEWEST, older::set_back};
 pub use sql::DatabaseError;
 pub(crate) use sweep::GRACE as EXPIRED_ROWS_KEPT;
 
@@ -272,6 +274,25 @@ pub(crate) fn has_head(database: &Database, head: Head) -> Result<bool, StoreErr
     read(database, |transaction| {
         rollback::leads_to(transaction, &head)
     })
+}
+
+/// Whether a database is of an earlier release, which [`read`] and [`write`] refuse.
+pub(crate) fn is_older(database: &Database) -> Result<bool, StoreError> {
+    let found = database.on_own_thread(|| {
+        Session::connect(database, Access::Read)?.transaction(Access::Read, schema::is_older)
+    });
+    found?.map_err(StoreError::cannot_read)
+}
+
+/// Brings a database that nobody uses up to date, and gives the version that it was of.
+///
+/// # Errors
+/// When it is no CA's, or of a later release that says so.
+pub(crate) fn bring_up_to_date(database: &Database) -> Result<u32, StoreError> {
+    database.on_own_thread(|| {
+        let session = Session::connect(database, Access::Write);
+        schema::migrate(&mut session.map_err(StoreError::cannot_read)?)
+    })?
 }
 
 /// Waits for the turn to write, and does nothing with it.

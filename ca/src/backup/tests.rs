@@ -4,6 +4,7 @@ use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::csr::PublicKey;
 use identity::{SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
+use tar::EntryType;
 use tempfile::TempDir;
 
 pub(super) struct Ca {
@@ -36,6 +37,12 @@ impl Ca {
 
     pub(super) async fn issue(&self) -> String {
         issue(&self.authority).await
+    }
+
+    /// Changes the database behind the CA's back.
+    pub(super) fn edit(&self, sql: &str) {
+        let database = rusqlite::Connection::open(self.dir.join(DATABASE)).unwrap();
+        database.execute_batch(sql).unwrap();
     }
 
     pub(super) fn file(&self) -> PathBuf {
@@ -218,4 +225,102 @@ fn archives_that_lead_elsewhere_are_refused() {
             "{entries:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_backup_of_any_earlier_release_is_restored_and_brought_up_to_date() {
+    let Ca {
+        folder,
+        dir,
+        authority,
+    } = Ca::new();
+    let serial = issue(&authority).await;
+    let target = crate::revoke::Target::Serial(serial.clone());
+    let reason = crate::revoke::Reason::KeyCompromise;
+    let revoked = authority.store().revoke(target, reason, SystemTime::now());
+    revoked.await.unwrap().unwrap();
+    drop(authority);
+    let (present, database) = (fs::read(dir.join(DATABASE)).unwrap(), Database::from(&dir));
+    for version in 1..=store::NEWEST {
+        fs::write(dir.join(DATABASE), &present).unwrap();
+        store::set_back(&dir, version);
+        let at = |name: &str| folder.path().join(format!("{name}-{version}"));
+        let (file, place) = (at("backup"), at("restored"));
+        let manifest = backup(&dir, &database, &file, &passphrase()).unwrap();
+        assert_eq!(manifest.ledger_seq, 3, "{version}");
+        // What it was made of stays what it was, and so does what is in the backup.
+        assert_eq!(store::is_older(&database).unwrap(), version < store::NEWEST);
+        let contents = check(&file, &passphrase()).unwrap();
+        assert_eq!(contents.database_version, version);
+
+        let options = RestoreOptions {
+            // Nor does the directory have to be of this release.
+            revocations: vec![Source::Path(dir.clone())],
+            ..RestoreOptions::default()
+        };
+        let restored = restore(&file, &place, &passphrase(), &options).unwrap();
+        assert_eq!(restored.settled.revocations, 0, "{version}");
+        let authority = Authority::open(&place, &OpenOptions::default()).unwrap();
+        issue(&authority).await;
+        let database = Database::from(&place);
+        assert!(
+            crate::inspect::certificate(&database, &serial)
+                .unwrap()
+                .is_some()
+        );
+        let list = authority.store().revocations().await.unwrap();
+        assert_eq!(list.serials.contains(&serial), version >= 4, "{version}");
+        assert!(ledger::verify(&database).unwrap().is_intact(), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn a_backup_of_a_later_release_is_refused_unless_that_says_that_this_one_may_use_it() {
+    let ca = Ca::new();
+    let manifest = ca.backup().unwrap();
+    let place = ca.restore("as-it-is").unwrap();
+    for (oldest, usable) in [(store::NEWEST, true), (store::NEWEST + 1, false)] {
+        let later = ca.folder.path().join("later");
+        fs::create_dir(&later).unwrap();
+        for (name, bytes) in read_all(&place, &small_files(&place).unwrap()).unwrap() {
+            fs::write(later.join(name), bytes).unwrap();
+        }
+        store::snapshot(&Database::from(&ca.dir), &later.join(DATABASE)).unwrap();
+        let database = rusqlite::Connection::open(later.join(DATABASE)).unwrap();
+        let sql = "INSERT INTO schema_version (version, oldest) VALUES (?1, ?2)";
+        database.execute(sql, [store::NEWEST + 1, oldest]).unwrap();
+        drop(database);
+        fs::write(ca.file(), sealed(&manifest, &later)).unwrap();
+        let restored = ca.restore(if usable { "usable" } else { "unusable" });
+        match (usable, restored) {
+            (true, Ok(place)) => {
+                let authority = Authority::open(&place, &OpenOptions::default()).unwrap();
+                issue(&authority).await;
+            }
+            (false, Err(error)) => {
+                let said = crate::causes::in_full(&error);
+                let expected = format!("takes a program of version {oldest} or later");
+                assert!(said.contains(&expected), "{said}");
+                assert!(!ca.folder.path().join("unusable").exists());
+            }
+            (_, restored) => panic!("{oldest}: {restored:?}"),
+        }
+        fs::remove_dir_all(later).unwrap();
+    }
+}
+
+/// A backup with these files, whoever has made it.
+fn sealed(manifest: &Manifest, directory: &Path) -> Vec<u8> {
+    let mut archive = Builder::new(Sealing::begin(Vec::new(), &passphrase()).unwrap());
+    let mut add = |name: &str, bytes: &[u8]| {
+        append(&mut archive, name, bytes.len() as u64, bytes).unwrap();
+    };
+    add(MANIFEST, &serde_json::to_vec(manifest).unwrap());
+    for entry in fs::read_dir(directory).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if files::is_ours(&name) {
+            add(&name, &fs::read(directory.join(&name)).unwrap());
+        }
+    }
+    archive.into_inner().unwrap().finish().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What happens to a database that was made from a backup, before anybody serves from it.
+//! What happens to a database that was set back to an older state on purpose.
 
 use super::changes::{self, Topic};
 use super::rollback::{State, give_up, void_tokens};
@@ -17,6 +17,7 @@ pub(crate) struct Revoked {
     version: u64,
     certificates: Vec<Certificate>,
     barred: Vec<Barred>,
+    frozen: Vec<Frozen>,
 }
 
 #[derive(Debug)]
@@ -38,6 +39,16 @@ struct Barred {
     reason: String,
 }
 
+#[derive(Debug)]
+struct Frozen {
+    lineage: String,
+    spiffe_id: String,
+    serial: String,
+    successor: String,
+    key_hash: String,
+    frozen_at: i64,
+}
+
 /// A serial that a CRL names, when it was revoked (seconds since the Unix epoch), and why.
 pub(crate) type Listed = (String, i64, &'static str);
 
@@ -53,6 +64,10 @@ impl Revoked {
                 "SELECT kind, name, since, lifted_at, reason FROM barred",
                 &[],
             )?;
+            let frozen = transaction.query(
+                "SELECT lineage, spiffe_id, serial, successor, key_hash, frozen_at FROM frozen_lineage",
+                &[],
+            )?;
             Ok(Self {
                 version: changes::version(transaction, Topic::Revocations)?,
                 certificates: certificates
@@ -60,6 +75,7 @@ impl Revoked {
                     .map(Certificate::of)
                     .collect::<sql::Result<_>>()?,
                 barred: barred.iter().map(Barred::of).collect::<sql::Result<_>>()?,
+                frozen: frozen.iter().map(Frozen::of).collect::<sql::Result<_>>()?,
             })
         })
     }
@@ -81,20 +97,20 @@ impl Revoked {
         }
     }
 
-    /// Gives how many entries are new.
-    fn merge(&self, batch: &mut Batch<'_, '_>) -> sql::Result<u64> {
-        // Of two states of one CA the one with the later list knows what was lifted, too.
-        if self.version > 0 && self.version <= changes::version(batch, Topic::Revocations)? {
-            return Ok(0);
-        }
-        let mut added = 0;
+    /// Gives how many revocations and how many frozen lineages are new. It matters neither which of the two states is later nor
+    /// whether somebody has served from this one meanwhile: nothing that either has is taken back.
+    fn merge(&self, batch: &mut Batch<'_, '_>) -> sql::Result<(u64, u64)> {
+        let (mut revocations, mut frozen) = (0, 0);
         for certificate in &self.certificates {
-            added += certificate.insert(batch)?;
+            revocations += certificate.insert(batch)?;
         }
         for barred in &self.barred {
-            added += barred.insert(batch)?;
+            revocations += barred.insert(batch)?;
         }
-        Ok(added)
+        for lineage in &self.frozen {
+            frozen += lineage.insert(batch)?;
+        }
+        Ok((revocations, frozen))
     }
 }
 
@@ -140,13 +156,15 @@ impl Barred {
         })
     }
 
+    /// What was said of a name last counts; of both in one second, that it is barred.
     fn insert(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
         transaction.execute(
             "INSERT INTO barred (kind, name, since, lifted_at, reason) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (kind, name) DO UPDATE
              SET since = excluded.since, lifted_at = excluded.lifted_at, reason = excluded.reason
-             WHERE barred.since <> excluded.since
-                 OR coalesce(barred.lifted_at, 0) <> coalesce(excluded.lifted_at, 0)",
+             WHERE coalesce(excluded.lifted_at, excluded.since) > coalesce(barred.lifted_at, barred.since)
+                 OR (coalesce(excluded.lifted_at, excluded.since) = coalesce(barred.lifted_at, barred.since)
+                     AND excluded.lifted_at IS NULL AND barred.lifted_at IS NOT NULL)",
             values![
                 &self.kind,
                 &self.name,
@@ -158,9 +176,37 @@ impl Barred {
     }
 }
 
-/// How a database is to go on from a backup.
+impl Frozen {
+    fn of(row: &Row) -> sql::Result<Self> {
+        Ok(Self {
+            lineage: row.get(0)?,
+            spiffe_id: row.get(1)?,
+            serial: row.get(2)?,
+            successor: row.get(3)?,
+            key_hash: row.get(4)?,
+            frozen_at: row.get(5)?,
+        })
+    }
+
+    fn insert(&self, transaction: &mut Transaction<'_>) -> sql::Result<u64> {
+        transaction.execute(
+            "INSERT INTO frozen_lineage (lineage, spiffe_id, serial, successor, key_hash, frozen_at)
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (lineage) DO NOTHING",
+            values![
+                &self.lineage,
+                &self.spiffe_id,
+                &self.serial,
+                &self.successor,
+                &self.key_hash,
+                self.frozen_at
+            ],
+        )
+    }
+}
+
+/// How a database is to go on from an older state.
 pub(crate) struct Restoration {
-    /// The last record in the backup.
+    /// The last record of that state.
     pub(crate) seq: i64,
     pub(crate) revoked: Vec<Revoked>,
     /// Heads that were signed before count no more.
@@ -172,9 +218,10 @@ pub(crate) struct Restoration {
 pub(crate) struct Settled {
     pub(crate) tokens: u64,
     pub(crate) revocations: u64,
+    pub(crate) frozen: u64,
 }
 
-/// Takes what was revoked since into the list, whose version is then later than any before; voids join tokens that were not
+/// Takes what was revoked since into the list, whose version is then later than any before, and what was frozen; voids join tokens that were not
 /// used by then, as they may have been since; audited.
 ///
 /// # Errors
@@ -187,9 +234,11 @@ pub(crate) fn settle(
     write(database, |transaction| {
         let mut batch = Batch::begin(transaction, 0)?;
         let batch = &mut batch;
-        let (mut revocations, mut version) = (0, 0);
+        let (mut revocations, mut frozen, mut version) = (0, 0, 0);
         for revoked in &restoration.revoked {
-            revocations += revoked.merge(batch)?;
+            let merged = revoked.merge(batch)?;
+            revocations += merged.0;
+            frozen += merged.1;
             version = version.max(revoked.version);
         }
         if revocations > 0 {
@@ -199,6 +248,7 @@ pub(crate) fn settle(
         let settled = Settled {
             tokens: void_tokens(batch, now)?,
             revocations,
+            frozen,
         };
         if restoration.accept_rollback {
             let state = State::read(batch)?;
@@ -210,6 +260,7 @@ pub(crate) fn settle(
                 seq: restoration.seq,
                 tokens: settled.tokens,
                 revocations,
+                frozen,
                 accepted: restoration.accept_rollback,
             },
         )?;

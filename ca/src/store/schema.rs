@@ -9,6 +9,9 @@ use super::StoreError;
 use super::session::{Access, Session, Transaction};
 use super::sql::{self, DatabaseError, values};
 
+#[cfg(test)]
+pub(super) mod older;
+
 struct Migration {
     sql: &'static str,
     /// The version of the oldest program that can work with the database after this.
@@ -59,7 +62,7 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The version that this program was written for.
-pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// One row a migration.
 const VERSION_TABLE: &str = "CREATE TABLE schema_version (
@@ -73,16 +76,17 @@ pub(super) fn create(transaction: &mut Transaction<'_>) -> sql::Result<()> {
     apply(transaction, 0)
 }
 
-/// Brings an older database up to date, in one transaction. A newer one is left alone if this program may use it.
-pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
+/// Brings an older database up to date, in one transaction. A newer one is left alone if this program may use it. Gives the
+/// version that it was of.
+pub(super) fn migrate(session: &mut Session) -> Result<u32, StoreError> {
     session
         .transaction(Access::Write, |transaction| {
             let found = Found::read(transaction)?;
-            if found.version > 0 && found.version < VERSION {
+            if found.is_older() {
                 apply(transaction, found.version)?;
-                return Ok(Ok(()));
+                return Ok(Ok(found.version));
             }
-            Ok(found.check())
+            Ok(found.check().map(|()| found.version))
         })
         .map_err(StoreError::cannot_record)?
 }
@@ -102,6 +106,11 @@ pub(super) fn require(transaction: &mut Transaction<'_>) -> sql::Result<()> {
 /// Whether a reader may use the database as it is.
 pub(super) fn check(transaction: &mut Transaction<'_>) -> sql::Result<Result<(), StoreError>> {
     Found::read(transaction).map(|found| found.check())
+}
+
+/// Whether a database of ours is from before this program.
+pub(super) fn is_older(transaction: &mut Transaction<'_>) -> sql::Result<bool> {
+    Found::read(transaction).map(Found::is_older)
 }
 
 fn apply(transaction: &mut Transaction<'_>, from: u32) -> sql::Result<()> {
@@ -143,6 +152,10 @@ impl Found {
             version: row.get(0)?,
             oldest: row.get(1)?,
         })
+    }
+
+    fn is_older(self) -> bool {
+        self.version > 0 && self.version < VERSION
     }
 
     fn check(self) -> Result<(), StoreError> {

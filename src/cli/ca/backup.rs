@@ -28,16 +28,21 @@ pub(crate) struct CaBackupArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CaRestoreArgs {
-    /// The CA whose directory is to be made; it must not exist.
+    /// The CA whose directory is to be made; it must not exist. One that is there, if its records are on PostgreSQL.
     #[command(flatten)]
     pub(crate) dir: CaDirArgs,
-    /// The backup.
+    /// The backup. Not for a CA whose records are on PostgreSQL: bring those back by its own means first; this settles how the
+    /// CA goes on from them.
     #[arg(long, value_name = "FILE")]
-    pub(crate) from: PathBuf,
+    pub(crate) from: Option<PathBuf>,
     /// Where it is known what was revoked after the backup: the CA's directory as it was, moved aside, or a CRL that it has
     /// signed, which names certificates alone. May be given several times.
     #[arg(long, value_name = "PATH")]
     pub(crate) revocations: Vec<PathBuf>,
+    /// The same by a configuration of the CA (YAML) whose store is the records as they were, such as the database on PostgreSQL
+    /// under another name. May be given several times.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) revocations_config: Vec<PathBuf>,
     /// Give up what was recorded after the backup. Without it the CA issues until the first sidecar shows that something was
     /// lost, and then nothing until `ca serve --accept-rollback SEQ`.
     #[arg(long)]

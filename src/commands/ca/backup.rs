@@ -5,9 +5,9 @@ use super::{configured, database, print_fields};
 use crate::cli::Output;
 use crate::cli::ca::backup::{BackupSecretArgs, CaBackupArgs, CaRestoreArgs};
 use crate::commands::print_json;
-use crate::config::ca::{SecretSource, Store};
+use crate::config::ca::{CaConfig, SecretSource, Store};
 use anyhow::{Context, bail};
-use ca::backup::RestoreOptions;
+use ca::backup::{RestoreOptions, Settled, Source};
 use ca::keys::Passphrase;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -28,24 +28,47 @@ pub(super) fn backup(arguments: &CaBackupArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn restore(arguments: &CaRestoreArgs) -> anyhow::Result<ExitCode> {
     let config = configured(&arguments.dir)?;
-    if !matches!(config.store, Store::Sqlite) {
-        bail!(
-            "expected a CA whose records are in its directory: PostgreSQL has backups of its own"
-        );
+    let options = restore_options(arguments)?;
+    match (&config.store, &arguments.from) {
+        (Store::Sqlite, Some(file)) => {
+            let passphrase = passphrase(&arguments.secret)?;
+            let restored = ca::backup::restore(file, &config.dir, &passphrase, &options)?;
+            eprintln!("restored {}", config.dir.display());
+            say(&restored.settled);
+            describe(&restored, arguments.output.output)
+        }
+        (Store::Postgres(_), None) => {
+            let settled = ca::backup::settle(&config.dir, &database::of(&config)?, &options)?;
+            say(&settled);
+            describe(&settled, arguments.output.output)
+        }
+        (Store::Sqlite, None) => bail!("expected --from with the backup to restore"),
+        (Store::Postgres(_), Some(_)) => bail!(
+            "expected no --from for a CA whose records are on PostgreSQL: bring them back by its own means (pg_restore, a base backup), and then run this without"
+        ),
     }
-    let passphrase = passphrase(&arguments.secret)?;
-    let options = RestoreOptions {
-        revocations: arguments.revocations.clone(),
+}
+
+fn restore_options(arguments: &CaRestoreArgs) -> anyhow::Result<RestoreOptions> {
+    let paths = arguments.revocations.iter().cloned().map(Source::Path);
+    let records = arguments.revocations_config.iter().map(|file| {
+        let config = CaConfig::load(file)?;
+        Ok(Source::Records(database::of(&config)?))
+    });
+    Ok(RestoreOptions {
+        revocations: paths
+            .map(Ok)
+            .chain(records)
+            .collect::<anyhow::Result<_>>()?,
         accept_rollback: arguments.accept_rollback,
-    };
-    let restored = ca::backup::restore(&arguments.from, &config.dir, &passphrase, &options)?;
+    })
+}
+
+fn say(settled: &Settled) {
     eprintln!(
-        "restored {}; of what came after audit record {}, {} revocations are in it, and nothing else; join tokens that were not used by then are void",
-        config.dir.display(),
-        restored.manifest.ledger_seq,
-        restored.revocations
+        "of what came after audit record {}, {} revocations and {} frozen lineages are in it, and nothing else; join tokens that were not used by then are void",
+        settled.ended_at, settled.revocations, settled.frozen_lineages
     );
-    describe(&restored, arguments.output.output)
 }
 
 pub(super) fn passphrase(arguments: &BackupSecretArgs) -> anyhow::Result<Passphrase> {

@@ -58,8 +58,8 @@ fn print_text(report: &Report) -> anyhow::Result<()> {
     }
     if let Some(backup) = &report.backup {
         print(format_args!(
-            "backup                    of {}, {} records behind\n",
-            backup.made_at, backup.records_behind
+            "backup                    of {}, {} records behind, database of version {}\n",
+            backup.made_at, backup.records_behind, backup.database_version
         ))?;
     }
     for problem in &report.problems {
