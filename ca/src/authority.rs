@@ -19,6 +19,7 @@ mod error;
 mod external;
 mod follow;
 mod health;
+mod init;
 mod order;
 mod sign;
 mod signers;
@@ -29,13 +30,15 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use directory::{ISSUING, ROOT, in_new_directory, read_certificate};
-pub use directory::{InitError, OpenError, init};
+pub use directory::OpenError;
+pub(crate) use directory::{ISSUING, ROOT, read_certificate};
 pub use error::{IssueError, PublishError};
 pub use external::{FinishError, ForecastError, finish, request_intermediate};
 pub(crate) use external::{Forecast, Signed, forecast};
 pub use follow::CrlError;
 pub use health::Fault;
+pub(crate) use init::in_new_directory;
+pub use init::{InitError, init};
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
 use sign::check;
 pub(crate) use signers::Issuing;

@@ -1,9 +1,9 @@
 //! A CA whose root is somewhere else: [`request_intermediate`] makes the issuing key and asks for its certificate,
 //! [`finish`] takes the signed chain back and holds it against everything that will be asked of it.
 
-use super::directory::{
-    InitError, OpenError, establish, in_new_directory, new_database, new_intermediate_key, read,
-    read_key, write_files,
+use super::directory::{OpenError, read, read_key};
+use super::init::{
+    InitError, establish, in_new_directory, new_database, new_intermediate_key, write_files,
 };
 use super::{IssueError, Request, Requester, check};
 use crate::config::{InitOptions, MAX_TTL, OpenOptions};

@@ -1,8 +1,9 @@
 //! A CA on PostgreSQL whose `init` was cut off when the database was there and the directory was not.
 
-use super::postgres::Postgres;
-use crate::harness::{path, tipstaff, tipstaff_ok};
+use super::postgres::{Postgres, psql_command};
+use crate::harness::{path, tipstaff, tipstaff_ok, wait_for};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use tempfile::TempDir;
 
 /// A CA whose directory is about to be made by `init`, with its records in `database`.
@@ -52,6 +53,48 @@ fn an_init_that_was_cut_off_after_the_database_was_made_says_how_to_complete_it(
         said.contains("a database without a CA") && !said.contains("rename"),
         "{said}"
     );
+}
+
+/// The database has the CA by then, so its keys must not go with the directory that they were made in.
+#[test]
+fn an_init_whose_directory_was_taken_meanwhile_keeps_its_keys_and_says_where() {
+    let (database, folder) = (Postgres::start(), TempDir::new().expect("a folder"));
+    let (config, dir) = unmade(&database, &folder);
+    // As those who write lock one another out.
+    let hold = "select pg_advisory_lock(8388359422130349670); select pg_sleep(60)";
+    let (host, port) = (database.address.ip().to_string(), database.address.port());
+    let mut holder = psql_command(&host, port, 60, &["-c", hold]);
+    // It is cut off in the end, and would say so.
+    let mut holder = holder.stderr(Stdio::null()).spawn().expect("psql");
+    let locks = |granted: bool| {
+        let locks =
+            format!("select pid from pg_locks where locktype = 'advisory' and granted = {granted}");
+        let pid = database.ask(&locks);
+        (!pid.is_empty()).then(|| pid.trim().to_owned())
+    };
+    let holds = wait_for("the lock", || locks(true));
+    let init = ["ca", "init", "--config", &config];
+    let init = [&init[..], &["--trust-domain", "test.example"]].concat();
+    let said = std::thread::scope(|scope| {
+        let begun = scope.spawn(|| tipstaff(&init));
+        wait_for("the database to be waited for", || locks(false));
+        std::fs::create_dir_all(dir.join("in the way")).expect("a folder");
+        database.ask(&format!("select pg_terminate_backend({holds})"));
+        let done = begun.join().expect("it ends");
+        assert!(!done.status.success(), "{done:?}");
+        String::from_utf8(done.stderr).expect("text")
+    });
+    holder.wait().expect("it ends");
+    let beside = std::fs::read_dir(folder.path()).expect("a folder");
+    let mut beside = beside.map(|entry| entry.expect("an entry").path());
+    let left = beside.find(|found| path(found).contains("ca.new-"));
+    let left = left.expect("the directory that was made");
+    let advice = format!("rename {} to {}", left.display(), dir.display());
+    assert!(said.contains(&advice), "{said}");
+    std::fs::remove_dir_all(&dir).expect("a folder");
+    std::fs::rename(&left, &dir).expect("a rename");
+    tipstaff_ok(&["ca", "audit", "verify", "--config", &config]);
+    tipstaff_ok(&["ca", "drill", "--config", &config]);
 }
 
 #[test]
