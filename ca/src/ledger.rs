@@ -247,7 +247,7 @@ impl Head {
         let time_ms = unix_ms(now);
         let event = serde_json::to_string(event).expect("an event is strings and numbers");
         let hash = record_hash(seq, time_ms, &self.hash, &event);
-        transaction.execute(
+        transaction.write(
             "INSERT INTO audit (seq, time_ms, event, previous, hash) VALUES ($1, $2, $3, $4, $5)",
             values![seq, time_ms, &event, &self.hash, &hash],
         )?;

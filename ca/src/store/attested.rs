@@ -90,8 +90,8 @@ impl CertificateRecord {
         batch: &mut Batch<'_, '_>,
         predecessor: &str,
         entry: Option<&String>,
-    ) -> sql::Result<u64> {
-        batch.execute(
+    ) -> sql::Result<()> {
+        batch.write(
             "INSERT INTO attested (serial, attestor, entry)
              SELECT $1, attestor, coalesce($2, entry) FROM attested WHERE serial = $3",
             values![&self.leaf.serial, entry, predecessor],
@@ -101,28 +101,27 @@ impl CertificateRecord {
     /// Follows the certificate's own row. A renewal stands on the word that its predecessor stood on.
     pub(super) fn insert_attested(&self, batch: &mut Batch<'_, '_>) -> sql::Result<()> {
         match &self.requester {
-            Requester::Attested(attested) => batch.execute(
+            Requester::Attested(attested) => batch.write(
                 "INSERT INTO attested (serial, attestor, entry) VALUES ($1, $2, $3)",
                 values![
                     &self.leaf.serial,
                     &attested.attestor,
                     attested.entry.as_ref()
                 ],
-            )?,
+            ),
             Requester::Svid { serial, attested } => {
                 let entry = attested
                     .as_ref()
                     .and_then(|attested| attested.entry.as_ref());
-                self.inherit_word(batch, serial, entry)?
+                self.inherit_word(batch, serial, entry)
             }
             // Nobody has vouched for the holder this time: until somebody does, no entry lets it be recovered again.
-            Requester::Expired { serial } => batch.execute(
+            Requester::Expired { serial } => batch.write(
                 "INSERT INTO attested (serial, attestor)
                  SELECT $1, attestor FROM attested WHERE serial = $2",
                 values![&self.leaf.serial, serial],
-            )?,
-            Requester::Enrolment(_) | Requester::Operator | Requester::Ca => 0,
-        };
-        Ok(())
+            ),
+            Requester::Enrolment(_) | Requester::Operator | Requester::Ca => Ok(()),
+        }
     }
 }

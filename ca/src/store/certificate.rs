@@ -76,7 +76,7 @@ impl CertificateRecord {
                 dns_names: self.dns_names.clone(),
             },
         )?;
-        batch.execute(
+        batch.write(
             "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq, issuer)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             values![

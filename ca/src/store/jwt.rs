@@ -1,7 +1,7 @@
 //! Tokens: their records, and the keys that vouch for them.
 
 use super::changes::Topic;
-use super::lineage::{is_frozen, lineage_of};
+use super::lineage::lineage_of;
 use super::revocation;
 use super::session::Transaction;
 use super::sql::{self, values};
@@ -43,9 +43,6 @@ impl Store {
             let (serial, id) = (Some(token.serial.as_str()), &token.spiffe_id);
             if let Some(refused) = revocation::bar(batch, serial, id, &lineage)? {
                 return Ok(Err(refused));
-            }
-            if is_frozen(batch, &lineage)? {
-                return Ok(Err(LineageError::Frozen { lineage }));
             }
             batch.audit(
                 now,

@@ -91,9 +91,6 @@ impl CertificateRecord {
         if let Some(refused) = revocation::bar(batch, asking, &self.leaf.id, &lineage)? {
             return Ok(Err(refused));
         }
-        if is_frozen(batch, &lineage)? {
-            return Ok(Err(LineageError::Frozen { lineage }));
-        }
         if let Some(serial) = predecessor {
             if let Some((successor, key)) = successor_of(batch, serial)?
                 && key != self.key.to_string()
@@ -150,7 +147,7 @@ impl CertificateRecord {
         batch: &mut Batch<'_, '_>,
         descent: &Descent,
     ) -> sql::Result<()> {
-        batch.execute(
+        batch.write(
             "INSERT INTO descent (serial, lineage, predecessor, key_hash, acknowledged) VALUES ($1, $2, $3, $4,
                  coalesce((SELECT acknowledged FROM descent AS before WHERE before.serial = $3), 0))",
             values![
@@ -159,8 +156,7 @@ impl CertificateRecord {
                 descent.predecessor.as_ref(),
                 &self.key.to_string()
             ],
-        )?;
-        Ok(())
+        )
     }
 
     fn freeze(
@@ -207,14 +203,6 @@ pub(super) fn lineage_of(
     )?;
     row.map(|row| row.get::<String>(0).map(LineageName::new))
         .transpose()
-}
-
-pub(super) fn is_frozen(batch: &mut Batch<'_, '_>, lineage: &LineageName) -> sql::Result<bool> {
-    let row = batch.first(
-        "SELECT 1 FROM frozen_lineage WHERE lineage = $1",
-        values![lineage.as_str()],
-    )?;
-    Ok(row.is_some())
 }
 
 /// The serial and key of what was issued after `serial`. There may be several, all for the same key.

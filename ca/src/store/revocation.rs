@@ -284,35 +284,36 @@ fn add_barred(list: &mut Revocations, row: &Row) -> sql::Result<()> {
     Ok(())
 }
 
-/// Why nothing is issued to an identity, to a lineage, or for the certificate that asks.
+/// Why nothing is issued to an identity, to a lineage, or for the certificate that asks. One statement, as each certificate
+/// asks it.
 pub(super) fn bar(
     batch: &mut Batch<'_, '_>,
     serial: Option<&str>,
     id: &SpiffeId,
     lineage: &LineageName,
 ) -> sql::Result<Option<LineageError>> {
-    let revoked = |target: Target| LineageError::Revoked { target };
-    if let Some(serial) = serial
-        && batch
-            .first(
-                "SELECT 1 FROM revocation WHERE serial = $1",
-                values![serial],
-            )?
-            .is_some()
-    {
-        return Ok(Some(revoked(Target::Serial(serial.to_owned()))));
-    }
-    for target in [
-        Target::Identity(id.clone()),
-        Target::Lineage(lineage.clone()),
-    ] {
-        let found = batch.first(
-            "SELECT 1 FROM barred WHERE kind = $1 AND name = $2 AND lifted_at IS NULL",
-            values![target.kind(), &target.name()],
-        )?;
-        if found.is_some() {
-            return Ok(Some(revoked(target)));
+    let found = batch.first(
+        "SELECT 1 FROM revocation WHERE serial = $1
+         UNION ALL
+         SELECT 2 FROM barred WHERE kind = 'identity' AND name = $2 AND lifted_at IS NULL
+         UNION ALL
+         SELECT 3 FROM barred WHERE kind = 'lineage' AND name = $3 AND lifted_at IS NULL
+         UNION ALL
+         SELECT 4 FROM frozen_lineage WHERE lineage = $3
+         ORDER BY 1 LIMIT 1",
+        values![serial, id.as_str(), lineage.as_str()],
+    )?;
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    let target = match found.get::<i64>(0)? {
+        1 => Target::Serial(serial.unwrap_or_default().to_owned()),
+        2 => Target::Identity(id.clone()),
+        3 => Target::Lineage(lineage.clone()),
+        _ => {
+            let lineage = lineage.clone();
+            return Ok(Some(LineageError::Frozen { lineage }));
         }
-    }
-    Ok(None)
+    };
+    Ok(Some(LineageError::Revoked { target }))
 }

@@ -51,19 +51,26 @@ impl Session {
             Self::Postgres(session) => session.begin(access)?,
         }
         let done = work(&mut Transaction { session: self });
-        let done = done.and_then(|value| self.end("COMMIT").map(|()| value));
+        let done = done.and_then(|value| self.commit().map(|()| value));
         if done.is_err() {
             // SQLite has rolled back by itself after some errors, and a lost connection to PostgreSQL ends what was
             // begun on it; both then say so.
-            let _ = self.end("ROLLBACK");
+            let _ = self.roll_back();
         }
         done
     }
 
-    fn end(&mut self, sql: &'static str) -> Result<()> {
+    fn commit(&mut self) -> Result<()> {
         match self {
-            Self::Sqlite(connection) => Ok(connection.execute_batch(sql)?),
-            Self::Postgres(session) => session.end(sql),
+            Self::Sqlite(connection) => Ok(connection.execute_batch("COMMIT")?),
+            Self::Postgres(session) => session.commit(),
+        }
+    }
+
+    fn roll_back(&mut self) -> Result<()> {
+        match self {
+            Self::Sqlite(connection) => Ok(connection.execute_batch("ROLLBACK")?),
+            Self::Postgres(session) => session.roll_back(),
         }
     }
 }
@@ -80,6 +87,15 @@ impl Transaction<'_> {
         match &mut *self.session {
             Session::Sqlite(connection) => sqlite::execute(connection, sql, values),
             Session::Postgres(session) => session.execute(sql, values),
+        }
+    }
+
+    /// Runs a statement of which nothing is asked but that it succeeds. On PostgreSQL it leaves with the next statement
+    /// that is waited for, and what went wrong with it is that one's error, at the latest the commit's.
+    pub(crate) fn write(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<()> {
+        match &mut *self.session {
+            Session::Sqlite(connection) => sqlite::execute(connection, sql, values).map(drop),
+            Session::Postgres(session) => session.write(sql, values),
         }
     }
 

@@ -215,6 +215,48 @@ fn serials_lineages_and_what_is_lifted_are_told_apart_as_on_sqlite() {
     });
 }
 
+/// What is only written leaves with a later statement, in the end with the commit, which the server answers as if all were well
+/// when something before it has failed.
+#[test]
+fn nobody_has_a_certificate_of_which_the_database_refused_a_part() {
+    let ca = Replicas::start();
+    // Counts on although what it was counted for is rolled back.
+    ca.server.ask(
+        "create sequence turn;
+         create function refuse() returns trigger language plpgsql as $$ begin
+             if nextval('turn') % 5 = 0 then raise exception 'not this one'; end if;
+             return new;
+         end $$;
+         create trigger refuse before insert on descent for each row execute function refuse()",
+    );
+    let (mut given, mut refused) = (BTreeSet::new(), 0);
+    ca.runtime.block_on(async {
+        for round in 0..4 * ROUNDS {
+            let answers = match round % 2 {
+                0 => vec![ca.replicas[0].issue(request(Requester::Operator)).await],
+                _ => ca.ask_all(|_| Requester::Operator).await,
+            };
+            for answer in answers {
+                match answer {
+                    Ok(issued) => assert!(given.insert(issued.serial)),
+                    Err(IssueError::Record(_)) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+    });
+    assert!(refused > 0 && !given.is_empty(), "{refused} {given:?}");
+    let recorded = ca.server.ask("select serial from certificate");
+    let recorded: BTreeSet<_> = recorded.lines().map(str::to_owned).collect();
+    assert_eq!(given, recorded);
+    let report = ca::ledger::verify(&ca.database).expect("a report");
+    assert!(report.is_intact(), "{report}");
+    assert_eq!(
+        ca.server.ask("select count(*) from audit").trim(),
+        (1 + given.len()).to_string()
+    );
+}
+
 /// What was revoked meanwhile would be unknown to it.
 #[test]
 fn a_replica_that_hears_nothing_from_its_database_is_not_ready_until_it_does_again() {

@@ -4,8 +4,11 @@ use super::Postgres;
 use crate::store::session::Access;
 use crate::store::sql::{DatabaseError, Result, Row, Value};
 use bytes::BytesMut;
+use futures_util::future::maybe_done;
+use futures_util::poll;
 use std::collections::HashMap;
 use std::error::Error;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
@@ -15,6 +18,8 @@ use tokio_postgres::{Client, Statement};
 
 /// For one statement with its way there and back. The server ends it earlier.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How many statements leave together at most, so that the deadline is one for a few.
+const MAX_AHEAD: usize = 64;
 /// Between attempts to connect, doubled up to the second.
 const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 
@@ -45,6 +50,8 @@ pub(crate) struct Session {
 struct Link {
     client: Client,
     statements: HashMap<&'static str, Statement>,
+    /// Leave with the next statement, in their order.
+    ahead: Vec<(Statement, Vec<Value<'static>>)>,
     /// Ends with the connection.
     driver: JoinHandle<()>,
 }
@@ -79,19 +86,45 @@ impl Session {
         begun
     }
 
-    /// Ends the transaction, whose connection must not be replaced by another: one that was lost has ended it.
-    pub(in crate::store) fn end(&mut self, sql: &'static str) -> Result<()> {
+    /// Ends the transaction, whose connection must not be replaced by another: one that was lost has ended it. The server
+    /// answers a commit after a failed statement as if all were well, and rolls back; that statement's error counts.
+    pub(in crate::store) fn commit(&mut self) -> Result<()> {
         match self.link {
-            Some(_) => self.run_script(sql),
+            Some(_) => self.run_script("COMMIT"),
             None => Err(DatabaseError::Away),
         }
     }
 
+    pub(in crate::store) fn roll_back(&mut self) -> Result<()> {
+        let link = self.link.as_mut().ok_or(DatabaseError::Away)?;
+        link.ahead.clear();
+        self.run_script("ROLLBACK")
+    }
+
     pub(in crate::store) fn run_script(&mut self, sql: &str) -> Result<()> {
         let (runtime, link) = self.link()?;
-        let done = link.client.batch_execute(sql);
+        let ahead = std::mem::take(&mut link.ahead);
+        let done = after(ahead, &link.client, link.client.batch_execute(sql));
         let done = runtime.block_on(within_deadline(done));
         self.keep_if_usable(done)
+    }
+
+    /// Has a statement leave with the next one that is waited for, and ahead of it: one way there and back for both.
+    pub(in crate::store) fn write(
+        &mut self,
+        sql: &'static str,
+        values: &[Value<'_>],
+    ) -> Result<()> {
+        let (runtime, link) = self.link()?;
+        let prepared = runtime.block_on(within_deadline(link.prepare(sql)));
+        let statement = self.keep_if_usable(prepared)?;
+        let (_, link) = self.link()?;
+        let values = values.iter().map(Value::to_owned).collect();
+        link.ahead.push((statement, values));
+        match link.ahead.len() < MAX_AHEAD {
+            true => Ok(()),
+            false => self.run_script(""),
+        }
     }
 
     pub(in crate::store) fn execute(
@@ -102,7 +135,10 @@ impl Session {
         let (runtime, link) = self.link()?;
         let done = runtime.block_on(within_deadline(async {
             let statement = link.prepare(sql).await?;
-            link.client.execute(&statement, &parameters(values)).await
+            let ahead = std::mem::take(&mut link.ahead);
+            let values = parameters(values);
+            let done = link.client.execute(&statement, &values);
+            after(ahead, &link.client, done).await
         }));
         self.keep_if_usable(done)
     }
@@ -115,7 +151,10 @@ impl Session {
         let (runtime, link) = self.link()?;
         let found = runtime.block_on(within_deadline(async {
             let statement = link.prepare(sql).await?;
-            link.client.query(&statement, &parameters(values)).await
+            let ahead = std::mem::take(&mut link.ahead);
+            let values = parameters(values);
+            let found = link.client.query(&statement, &values);
+            after(ahead, &link.client, found).await
         }));
         let rows = self.keep_if_usable(found)?;
         rows.iter()
@@ -185,6 +224,7 @@ impl Link {
         let link = Self {
             client,
             statements: HashMap::new(),
+            ahead: Vec::new(),
             driver,
         };
         link.client.batch_execute(SETTINGS).await?;
@@ -208,6 +248,34 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").finish_non_exhaustive()
     }
+}
+
+/// Sends what goes ahead and then `last`, and waits for all of it. The first error counts: what comes after it in a
+/// transaction fails for it.
+async fn after<T>(
+    ahead: Vec<(Statement, Vec<Value<'static>>)>,
+    client: &Client,
+    last: impl Future<Output = std::result::Result<T, tokio_postgres::Error>>,
+) -> std::result::Result<T, tokio_postgres::Error> {
+    let mut answers: Vec<_> = ahead
+        .iter()
+        .map(|(statement, values)| {
+            let done = async move { client.execute(statement, &parameters(values)).await };
+            Box::pin(maybe_done(done))
+        })
+        .collect();
+    for answer in &mut answers {
+        // The first poll sends.
+        let _ = poll!(answer);
+    }
+    let mut last = pin!(maybe_done(last));
+    let _ = poll!(last.as_mut());
+    for mut answer in answers {
+        answer.as_mut().await;
+        answer.as_mut().take_output().transpose()?;
+    }
+    last.as_mut().await;
+    last.take_output().expect("it was waited for just now")
 }
 
 async fn within_deadline<T>(
