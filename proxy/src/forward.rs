@@ -1,6 +1,7 @@
 //! Sends a request that may go on, and fits the response to the hop back. Inbound it takes a [`Permit`]: forwarding
 //! what nobody allowed does not compile.
 
+mod asking;
 mod hop;
 
 use crate::authorize::{Asked, Permit, Rulebook};
@@ -10,12 +11,11 @@ use crate::error::{ConnectError, Failure};
 use crate::exchange::Exchange;
 use crate::h1::client::Connection;
 use crate::h1::head::Framing;
-use crate::h1::spare;
 use crate::h1::wire::Wire;
 use crate::hops::{self, HOPS, Hops};
 use crate::metrics::Metrics;
 use crate::normalize::{Normal, Rejection, remove_overrides};
-use crate::outbound::{Attempt, Route};
+use crate::outbound::Route;
 use crate::peer::Who;
 use crate::relay::{Passage, Relay};
 use crate::respond::REJECTED;
@@ -25,6 +25,7 @@ use crate::upstream::http1::Pool;
 use crate::upstream::http2::{self, Lanes, Remote};
 use crate::upstream::retry::{Budget, Retries};
 use crate::upstream::{self, Deadlines, Upstream, is_grpc};
+use asking::Asking;
 use bytes::BytesMut;
 use hop::{Author, strip};
 use http::header::{CONTENT_LENGTH, HeaderName, TE};
@@ -209,63 +210,14 @@ impl Passage<'_, '_, '_> {
         if is_stream {
             self.deadlines = self.deadlines.of_call(&head.headers)?;
         }
-        let is_idempotent = is_idempotent(head);
         let body = framing(head, self.caller)?;
-        let deadlines = self.deadlines;
-        // What is sent is taken apart.
-        let kept = head.clone();
-        let (metrics, direction) = self.exchange.counters();
-        let mut retries = Retries::begin(&route.budget, metrics, direction);
-
-        // An attempt ends only where another may follow.
-        let ends = |attempt: &Attempt<'_>| attempt.ends.filter(|_| is_idempotent);
-        let wait = deadlines.first_wait();
-        let (mut attempt, up) = route
-            .send(None, wait, deadlines, (&mut *head, body))
-            .await?;
-        self.exchange.forwarded(attempt.lanes().name());
-        let mut relay = Relay::new(self, up, is_stream).within(ends(&attempt));
-        let (response, body) = loop {
-            let failure = match relay.head().await {
-                Ok(answered) => break answered,
-                Err(failure) => failure,
-            };
-            attempt.failed(&failure);
-            let is_late = matches!(failure, Failure::TryTimeout(_));
-            let is_repeatable = is_idempotent && !relay.has_begun();
-            let wait = relay.wait();
-            // Boxed, as all that follows is rare.
-            let again = relay.can_ask_again()
-                && Box::pin(retries.again(&failure, is_repeatable, wait.until)).await;
-            let next = match again {
-                true => {
-                    head.clone_from(&kept);
-                    let failed = Some(attempt.endpoint());
-                    Box::pin(route.send(failed, wait, deadlines, (&mut *head, body))).await
-                }
-                false => Err(failure),
-            };
-            match next {
-                Ok((next, up)) => {
-                    if is_late {
-                        attempt.given_up_for(&next);
-                    }
-                    attempt = next;
-                    relay.forwarded(attempt.lanes().name());
-                    relay.ask_again(up, ends(&attempt));
-                }
-                // What was asked may still be answered.
-                Err(_) if is_late => relay.wait_on(),
-                Err(failure) => return Err(failure),
-            }
-        };
-        retries.answered();
-        attempt.answered(&response);
-        spare::keep(kept.headers);
+        let request = (&mut *head, body);
+        let (mut asking, mut relay) = Asking::begin(self, route, request, is_stream).await?;
+        let (response, body) = asking.answer(&mut relay, head).await?;
         answer(&mut relay, response, body, route.author())?;
         relay.body().await;
         if let Upstream::Http1(connection) = relay.into_upstream() {
-            attempt.lanes().put(connection);
+            asking.attempt.lanes().put(connection);
         }
         Ok(())
     }

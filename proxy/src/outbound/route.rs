@@ -138,48 +138,18 @@ impl Route {
                 tried.clear();
                 continue;
             };
-            let connect = match turn.is_probe() {
-                true => wait.connect.min(PROBE),
-                false => wait.connect,
-            };
-            // Nor is all that is left of a request's time spent on one that may be gone, while there is another.
-            let has_other = turn.has_other();
-            let ends = deadlines.attempt.filter(|_| has_other);
-            let ends = ends.map(|limit| Instant::now() + limit);
-            let one = Wait {
-                connect,
-                until: ends.map_or(wait.until, |ends| ends.min(wait.until)),
-                parts: if has_other { 2 } else { 1 },
-            };
-            let mut attempt = Attempt { turn, ends };
+            let mut attempt = Attempt::of(turn, deadlines.attempt);
+            let one = attempt.wait(wait);
             let error = match attempt.send(one, deadlines, (&mut *head, body)).await {
                 Ok(up) => {
                     let since_sent = |limit| Instant::now() + limit;
-                    attempt.ends = ends.or_else(|| deadlines.attempt.map(since_sent));
+                    attempt.ends = attempt.ends.or_else(|| deadlines.attempt.map(since_sent));
                     return Ok((attempt, up));
                 }
-                Err(Failure::Connect(error)) => error,
+                Err(Failure::Connect(error)) => attempt.unreached(error, one, deadlines)?,
                 Err(failure) => {
                     attempt.failed(&failure);
                     return Err(failure);
-                }
-            };
-            let is_hurried = deadlines.ends == Some(one.until)
-                && matches!(error, ConnectError::Timeout(limit) if limit < connect);
-            let error = match error {
-                // No endpoint's fault, nor another with any other.
-                ConnectError::NoIdentity | ConnectError::IdentityExpired => {
-                    return Err(error.into());
-                }
-                // How long a caller waits is its own affair.
-                _ if is_hurried || deadlines.are_over() => {
-                    attempt.turn.late();
-                    Failure::DeadlineExceeded
-                }
-                ConnectError::Full => error.into(),
-                _ => {
-                    attempt.turn.failed();
-                    error.into()
                 }
             };
             tried.push(attempt.endpoint());
@@ -211,7 +181,54 @@ pub(crate) struct Attempt<'r> {
     pub(crate) ends: Option<Instant>,
 }
 
-impl Attempt<'_> {
+impl<'r> Attempt<'r> {
+    /// May take `limit` while there is another endpoint.
+    fn of(turn: Turn<'r>, limit: Option<Duration>) -> Self {
+        let limit = limit.filter(|_| turn.has_other());
+        let ends = limit.map(|limit| Instant::now() + limit);
+        Self { turn, ends }
+    }
+
+    /// How much of `wait` is for this one.
+    fn wait(&self, wait: Wait) -> Wait {
+        let connect = match self.turn.is_probe() {
+            true => wait.connect.min(PROBE),
+            false => wait.connect,
+        };
+        Wait {
+            connect,
+            until: self.ends.map_or(wait.until, |ends| ends.min(wait.until)),
+            // Nor is all that is left of a request's time spent on one that may be gone, while there is another.
+            parts: if self.turn.has_other() { 2 } else { 1 },
+        }
+    }
+
+    /// There was no connection in the time that it had.
+    ///
+    /// # Errors
+    /// When there would be none with any other endpoint either.
+    fn unreached(
+        &mut self,
+        error: ConnectError,
+        had: Wait,
+        deadlines: Deadlines,
+    ) -> Result<Failure, Failure> {
+        let is_hurried = deadlines.ends == Some(had.until)
+            && matches!(error, ConnectError::Timeout(limit) if limit < had.connect);
+        match error {
+            // No endpoint's fault.
+            ConnectError::NoIdentity | ConnectError::IdentityExpired => return Err(error.into()),
+            // How long a caller waits is its own affair.
+            _ if is_hurried || deadlines.are_over() => {
+                self.turn.late();
+                return Ok(Failure::DeadlineExceeded);
+            }
+            ConnectError::Full => {}
+            _ => self.turn.failed(),
+        }
+        Ok(error.into())
+    }
+
     pub(crate) fn endpoint(&self) -> Number {
         self.turn.endpoint()
     }
