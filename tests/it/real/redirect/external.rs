@@ -1,4 +1,6 @@
-use super::{Host, Network, TALK, text};
+use super::host::Host;
+use super::network::Network;
+use super::{TALK, text};
 use crate::harness::{Process, path, wait_for};
 use crate::real::outside::certificate;
 use std::path::Path;
