@@ -24,7 +24,7 @@ async fn every_message_of_the_sample_gets_its_verdict_however_it_is_cut() {
 
 #[tokio::test]
 async fn every_hostile_message_gets_its_verdict_however_it_is_cut() {
-    assert_eq!(replay(HOSTILE).await, 434);
+    assert_eq!(replay(HOSTILE).await, 561);
 }
 
 /// Sends every row over both listeners in every cut. Answers how many rows there were.

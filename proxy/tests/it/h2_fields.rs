@@ -1,5 +1,7 @@
 //! Requests in HTTP/2 that an HTTP/1.1 server behind us would read otherwise (RFC 9113 sections 8.1 to 8.3 and 10.3).
 
+mod targets;
+
 use crate::h2_frames::{
     DATA, END_STREAM, HEADERS, Heard, Mesh, OPEN, WHOLE, block, frame, request,
 };
