@@ -2,7 +2,6 @@
 
 use crate::caller::{Caller, Look, Peer};
 use crate::holdings::{Holdings, View};
-use crate::sampler::Sampler;
 use crate::server::{Service, Shared};
 use futures_util::stream::{self, Stream};
 use std::sync::Arc;
@@ -64,17 +63,14 @@ impl Calls {
         let (mut caller, mut seen) = (self.0.peer.user(), Look::User);
         let asks_for = |caller: &Caller, seen| service.holdings.borrow().asks_for(caller, seen);
         while let Some(next) = asks_for(&caller, seen) {
-            caller = timeout(LOOK, self.look(next))
-                .await
-                .map_err(|_| Status::unavailable("it takes too long to tell who asks"))??;
+            caller = self.look(next).await?;
             seen = next;
         }
         let mut entitlement = Entitlement {
+            calls: self.clone(),
             caller,
             seen,
-            lines: Arc::clone(&service.lines),
             holdings: service.holdings.clone(),
-            leaving: self.0.leaving.clone(),
         };
         entitlement.view()?;
         Ok(entitlement)
@@ -85,6 +81,12 @@ impl Calls {
     /// The caller, looked at on a thread that may wait. Whoever holds the permits is that thread: a caller that goes away, or
     /// is not waited for any more, does not make room for another before its file has been read.
     async fn look(&self, look: Look) -> Result<Caller, Status> {
+        timeout(LOOK, self.look_in_turn(look))
+            .await
+            .map_err(|_| Status::unavailable("it takes too long to tell who asks"))?
+    }
+
+    async fn look_in_turn(&self, look: Look) -> Result<Caller, Status> {
         let unknown = |_| Status::internal("cannot tell who asks");
         let own = Arc::clone(&self.0.look).acquire_owned().await;
         let of_user = Arc::clone(&self.0.shared.looks).acquire_owned().await;
@@ -104,16 +106,16 @@ impl Calls {
 /// A caller that is known, and what it may have from now on.
 #[derive(Debug, Clone)]
 pub(crate) struct Entitlement {
+    /// Of its connection.
+    calls: Calls,
     caller: Caller,
     /// How much of it was looked at.
     seen: Look,
-    lines: Arc<Sampler>,
     holdings: watch::Receiver<Arc<Holdings>>,
-    leaving: CancellationToken,
 }
 
 impl Entitlement {
-    /// What the caller may have now.
+    /// What the caller may have now, if it still is what it was.
     ///
     /// # Errors
     /// `PermissionDenied` when it is entitled to nothing (SPIFFE Workload API section 5).
@@ -124,7 +126,19 @@ impl Entitlement {
             .ok_or_else(|| self.refusal())
     }
 
-    /// The same, with at least one certificate.
+    /// The same, once the caller has been looked at again: what it ran at the beginning of a stream it need not run any more, and
+    /// a program that it has executed since, or a child that goes on with the socket, is entitled by what it is itself.
+    ///
+    /// # Errors
+    /// As above, and `Unavailable` when that takes too long.
+    pub(crate) async fn view_again(&mut self) -> Result<View, Status> {
+        if self.seen > Look::User {
+            self.caller = self.calls.look(self.seen).await?;
+        }
+        self.view()
+    }
+
+    /// What the caller may have now, with at least one certificate.
     ///
     /// # Errors
     /// As above, and `Unavailable` before the first certificate has arrived, or when all have expired.
@@ -139,7 +153,7 @@ impl Entitlement {
     /// Ready when there may be something else; false when the stream has to end.
     pub(crate) async fn changed(&mut self) -> bool {
         tokio::select! {
-            () = self.leaving.cancelled() => false,
+            () = self.calls.0.leaving.cancelled() => false,
             // What depends on more than was looked at is for the next call: this one ends, and is asked again.
             changed = self.holdings.changed() => changed.is_ok() && self.is_enough(),
         }
@@ -151,7 +165,7 @@ impl Entitlement {
     }
 
     fn refusal(&self) -> Status {
-        if let Some(left_out) = self.lines.admit() {
+        if let Some(left_out) = self.calls.0.service.lines.admit() {
             tracing::warn!(
                 caller.uid = self.caller.uid,
                 caller.gid = self.caller.gid,
@@ -206,10 +220,13 @@ impl Following {
             if !self.entitlement.changed().await {
                 return None;
             }
-            match self.entitlement.view() {
+            match self.entitlement.view_again().await {
                 Ok(view) if self.sent.as_ref().is_some_and(|sent| is_same(sent, &view)) => {}
                 other => return Some(other),
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

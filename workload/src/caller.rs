@@ -1,9 +1,9 @@
 //! Who is at the other end of a connection: what the kernel says of the process that made it.
 //!
-//! User and group are those at the time of the connection (SO_PEERCRED). The program is looked at with each call, through a
-//! handle on the very process that connected (SO_PEERPIDFD, a pidfd): while that process lives its number is nobody else's,
-//! and once it is gone nothing is said of its successor. Not defended: root, whoever may trace the process, and a process
-//! that hands its socket to another.
+//! User and group are those at the time of the connection (SO_PEERCRED). The program is looked at with each call, and before
+//! each later message of a stream, through a handle on the very process that connected (SO_PEERPIDFD, a pidfd): while that
+//! process lives its number is nobody else's, and once it is gone nothing is said of its successor. Not defended: root,
+//! whoever may trace the process, and a process that hands its socket to another while it lives itself.
 
 mod process;
 
@@ -56,6 +56,19 @@ impl Peer {
             gid: credentials.gid(),
             pid,
             handle: handle(stream, pid).map(Arc::new),
+        })
+    }
+
+    /// A process that did not connect, as this user.
+    #[cfg(test)]
+    pub(crate) fn of_process(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).map_err(io::Error::other)?;
+        let number = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            pid: Some(pid),
+            handle: Some(Arc::new(pidfd_open(number, PidfdFlags::empty())?)),
         })
     }
 

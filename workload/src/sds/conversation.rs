@@ -60,7 +60,7 @@ impl<W: Wants> Conversation<W> {
                     return Ok(None);
                 },
             }
-            let view = self.entitlement.view()?;
+            let view = self.entitlement.view_again().await?;
             if let Some(response) = self.wants.news(&view) {
                 return Ok(Some(response));
             }
