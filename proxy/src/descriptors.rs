@@ -15,7 +15,7 @@ const CALLERS_OF_4: u64 = 3;
 
 /// Raises the number of files this process may open to what the system lets it, which is what servers do: the soft limit
 /// is low for the sake of programs that use `select`.
-pub(crate) fn raise() {
+pub fn raise() {
     let present = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: present.maximum,

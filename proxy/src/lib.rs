@@ -105,6 +105,7 @@ pub mod bench;
 
 pub use address::{Address, Addresses};
 pub use config::Config;
+pub use descriptors::raise as raise_open_files;
 pub use discovery::EndpointsError;
 pub use feed::{Failing, IdentityFeed, IdentityState, PolicyFeed};
 

@@ -3,6 +3,7 @@
 use super::{Ca, POLICY, Process, free_address, path, wait_for};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A running process with a socket of the Workload API.
 #[derive(Debug)]
@@ -40,8 +41,19 @@ impl Workload {
     }
 
     /// An agent with these entries: identity, selectors and the rest of the entry as YAML.
-    #[cfg(feature = "real-programs")]
     pub(crate) fn agent(folder: &Path, ca: &Ca, name: &str, entries: &[(&str, &str)]) -> Self {
+        let (config, socket) = Self::configure_agent(folder, ca, name, entries);
+        let arguments = ["agent", "--config", path(&config)].map(str::to_owned);
+        Self::start(&arguments, config.with_extension("log"), socket)
+    }
+
+    /// The same, not started: its configuration and where its socket will be.
+    pub(crate) fn configure_agent(
+        folder: &Path,
+        ca: &Ca,
+        name: &str,
+        entries: &[(&str, &str)],
+    ) -> (PathBuf, PathBuf) {
         let file = |ending: &str| folder.join(format!("{name}.{ending}"));
         let socket = folder.join(name).join("api.sock");
         let mut text = format!(
@@ -60,14 +72,19 @@ impl Workload {
             );
         }
         std::fs::write(file("yaml"), text).expect("a configuration");
-        let arguments = ["agent", "--config", path(&file("yaml"))].map(str::to_owned);
-        Self::start(&arguments, file("log"), socket)
+        (file("yaml"), socket)
+    }
+
+    /// Serves there once the process that `command` starts does.
+    pub(crate) fn by(command: Command, log: PathBuf, socket: PathBuf) -> Self {
+        let process = Process::start(command, log);
+        wait_for("the Workload API", || UnixStream::connect(&socket).ok());
+        Self { process, socket }
     }
 
     fn start(arguments: &[String], log: PathBuf, socket: PathBuf) -> Self {
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-        let process = Process::tipstaff(&arguments, log);
-        wait_for("the Workload API", || UnixStream::connect(&socket).ok());
-        Self { process, socket }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
+        command.args(arguments);
+        Self::by(command, log, socket)
     }
 }
