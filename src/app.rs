@@ -122,6 +122,8 @@ async fn serve_until(
     workload_api: Option<Sidecars>,
 ) -> anyhow::Result<()> {
     if let Some(workload_api) = workload_api {
+        // Ends with the runtime.
+        tokio::spawn(workload_api.standings().hold_back(readiness.clone()));
         let server = match predecessor {
             Some(_) => workload_api.replace(drain).await?,
             None => workload_api.bind()?,

@@ -39,8 +39,10 @@ pub(crate) enum Command {
     /// Check, explain and test policy documents.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Load a sidecar configuration and its policy, say what they mean, and exit without running.
-    #[command(after_help = "Example:\n  tipstaff check --config deploy/sidecar.yaml")]
+    /// Load a configuration and what it names, such as policy, say what it means, and exit without running.
+    #[command(
+        after_help = "Examples:\n  tipstaff check --config deploy/sidecar.yaml\n  tipstaff check --config deploy/agent.yaml --output json"
+    )]
     Check(CheckArgs),
     /// Send a workload's connections through its sidecar, without any setting of its own (nftables).
     #[command(subcommand)]
@@ -76,8 +78,9 @@ pub(crate) struct ProxyArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    #[command(flatten)]
-    pub(crate) config: ConfigArgs,
+    /// The configuration (YAML) of a sidecar, an agent or a CA: its keys say which.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -10,6 +10,7 @@ mod workload_api;
 use identity::SpiffeId;
 use policy::yaml::{self, Map, Problem, Problems};
 use proxy::files::read_text;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,6 +94,42 @@ impl Config {
                 workload_api,
             })
         })
+    }
+}
+
+/// Whose configuration a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Sidecar,
+    Agent,
+    Ca,
+}
+
+impl Kind {
+    /// Tells by keys that no other kind has. A file without any of them, or that is no YAML, is taken for a sidecar's: what is
+    /// wrong with it is said when it is read as such.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn of(path: &Path) -> Result<Self, LoadError> {
+        let told = load(path, |map| {
+            let mut has = |key| map.node_of(key).is_some();
+            let kind = if has("identity") || has("policy") {
+                Self::Sidecar
+            } else if has("dir") {
+                Self::Ca
+            } else if has("ca") || has("entries") {
+                Self::Agent
+            } else {
+                Self::Sidecar
+            };
+            let _ = map.rest();
+            Some(kind)
+        });
+        match told {
+            Err(LoadError::Problems(_)) => Ok(Self::Sidecar),
+            told => told,
+        }
     }
 }
 
@@ -195,6 +232,21 @@ impl PolicyFiles {
             })
         })
     }
+}
+
+/// The section `admin` of a CA or an agent, which serve it on loopback alone.
+fn admin(node: &yaml::Node, problems: &Problems) -> Option<SocketAddr> {
+    yaml::map(node, problems, |map| {
+        map.required("listen", |node, problems| {
+            let address: SocketAddr =
+                yaml::parsed("a loopback address such as 127.0.0.1:15000")(node, problems)?;
+            if address.ip().is_loopback() {
+                return Some(address);
+            }
+            problems.push(node.problem(format!("expected a loopback address, found {address}")));
+            None
+        })
+    })
 }
 
 fn path(node: &yaml::Node, problems: &Problems) -> Option<PathBuf> {

@@ -3,12 +3,15 @@
 //! A sidecar's workload gets certificates and keys of its own, for the same identity: what the sidecar itself proves its
 //! identity with is never handed out.
 
+pub(crate) mod standing;
+
 use crate::config::Identity;
 use crate::enrolment;
 use anyhow::Context;
 use ca::client::{self, Handles, Keys, Registration};
 use identity::{PortableSvid, Revocations, TrustBundle, Usage};
 use proxy::drain::{Drain, Readiness};
+use standing::Standings;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -36,17 +39,22 @@ pub(crate) fn of_sidecar(served: Config, identity: &Identity) -> anyhow::Result<
     };
     Ok(Sidecars {
         served,
-        holdings: holdings(vec![(identity, terms)])?,
+        standings: offer(vec![(identity, terms)])?,
     })
 }
 
 /// A sidecar's, which lasts as long as the sidecar.
 pub(crate) struct Sidecars {
     served: Config,
-    holdings: watch::Receiver<Arc<Holdings>>,
+    standings: Standings,
 }
 
 impl Sidecars {
+    /// How its identity stands.
+    pub(crate) fn standings(&self) -> Standings {
+        self.standings.clone()
+    }
+
     /// Binds the socket, at which nobody may be serving.
     pub(crate) fn bind(&self) -> anyhow::Result<Server> {
         self.bind_after(Predecessor::None)
@@ -58,7 +66,7 @@ impl Sidecars {
     /// # Errors
     /// When that takes too long, or `drain` starts before.
     pub(crate) async fn replace(&self, drain: &Drain) -> anyhow::Result<Server> {
-        let mut holdings = self.holdings.clone();
+        let mut holdings = self.standings.holdings.clone();
         let has_svid = |held: &Arc<Holdings>| held.identities.iter().all(|of| of.svid.is_some());
         let obtained = tokio::select! {
             obtained = tokio::time::timeout(SVID, holdings.wait_for(has_svid)) => obtained,
@@ -76,7 +84,7 @@ impl Sidecars {
     }
 
     fn bind_after(&self, predecessor: Predecessor) -> anyhow::Result<Server> {
-        let (served, holdings) = (self.served.clone(), self.holdings.clone());
+        let (served, holdings) = (self.served.clone(), self.standings.holdings.clone());
         Ok(Server::bind(served, holdings, predecessor)?)
     }
 
@@ -119,12 +127,14 @@ pub(crate) fn bind(
     served: Config,
     identities: Vec<(&Identity, Terms)>,
     predecessor: Predecessor,
-) -> anyhow::Result<Server> {
-    Ok(Server::bind(served, holdings(identities)?, predecessor)?)
+) -> anyhow::Result<(Server, Standings)> {
+    let standings = offer(identities)?;
+    let server = Server::bind(served, standings.holdings.clone(), predecessor)?;
+    Ok((server, standings))
 }
 
 /// Starts a client for each identity. What they bring is published until nobody listens.
-fn holdings(identities: Vec<(&Identity, Terms)>) -> anyhow::Result<watch::Receiver<Arc<Holdings>>> {
+fn offer(identities: Vec<(&Identity, Terms)>) -> anyhow::Result<Standings> {
     let mut clients = Vec::new();
     let mut own: Option<TrustBundle> = None;
     for (identity, terms) in identities {
@@ -146,12 +156,11 @@ fn holdings(identities: Vec<(&Identity, Terms)>) -> anyhow::Result<watch::Receiv
 }
 
 /// What the clients bring, as one value that is published again with each change.
-fn publish(
-    own: TrustBundle,
-    clients: Vec<(workload::Identity, Handles)>,
-) -> watch::Receiver<Arc<Holdings>> {
+fn publish(own: TrustBundle, clients: Vec<(workload::Identity, Handles)>) -> Standings {
     let (identities, handles): (Vec<_>, Vec<_>) = clients.into_iter().unzip();
-    let (sender, receiver) = watch::channel(Arc::new(Holdings {
+    let clients = handles.iter().map(|handles| handles.state.clone());
+    let clients = clients.collect();
+    let (sender, holdings) = watch::channel(Arc::new(Holdings {
         identities,
         own: Arc::new(own),
         federated: Vec::new(),
@@ -161,7 +170,7 @@ fn publish(
         let configured = sender.borrow().identities[place].clone();
         tokio::spawn(follow(Arc::clone(&sender), (place, configured), handles));
     }
-    receiver
+    Standings { holdings, clients }
 }
 
 /// What the configuration says of an identity, and where it says nothing, what the CA does. Bundles come with it that neither
@@ -205,7 +214,8 @@ async fn follow(
                 "a certificate of the Workload API is revoked, or of no authority that is trusted: it is handed out no more"
             );
         }
-        holdings.send_modify(|present| {
+        // Every client hears of a new bundle, and every change has all streams look: the second one to bring it changes nothing.
+        holdings.send_if_modified(|present| {
             let mut next = Holdings::clone(present);
             let identity = &mut next.identities[place];
             identity.svid = svid.filter(|_| !is_revoked);
@@ -220,7 +230,11 @@ async fn follow(
             if next.own.check_successor(&bundle).is_ok() {
                 next.own = bundle;
             }
-            *present = Arc::new(next);
+            let is_news = !is_same(present, &next, place);
+            if is_news {
+                *present = Arc::new(next);
+            }
+            is_news
         });
         let has_changed = tokio::select! {
             changed = handles.portable.changed() => changed,
@@ -234,6 +248,18 @@ async fn follow(
             return;
         }
     }
+}
+
+/// Whether nothing of what is handed out differs, if no identity does but the one at `place`.
+fn is_same(present: &Holdings, next: &Holdings, place: usize) -> bool {
+    let (a, b) = (&present.identities[place], &next.identities[place]);
+    let svid = |identity: &workload::Identity| identity.svid.as_ref().map(Arc::as_ptr);
+    svid(a) == svid(b)
+        && a.entitled == b.entitled
+        && a.hint == b.hint
+        && a.federates_with == b.federates_with
+        && present.own == next.own
+        && present.federated == next.federated
 }
 
 /// Whether `svid` is on the list. It is looked at as of a time at which it was valid; one that does not verify to the bundle

@@ -1,10 +1,17 @@
 //! `tipstaff agent`: identities for the processes of a node, by what the kernel says of them.
 
+mod admin;
+
+use super::http::Listener;
 use crate::cli::agent::AgentArgs;
 use crate::config::agent::{AgentConfig, Entry};
 use crate::signal;
+use crate::workload_api::standing::Standings;
 use crate::workload_api::{self, Terms};
 use anyhow::Context;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+use tokio::task::JoinSet;
 use workload::{Entitled, Predecessor};
 
 /// Runs an agent until SIGTERM or SIGINT.
@@ -19,17 +26,37 @@ pub(crate) fn run(arguments: &AgentArgs) -> anyhow::Result<()> {
 
 async fn serve(arguments: &AgentArgs) -> anyhow::Result<()> {
     let terminate = signal::terminate()?;
+    // A connection takes two: itself, and a handle on the process at its other end.
+    proxy::raise_open_files();
     let config = AgentConfig::load(&arguments.config)?;
     tracing::info!(config = ?config, "starting");
     let entries = config.entries.iter();
     let identities = entries.map(|entry| (&entry.identity, terms(entry)));
-    let server = workload_api::bind(
+    let (server, standings) = workload_api::bind(
         config.workload_api.clone(),
         identities.collect(),
         Predecessor::None,
     )?;
+    // Ends with this function.
+    let mut tasks = JoinSet::new();
+    if let Some(listen) = config.admin_listen {
+        serve_admin(listen, &mut tasks, standings).await?;
+    }
     tracing::info!(socket = %config.workload_api.socket.display(), "serving");
     server.run(terminate).await.context("serving")
+}
+
+async fn serve_admin(
+    listen: SocketAddr,
+    tasks: &mut JoinSet<()>,
+    standings: Standings,
+) -> anyhow::Result<()> {
+    let listener = Listener::bind(listen, admin::LIMITS).await?;
+    tasks.spawn(listener.serve(move |request| {
+        let present = standings.at(SystemTime::now());
+        std::future::ready(admin::answer(&request, &present))
+    }));
+    Ok(())
 }
 
 fn terms(entry: &Entry) -> Terms {

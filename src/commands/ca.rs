@@ -8,13 +8,14 @@ mod crl;
 mod database;
 mod drill;
 mod entry;
-mod http;
 mod init;
 mod keys;
 mod lineage;
 mod revoke;
 mod rotate;
 
+use super::http::Listener;
+use super::print_fields;
 use super::{answer, print, print_json};
 use crate::cli::Output;
 use crate::cli::ca::{
@@ -35,7 +36,6 @@ use ca::readiness::{Faults, Monitor};
 use ca::store::{Store, TokenGrant};
 use ca::token::JoinToken;
 use ca::{Authority, Request, Requester};
-use http::Listener;
 use rustls::pki_types::CertificateSigningRequestDer;
 use rustls::pki_types::pem::PemObject;
 use std::net::SocketAddr;
@@ -44,6 +44,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+pub(crate) use check::explain;
 
 pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -303,24 +305,6 @@ fn inspect(arguments: &CaInspectArgs) -> anyhow::Result<ExitCode> {
         Output::Text => print_fields(&json, "")?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// One `key  value` line a field, nested fields indented.
-fn print_fields(value: &serde_json::Value, indent: &str) -> anyhow::Result<()> {
-    for (key, value) in value.as_object().into_iter().flatten() {
-        match value {
-            serde_json::Value::Object(_) => {
-                print(format_args!("{indent}{key}\n"))?;
-                print_fields(value, &format!("{indent}  "))?;
-            }
-            serde_json::Value::String(text) if text.contains('\n') => {
-                print(format_args!("{text}"))?
-            }
-            serde_json::Value::String(text) => print(format_args!("{indent}{key:<24} {text}\n"))?,
-            other => print(format_args!("{indent}{key:<24} {other}\n"))?,
-        }
-    }
-    Ok(())
 }
 
 /// The configuration that is named, or that of a CA in the directory that is.

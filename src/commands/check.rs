@@ -1,21 +1,57 @@
-//! `tipstaff check`: loads a configuration and its policy, says what they mean, and runs nothing.
+//! `tipstaff check`: loads a configuration and what it names, says what they mean, and runs nothing.
 
-use super::{print, print_json};
+use super::{ca, print, print_fields, print_json};
 use crate::cli::{CheckArgs, Output};
-use crate::config::Config;
+use crate::config::agent::{AgentConfig, Entry};
+use crate::config::{Config, Kind};
 use crate::policy_dir;
 use policy::Policy;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(crate) fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&arguments.config.config)?;
-    config.proxy.check_files()?;
-    let policy = policy_dir::load(&config.policy.dir, &config.policy.options())?;
-    match arguments.output.output {
-        Output::Json => print_json(&report(&config, &policy))?,
-        Output::Text => print_text(&config, &policy)?,
+    let (file, output) = (&arguments.config, arguments.output.output);
+    match Kind::of(file)? {
+        Kind::Sidecar => sidecar(file, output)?,
+        Kind::Agent => agent(file, output)?,
+        Kind::Ca => ca::explain(file, output)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn agent(file: &Path, output: Output) -> anyhow::Result<()> {
+    let config = AgentConfig::load(file)?;
+    let entries = config.entries.iter().map(|entry: &Entry| {
+        serde_json::json!({"id": entry.identity.id.as_str(), "hint": entry.hint, "selectors": texts(&entry.selectors)})
+    });
+    let api = &config.workload_api;
+    let report = serde_json::json!({
+        "socket": api.socket,
+        "mode": format!("{:04o}", api.mode),
+        "maxConnections": api.max_connections,
+        "admin": config.admin_listen.map(|address| address.to_string()),
+        "entries": entries.collect::<Vec<_>>(),
+    });
+    match output {
+        Output::Json => print_json(&report),
+        Output::Text => print_fields(&report, ""),
+    }
+}
+
+fn sidecar(file: &Path, output: Output) -> anyhow::Result<()> {
+    let config = Config::load(file)?;
+    let endpoints = config.proxy.check_files().map_err(anyhow::Error::from);
+    let policy = policy_dir::load(&config.policy.dir, &config.policy.options());
+    let policy = match (endpoints, policy.map_err(anyhow::Error::from)) {
+        (Ok(()), Ok(policy)) => policy,
+        // Who has repaired the one is not to learn of the other only then.
+        (Err(endpoints), Err(policy)) => anyhow::bail!("{endpoints:#}\n{policy:#}"),
+        (Err(error), Ok(_)) | (Ok(()), Err(error)) => return Err(error),
+    };
+    match output {
+        Output::Json => print_json(&report(&config, &policy)),
+        Output::Text => print_text(&config, &policy),
+    }
 }
 
 fn report(config: &Config, policy: &Policy) -> serde_json::Value {

@@ -1,9 +1,10 @@
 //! The configuration of `tipstaff agent`: which processes of this node get which identities.
 
-use super::{Ca, Identity, LoadError, load, workload_api};
+use super::{Ca, Identity, LoadError, admin, load, workload_api};
 use policy::yaml::{self, Node, Problems};
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use workload::{FederatesWith, ParseSelectorError, Selector};
 
@@ -11,6 +12,8 @@ use workload::{FederatesWith, ParseSelectorError, Selector};
 #[derive(Debug)]
 pub(crate) struct AgentConfig {
     pub(crate) workload_api: workload::Config,
+    /// Loopback.
+    pub(crate) admin_listen: Option<SocketAddr>,
     /// Never empty. All identities are of one trust domain; none occurs twice, and no hint does.
     pub(crate) entries: Vec<Entry>,
 }
@@ -37,8 +40,10 @@ impl AgentConfig {
             let entries = map.required("entries", |node, problems| {
                 Entry::read_all(node, problems, ca.as_ref())
             });
+            let admin_listen = map.optional("admin", admin);
             Some(Self {
                 workload_api: workload_api?,
+                admin_listen,
                 entries: entries?,
             })
         })

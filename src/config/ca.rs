@@ -15,7 +15,7 @@ mod store;
 pub(crate) use keys::{Keys, SecretSource};
 pub(crate) use store::{Postgres, Store, Transport};
 
-use super::{LoadError, load, path};
+use super::{LoadError, admin, load, path};
 use ca::config::TtlFloor;
 use ca::dns::{DnsName, MAX_DNS_NAMES};
 use ca::federation::EndpointOptions;
@@ -98,7 +98,7 @@ impl CaConfig {
         let dir = map.required("dir", path);
         let listen = map.optional("listen", yaml::parsed("an address such as 0.0.0.0:8443"));
         let server_names = map.optional("serverNames", read_server_names);
-        let admin_listen = map.optional("admin", read_admin);
+        let admin_listen = map.optional("admin", admin);
         let crl_listen = map.optional("crl", read_crl);
         let short = map.optional("allowShortTtlForTests", yaml::boolean);
         let keys = map.optional("keys", Keys::read);
@@ -151,20 +151,6 @@ fn read_server_names(node: &Node, problems: &Problems) -> Option<BTreeSet<DnsNam
 fn read_crl(node: &Node, problems: &Problems) -> Option<SocketAddr> {
     let address = yaml::parsed("an address such as 0.0.0.0:8080");
     yaml::map(node, problems, |map| map.required("listen", address))
-}
-
-fn read_admin(node: &Node, problems: &Problems) -> Option<SocketAddr> {
-    yaml::map(node, problems, |map| {
-        map.required("listen", |node, problems| {
-            let address: SocketAddr =
-                yaml::parsed("a loopback address such as 127.0.0.1:15000")(node, problems)?;
-            if address.ip().is_loopback() {
-                return Some(address);
-            }
-            problems.push(node.problem(format!("expected a loopback address, found {address}")));
-            None
-        })
-    })
 }
 
 fn read_administrators(node: &Node, problems: &Problems) -> Option<BTreeSet<SpiffeId>> {

@@ -9,6 +9,8 @@ fn the_reference_configurations_load() {
     let deploy = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy");
     for (folder, file) in [
         ("", "sidecar.yaml"),
+        ("", "agent.yaml"),
+        ("", "ca.yaml"),
         ("redirect", "caller.yaml"),
         ("redirect", "orders.yaml"),
     ] {
@@ -46,6 +48,61 @@ fn a_flag_beside_the_file_that_has_a_key_for_it_is_refused() {
     }
     let neither = tipstaff(&["ca", "serve"]);
     assert_eq!(neither.status.code(), Some(2), "{neither:?}");
+}
+
+#[test]
+fn every_problem_of_an_agents_file_is_reported_in_one_run_with_its_line() {
+    let text = r#"ca: {endpoint: "https://127.0.0.1:8443", bundel: ca-bundle.pem}
+workloadApi: {socket: /run/api.sock, mode: "0999", maxConnections: 1}
+admin: {listen: "0.0.0.0:15000"}
+entries:
+  - {id: "spiffe://Test.example/one", enrolmentKey: key, selectors: ["unix:uid:root"]}
+  - {id: "spiffe://test.example/two", enrolmentKey: key, selectors: []}
+  - {id: "spiffe://test.example/three", selectors: ["unix:uid:1"]}
+"#;
+    insta::assert_snapshot!(problems_of("agent.yaml", text));
+}
+
+#[test]
+fn every_problem_of_the_cas_file_and_its_entries_is_reported_in_one_run() {
+    let folder = TempDir::new().expect("a folder");
+    let config = folder.path().join("ca.yaml");
+    let entries = folder.path().join("entries");
+    std::fs::create_dir(&entries).expect("a folder");
+    for name in ["a.yaml", "b.yaml"] {
+        std::fs::write(
+            entries.join(name),
+            "entries: [{id: nobody, selectors: []}]\n",
+        )
+        .expect("a file");
+    }
+    let text = format!("dir: ca\nentries: {{dir: \"{}\"}}\n", path(&entries));
+    std::fs::write(&config, text).expect("a file");
+    let output = tipstaff(&["check", "--config", path(&config)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("a.yaml:1:") && said.contains("b.yaml:1:"),
+        "{said}"
+    );
+    std::fs::write(&config, "dir: ca\nlisten: nowhere\nentires: {}\n").expect("a file");
+    let output = tipstaff(&["check", "--config", path(&config)]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("ca.yaml:2:") && said.contains("ca.yaml:3:"),
+        "{said}"
+    );
+}
+
+/// What `check` says of a configuration.
+fn problems_of(name: &str, text: &str) -> String {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join(name);
+    std::fs::write(&file, text).expect("a file");
+    let output = tipstaff(&["check", "--config", path(&file)]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).replace(path(folder.path()), "")
 }
 
 #[test]

@@ -14,6 +14,8 @@ mod cli;
 mod config;
 // Registration entries on the command line and in files.
 mod entries;
+// Identities for the processes of a node.
+mod agent;
 // Enrolment and issuance over restarts and kills.
 mod issuance;
 // What passes, what is refused, and changes while traffic flows.

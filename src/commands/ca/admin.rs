@@ -1,6 +1,6 @@
 //! The CA's `/live`, `/ready` (503 and a line for each reason when it is not) and `/metrics`, on loopback.
 
-use super::http::{Answer, Limits};
+use crate::commands::http::{Answer, Limits};
 use ca::authority::Fault;
 use ca::metrics::Metrics;
 use hyper::{Method, Request, StatusCode};

@@ -4,13 +4,20 @@ use super::database::URL;
 use super::keys::{Ambient, PASSPHRASE, PIN};
 use crate::cli::Output;
 use crate::cli::ca::CaCheckArgs;
-use crate::commands::print_json;
+use crate::commands::{print_fields, print_json};
 use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource, Store, Transport};
+use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
-    let config = CaConfig::load(&arguments.config)?;
+    explain(&arguments.config, arguments.output.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what the configuration in `file` says.
+pub(crate) fn explain(file: &Path, output: Output) -> anyhow::Result<()> {
+    let config = CaConfig::load(file)?;
     let admin = config.admin_listen.map(|address| address.to_string());
     let crl = config.crl_listen.map(|address| address.to_string());
     let keys = &config.keys;
@@ -56,11 +63,10 @@ pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
         "administrators": administrators,
         "archive": config.archive.as_ref().map(|archive| &archive.folder),
     });
-    match arguments.output.output {
-        Output::Json => print_json(&report)?,
-        Output::Text => super::print_fields(&report, "")?,
+    match output {
+        Output::Json => print_json(&report),
+        Output::Text => print_fields(&report, ""),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn whence(source: &SecretSource, ambient: &Ambient) -> String {

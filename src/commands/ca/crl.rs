@@ -1,6 +1,6 @@
 //! What is revoked as a CRL over HTTP, for verifiers that are no sidecars. Signed, so that it needs no TLS.
 
-use super::http::{Answer, Limits};
+use crate::commands::http::{Answer, Limits};
 use ca::Authority;
 use hyper::{Method, Request, StatusCode};
 

@@ -14,17 +14,24 @@ pub(super) fn read_section(node: &Node, problems: &Problems) -> Option<PathBuf> 
 /// Every entry of the YAML files in `dir`.
 ///
 /// # Errors
-/// When the directory or a file cannot be read, or with every problem found in the first file that has one.
+/// When the directory or a file cannot be read, or with every problem found in any of them.
 pub(crate) fn load_dir(dir: &Path) -> Result<Vec<Entry>, LoadError> {
     let files = policy_dir::documents(dir).map_err(|source| LoadError::Read {
         path: dir.to_owned(),
         source,
     })?;
-    let mut entries = Vec::new();
+    let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for file in files {
-        entries.extend(load_file(&file)?);
+        match load_file(&file) {
+            Ok(found) => entries.extend(found),
+            Err(LoadError::Problems(found)) => problems.extend(found),
+            Err(unreadable) => return Err(unreadable),
+        }
     }
-    Ok(entries)
+    match problems.is_empty() {
+        true => Ok(entries),
+        false => Err(LoadError::Problems(problems)),
+    }
 }
 
 /// The entries of one file.

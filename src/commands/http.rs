@@ -1,4 +1,4 @@
-//! Small HTTP/1 listeners beside the CA's own: each answers from memory, to anyone who may connect.
+//! Small HTTP/1 listeners of the CA and the agent: each answers from memory, to anyone who may connect.
 //!
 //! Nobody keeps a place for long, and no address has all of them.
 
