@@ -170,6 +170,8 @@ pub(crate) struct Ca {
     pub(crate) listen: SocketAddr,
     process: Option<Process>,
     pub(crate) clock: Option<Clock>,
+    /// Further arguments of `ca serve`.
+    pub(crate) more: Vec<String>,
 }
 
 impl Ca {
@@ -181,6 +183,7 @@ impl Ca {
             listen,
             process: Some(process),
             clock: None,
+            more: Vec::new(),
         }
     }
 
@@ -204,6 +207,7 @@ impl Ca {
             listen: free_address(),
             process: None,
             clock,
+            more: Vec::new(),
         };
         ca.serve();
         ca
@@ -221,7 +225,7 @@ impl Ca {
             "--allow-short-ttl-for-tests",
         ];
         let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
-        command.args(arguments);
+        command.args(arguments).args(&self.more);
         if let Some(clock) = &self.clock {
             clock.give(&mut command);
         }
@@ -235,6 +239,11 @@ impl Ca {
     /// kill -9.
     pub(crate) fn kill(&mut self) {
         self.process.take().expect("the CA runs").kill();
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        let log = self.dir.with_extension("log");
+        std::fs::read_to_string(log).unwrap_or_default()
     }
 
     pub(crate) fn token(&self, id: &str) -> String {

@@ -32,6 +32,10 @@ mod rotation;
 mod rotation_authority;
 // What is revoked beside a running CA.
 mod revocation;
+// A CA is restored from an older backup.
+mod rollback;
+// Old audit records go to files.
+mod archive;
 // SIGTERM.
 mod drain;
 // A new process in the place of one that runs.

@@ -21,6 +21,7 @@ mod pkcs11;
 mod postgres;
 mod postgres_ca;
 mod postgres_init;
+mod postgres_restore;
 mod postgres_rules;
 mod postgres_tls;
 mod redirect;
