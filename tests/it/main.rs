@@ -34,6 +34,8 @@ mod rotation_authority;
 mod revocation;
 // A CA is restored from an older backup.
 mod rollback;
+// What is said of a backup before it is needed.
+mod drill;
 // Old audit records go to files.
 mod archive;
 // SIGTERM.

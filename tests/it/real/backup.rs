@@ -1,9 +1,7 @@
 //! Backups beside a running CA, opened by `age` and `tar` as well as by ourselves.
 
 use super::run_ok;
-use crate::harness::{
-    Ca, Mesh, Options, Process, free_address, path, tipstaff, tipstaff_ok, wait_for,
-};
+use crate::harness::{Ca, Mesh, Options, Process, free_address, path, tipstaff_ok, wait_for};
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -113,44 +111,4 @@ fn a_backup_made_beside_a_running_ca_opens_with_age_and_tar_and_serves_when_rest
     let other = TempDir::new().expect("a folder");
     let mesh = Mesh::under(serve(&restored), other, &Options::default());
     assert_eq!(mesh.storefront.call("GET", "/api/v1/orders/7").status, 200);
-}
-
-#[test]
-fn a_drill_says_no_when_the_backup_cannot_be_used() {
-    let folder = TempDir::new().expect("a folder");
-    let file = |name: &str| folder.path().join(name);
-    std::fs::write(file("pass"), "tell nobody\n").expect("a file");
-    let (dir, backup, pass) = (file("ca"), file("ca.age"), file("pass"));
-    tipstaff_ok(&[
-        "ca",
-        "init",
-        "--dir",
-        path(&dir),
-        "--trust-domain",
-        "test.example",
-    ]);
-    let secret = ["--backup-passphrase-file", path(&pass)];
-    let made = ["ca", "backup", "--dir", path(&dir), "--to", path(&backup)];
-    tipstaff_ok(&[&made[..], &secret].concat());
-
-    let arguments = [
-        "ca",
-        "drill",
-        "--dir",
-        path(&dir),
-        "--backup",
-        path(&backup),
-    ];
-    let arguments = [&arguments[..], &secret].concat();
-    let well = tipstaff_ok(&[&arguments[..], &["--output", "json"]].concat());
-    let report: serde_json::Value = serde_json::from_str(&well).expect("JSON");
-    assert_eq!(report["backup"]["records_behind"], 0, "{report}");
-    assert_eq!(report["problems"], serde_json::json!([]), "{report}");
-
-    let whole = std::fs::read(&backup).expect("a backup");
-    std::fs::write(&backup, &whole[..whole.len() - 1]).expect("a file");
-    let output = tipstaff(&arguments);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains("problem: backup: "), "{said}");
 }
