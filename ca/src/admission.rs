@@ -113,6 +113,11 @@ impl Admission {
         state.charge(source, self.per_source, now);
     }
 
+    /// Until when `source` has spent its budget.
+    pub(crate) fn spent_until(&self, source: &Source, now: Instant) -> Instant {
+        self.lock().spent(source, now).max(now)
+    }
+
     /// Takes back all of a charge: what it was for has left nothing behind.
     pub(crate) fn give_back(&self, source: &Source) {
         let mut state = self.lock();

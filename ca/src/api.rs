@@ -6,6 +6,7 @@
 mod administration;
 mod attested;
 mod pace;
+mod published;
 mod recover;
 pub(crate) mod refused;
 mod registration;
@@ -19,7 +20,7 @@ use crate::authority::{
 };
 use crate::csr::PublicKey;
 use crate::entries::Entry;
-use crate::federation::{Federated, REFRESH_HINT};
+use crate::federation::Federated;
 use crate::jwt::Tokens;
 use crate::ledger::Refusal;
 use crate::lineage::LineageError;
@@ -37,6 +38,7 @@ use attested::Ground;
 use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
 pub(crate) use pace::Limits;
 use pace::{Admitted, Asking, at_most};
+use published::Published;
 use refused::Refused;
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -75,11 +77,14 @@ pub(crate) struct Api {
     tokens: Option<Arc<Tokens>>,
     /// Bundles of other trust domains.
     federated: Receiver<Federated>,
+    /// Our own, as anyone may read it.
+    pub(crate) published: Arc<Published>,
 }
 
 impl Api {
     pub(crate) fn new(authority: Arc<Authority>, metrics: Arc<Metrics>, limits: Limits) -> Self {
         Self {
+            published: Published::new(&authority.bundle()),
             authority,
             metrics,
             attestors: Arc::default(),
@@ -303,12 +308,6 @@ impl Api {
 
     pub(crate) fn federating(self, federated: Receiver<Federated>) -> Self {
         Self { federated, ..self }
-    }
-
-    /// What the bundle endpoint gives.
-    pub(crate) fn bundle_document(&self) -> String {
-        let bundle = Arc::clone(&self.authority.bundle().borrow());
-        bundle.to_spiffe_json(REFRESH_HINT)
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {

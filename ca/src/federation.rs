@@ -35,6 +35,11 @@ const LATEST: Duration = Duration::from_secs(60 * 60);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The document of a bundle (SPIFFE Trust Domain and Bundle section 4), as we publish it.
+pub(crate) fn document(bundle: &TrustBundle) -> String {
+    bundle.to_spiffe_json(REFRESH_HINT)
+}
+
 /// Bundles of other trust domains, each on its own.
 pub type Federated = Arc<Vec<Arc<TrustBundle>>>;
 

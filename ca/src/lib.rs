@@ -41,6 +41,7 @@ pub mod client;
 mod causes;
 mod json;
 pub mod metrics;
+mod rendered;
 mod watched;
 
 pub use authority::{Authority, Issued, Request, Requester, init};

@@ -33,6 +33,11 @@ impl Due {
         Self(Instant::now() + left.unwrap_or_default())
     }
 
+    /// Of one whose turn is then, if all others' are later.
+    pub(crate) fn at(time: std::time::Instant) -> Self {
+        Self(Instant::from_std(time))
+    }
+
     /// Of one who has none.
     pub(crate) fn without_certificate() -> Self {
         Self(Instant::now() + WITHOUT_CERTIFICATE)

@@ -90,6 +90,8 @@ pub(crate) enum Refused {
     Store(#[source] StoreError),
     #[error("too many refused calls; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
     RateLimited { retry_after: Duration },
+    #[error("too many readings by this address; expected the next one no sooner than in {} s", .retry_after.as_secs() + 1)]
+    TooManyReads { retry_after: Duration },
     #[error("too many certificates for this address; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
     TooManyForAddress { retry_after: Duration },
     #[error("more are asking than this CA can serve, and others are due sooner; expected the next call no sooner than in {} s", .retry_after.as_secs() + 1)]
@@ -106,6 +108,10 @@ pub(crate) enum Refused {
     Json { line: usize, column: usize },
     #[error("expected content type application/json, in UTF-8 and without content encoding")]
     ContentType,
+    #[error(
+        "expected HTTP/1.1 or HTTP/2 with one Host, a POST with its Content-Length, and a GET without a body"
+    )]
+    Http,
     #[error("expected the whole body, which broke off")]
     BrokenOff,
     #[error("expected a path of those that /v1/openapi.json lists")]
@@ -133,7 +139,8 @@ impl Refused {
             | Self::Malformed
             | Self::Json { .. }
             | Self::ContentType
-            | Self::BrokenOff => Code::InvalidArgument,
+            | Self::BrokenOff
+            | Self::Http => Code::InvalidArgument,
             Self::NoSuchPath => Code::NotFound,
             Self::Attestation(AttestError::Unavailable) => Code::Unavailable,
             Self::NotEnrolled
@@ -171,6 +178,7 @@ impl Refused {
             Self::RateLimited { .. }
             | Self::TooManyCertificates { .. }
             | Self::TooManyForAddress { .. }
+            | Self::TooManyReads { .. }
             | Self::Overloaded { .. }
             | Self::Oversized => Code::ResourceExhausted,
             Self::UnknownMethod | Self::OtherMethod { .. } | Self::NoTokens => Code::Unimplemented,
@@ -222,14 +230,16 @@ impl Refused {
             Self::Store(_) => Reason::Unavailable,
             Self::RateLimited { .. }
             | Self::TooManyCertificates { .. }
-            | Self::TooManyForAddress { .. } => Reason::RateLimited,
+            | Self::TooManyForAddress { .. }
+            | Self::TooManyReads { .. } => Reason::RateLimited,
             Self::Overloaded { .. } => Reason::Overloaded,
             Self::Oversized => Reason::OversizedMessage,
             Self::Malformed
             | Self::TwoProofs
             | Self::Json { .. }
             | Self::ContentType
-            | Self::BrokenOff => Reason::MalformedMessage,
+            | Self::BrokenOff
+            | Self::Http => Reason::MalformedMessage,
             Self::Audience(_) => Reason::InvalidAudience,
             Self::UnknownMethod | Self::NoSuchPath | Self::OtherMethod { .. } => {
                 Reason::UnknownMethod
@@ -245,6 +255,7 @@ impl Refused {
             Self::RateLimited { retry_after }
             | Self::TooManyCertificates { retry_after }
             | Self::TooManyForAddress { retry_after }
+            | Self::TooManyReads { retry_after }
             | Self::Overloaded { retry_after } => Some(*retry_after),
             _ => None,
         }

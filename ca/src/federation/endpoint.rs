@@ -1,29 +1,33 @@
 //! Our bundle for those who know us by a host name (SPIFFE Federation section 5.2.1, https_web), under a certificate of a
-//! public CA or of one that both sides trust. It serves the bundle and nothing else, and takes no certificates of clients; the CA's
-//! own listener serves the same under https_spiffe.
+//! public CA or of one that both sides trust. It serves the bundle and nothing else, once to a connection, and takes no
+//! certificates of clients; the CA's own listener serves the same under https_spiffe.
 
+use super::document;
+use crate::admission::{Admission, Source};
 use crate::attest::fetch::{FetchError, read};
-use crate::server::Shares;
+use crate::rendered::Rendered;
+use crate::server::{Share, Shares};
 use aws_lc_rs::digest::{self, SHA256};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::TrustBundle;
 use identity::tls::provider;
 use rustls::ServerConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem};
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -36,7 +40,9 @@ const PATH: &str = "/bundle";
 const MAX_CONNECTIONS: usize = 64;
 /// Of these, how many one address may hold.
 const MAX_PER_ADDRESS: usize = 8;
-/// For a connection, handshake and all of its requests together.
+/// Connections of one address, in one burst or spread; a refused one costs no handshake. 64 times as many of all together.
+const CONNECTIONS_PER_MINUTE: u32 = 60;
+/// For a connection, from the handshake to the answer.
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// How often the files are looked at: certificates are replaced weeks before they end.
@@ -64,7 +70,7 @@ pub struct Endpoint {
     /// SHA-256 of what was in the files.
     present: [u8; 32],
     tls: watch::Sender<Arc<ServerConfig>>,
-    bundle: watch::Receiver<Arc<TrustBundle>>,
+    document: Arc<Rendered>,
 }
 
 /// What the files hold.
@@ -90,7 +96,7 @@ impl Endpoint {
             options,
             present: found.digest(),
             tls,
-            bundle,
+            document: Arc::new(Rendered::new(bundle, document)),
         })
     }
 
@@ -104,11 +110,14 @@ impl Endpoint {
 
     /// Serves until dropped. Connections that are open then end by themselves, within seconds.
     pub async fn run(mut self) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let shares = Shares::new(MAX_PER_ADDRESS);
+        let room = Room {
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            shares: Shares::new(MAX_PER_ADDRESS),
+            pace: Admission::new(CONNECTIONS_PER_MINUTE, Instant::now()),
+        };
         loop {
             tokio::select! {
-                () = accept(&self.listener, (&places, &shares), &self.tls, &self.bundle) => {}
+                () = accept(&self.listener, &room, &self.tls, &self.document) => {}
                 () = sleep(LOOK) => self.look().await,
             }
         }
@@ -165,65 +174,70 @@ impl Credentials {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
             .with_single_cert(chain, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+}
+
+/// What there is for connections.
+struct Room {
+    places: Arc<Semaphore>,
+    shares: Arc<Shares>,
+    pace: Admission,
+}
+
+impl Room {
+    fn admit(&self, address: IpAddr) -> Option<Share> {
+        let (source, now) = (Source::address(address), Instant::now());
+        self.pace.admit(&source, now).ok()?;
+        let share = self.shares.admit_address(address)?;
+        self.pace.charge(&source, now);
+        Some(share)
     }
 }
 
 /// One connection after the other, each in a task that ends by itself. Never returns; cancel safe.
 async fn accept(
     listener: &TcpListener,
-    (places, shares): (&Arc<Semaphore>, &Arc<Shares>),
+    room: &Room,
     tls: &watch::Sender<Arc<ServerConfig>>,
-    bundle: &watch::Receiver<Arc<TrustBundle>>,
+    document: &Arc<Rendered>,
 ) {
     loop {
-        let Ok(place) = Arc::clone(places).acquire_owned().await else {
+        let Ok(place) = Arc::clone(&room.places).acquire_owned().await else {
             return;
         };
         let Ok((socket, address)) = listener.accept().await else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let Some(share) = shares.admit_address(address.ip()) else {
+        let Some(share) = room.admit(address.ip()) else {
             continue;
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-        let bundle = bundle.clone();
+        let document = Arc::clone(document);
         tokio::spawn(async move {
             // A broken connection concerns nobody else, and a slow one no more than its place.
-            let served = timeout(CONNECTION_TIME, serve(acceptor, socket, bundle));
+            let served = timeout(CONNECTION_TIME, serve(acceptor, socket, &document));
             served.await.ok();
             drop((place, share));
         });
     }
 }
 
-async fn serve(
-    acceptor: TlsAcceptor,
-    socket: TcpStream,
-    bundle: watch::Receiver<Arc<TrustBundle>>,
-) {
+async fn serve(acceptor: TlsAcceptor, socket: TcpStream, document: &Rendered) {
     let Ok(stream) = acceptor.accept(socket).await else {
         return;
     };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
+    let service = service_fn(|request| ready(Ok::<_, Infallible>(answer(&request, document))));
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .max_buf_size(MAX_HEADER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(1)
-        .max_header_list_size(MAX_HEADER_BYTES as u32);
-    let service = service_fn(|request| {
-        let answer = answer(&request, &bundle.borrow());
-        async move { Ok::<_, Infallible>(answer) }
-    });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+        .max_buf_size(MAX_HEADER_BYTES)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
+        let error = &error as &dyn std::error::Error;
         tracing::debug!(
             error,
             "a connection to the bundle endpoint ended with an error"
@@ -231,7 +245,7 @@ async fn serve(
     }
 }
 
-fn answer(request: &Request<Incoming>, bundle: &TrustBundle) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, document: &Rendered) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::default());
     if request.uri().path() != PATH {
         *response.status_mut() = StatusCode::NOT_FOUND;
@@ -240,8 +254,7 @@ fn answer(request: &Request<Incoming>, bundle: &TrustBundle) -> Response<Full<By
         let headers = response.headers_mut();
         headers.insert(ALLOW, HeaderValue::from_static("GET"));
     } else {
-        let json = bundle.to_spiffe_json(super::REFRESH_HINT);
-        *response.body_mut() = Full::new(json.into());
+        *response.body_mut() = Full::new(document.bytes());
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

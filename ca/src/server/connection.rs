@@ -9,8 +9,8 @@ use crate::api::{Api, Peer};
 use crate::metrics::Reason;
 use crate::proto::administration_server::{self, AdministrationServer};
 use crate::proto::certificate_authority_server::CertificateAuthorityServer;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, Request, Response, Version};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,14 +18,16 @@ use hyper_util::server::conn::auto;
 use identity::tls::BundleSource;
 use identity::{Leaf, Usage, VerifiedChain, VerifyError};
 use rustls::ServerConnection;
+use rustls::server::Acceptor;
 use std::convert::Infallible;
+use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower_service::Service as _;
@@ -38,6 +40,8 @@ const MAX_STREAMS_OF_STRANGERS: u32 = 2;
 const MAX_HEADER_BYTES: usize = 8 * 1024;
 /// Both windows: a message fits in, a connection holds no more than two.
 const WINDOW_BYTES: u32 = 32 * 1024;
+/// For how long a handshake has its place: a client that takes longer to answer keeps nobody waiting meanwhile.
+const PLACE_LENT: Duration = Duration::from_millis(250);
 /// How soon a peer that is gone without a word is noticed.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,14 +50,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, stranger: Share) {
     let _open = service.metrics.connection();
     let _ = socket.set_nodelay(true);
-    let acceptor = TlsAcceptor::from(Arc::clone(&service.tls.borrow()));
-    let accepted = timeout(service.options.handshake_timeout, acceptor.accept(socket));
-    let stream = match accepted.await {
+    let handshake = handshake(&service, socket, address);
+    let stream = match timeout(service.options.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            tracing::debug!(%address, %error, "handshake failed");
-            return service.metrics.count_refusal(Reason::Handshake);
-        }
+        Ok(Err(reason)) => return service.metrics.count_refusal(reason),
         Err(_) => return service.metrics.count_refusal(Reason::HandshakeTimeout),
     };
     let Ok(svid) = client_chain(&service, stream.get_ref().1) else {
@@ -75,6 +75,32 @@ pub(super) async fn serve(service: Service, socket: TcpStream, address: IpAddr, 
         leaving: CancellationToken::new(),
     };
     serve_http(&service, stream, peer).await;
+}
+
+/// Nothing is computed before the client has spoken and it is its turn.
+async fn handshake(
+    service: &Service,
+    socket: TcpStream,
+    address: IpAddr,
+) -> Result<TlsStream<TcpStream>, Reason> {
+    let failed = |error: io::Error| {
+        tracing::debug!(%address, %error, "handshake failed");
+        Reason::Handshake
+    };
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), socket).await;
+    let hello = hello.map_err(failed)?;
+    let turn = service.handshakes.take(address).await;
+    let turn = turn.map_err(|_| Reason::Overloaded)?;
+    let config = Arc::clone(&service.tls.borrow());
+    let mut accepted = pin!(hello.into_stream(config));
+    let stream = match timeout(PLACE_LENT, &mut accepted).await {
+        Ok(stream) => stream,
+        Err(_) => {
+            drop(turn);
+            accepted.await
+        }
+    };
+    stream.map_err(failed)
 }
 
 /// The places of a connection with a certificate: one of that certificate's, and one of its identity's.
@@ -126,6 +152,7 @@ async fn serve_http(service: &Service, stream: TlsStream<TcpStream>, peer: Peer)
         ended = &mut connection => return debug_end(ended),
         () = sleep(polite) => {}
         () = service.tasks.drain.cancelled() => {}
+        () = leaving.cancelled() => {}
     }
     leaving.cancel();
     connection.as_mut().graceful_shutdown();
@@ -210,9 +237,13 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         None => Source::address(peer.address),
     };
     let dialect = Dialect::of(&request);
-    if let Err(retry_after) = service.admission.admit(&source, Instant::now()) {
+    if let Err(refused) = admit(&service, &source, request.method()) {
         service.metrics.count_refusal(Reason::RateLimited);
-        return dialect.refuse(&Refused::RateLimited { retry_after });
+        let mut response = dialect.refuse(&refused);
+        if matches!(refused, Refused::TooManyReads { .. }) {
+            end_after(&peer, request.version(), &mut response);
+        }
+        return response;
     }
     request.extensions_mut().insert(peer);
     let limit = service.options.request_timeout;
@@ -233,6 +264,29 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
         }
     }
     response
+}
+
+/// The next call of this caller has to come through the line for handshakes.
+fn end_after(peer: &Peer, version: Version, response: &mut Response<Body>) {
+    // What was sent together is answered together, unless the answer says that it is the last.
+    if version != Version::HTTP_2 {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    peer.leaving.cancel();
+}
+
+/// Whether a call is looked at. What strangers may read costs them a part of their budget.
+fn admit(service: &Service, source: &Source, method: &Method) -> Result<(), Refused> {
+    let now = Instant::now();
+    let admitted = service.admission.admit(source, now);
+    admitted.map_err(|retry_after| Refused::RateLimited { retry_after })?;
+    if matches!(source, Source::Address(_)) && method != Method::POST {
+        let admitted = service.reads.admit(source, now);
+        admitted.map_err(|retry_after| Refused::TooManyReads { retry_after })?;
+        service.reads.charge(source, now);
+    }
+    Ok(())
 }
 
 /// The answer of the gRPC service. What its layers refuse before our code sees it is refused in our words, and audited

@@ -16,10 +16,11 @@ use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{Certificate, IssueRequest, RenewRequest};
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue,
+    ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use identity::pem;
@@ -100,7 +101,12 @@ pub(super) async fn answer(
     let is_head = parts.method == Method::HEAD;
     let target = parts.uri.path_and_query().map(|target| target.as_str());
     let read = async {
-        Ok(match Operation::asked(&parts.method, target)? {
+        check_framing(&parts)?;
+        let operation = Operation::asked(&parts.method, target)?;
+        if operation.method() == "GET" && !body.is_end_stream() {
+            return Err(Refused::Http);
+        }
+        Ok(match operation {
             Operation::Issue => Call::Issue(read(&parts.headers, body).await?),
             Operation::Renew => Call::Renew(read(&parts.headers, body).await?),
             Operation::Bundle => Call::Bundle,
@@ -149,16 +155,28 @@ async fn run(api: &Api, call: Call, parts: Parts) -> Result<Response<Body>, toni
             let reply = api.renew(call).await?.into_inner();
             form.certificate(&reply, reply.certificate.as_ref())
         }
-        Call::Bundle => {
-            let bundle = api.bundle();
-            match form {
-                Form::Json => json(&bundle),
-                Form::Pem => response(PEM, to_pem(&bundle.authorities)),
-            }
-        }
-        Call::SpiffeBundle => response(JSON, api.bundle_document()),
+        Call::Bundle => match form {
+            Form::Json => response(JSON, api.published.json.bytes()),
+            Form::Pem => response(PEM, api.published.pem.bytes()),
+        },
+        Call::SpiffeBundle => response(JSON, api.published.document.bytes()),
         Call::Description => response(JSON, DESCRIPTION),
     })
+}
+
+/// One form of a request that nobody between reads in another way (RFC 9112 sections 3.2 and 6.3): hyper takes a length beside
+/// chunks for none, and any Host or none.
+fn check_framing(parts: &Parts) -> Result<(), Refused> {
+    match parts.version {
+        Version::HTTP_2 => Ok(()),
+        Version::HTTP_11
+            if parts.headers.get_all(HOST).iter().count() == 1
+                && !parts.headers.contains_key(TRANSFER_ENCODING) =>
+        {
+            Ok(())
+        }
+        _ => Err(Refused::Http),
+    }
 }
 
 /// The message of a request: one JSON object, of as many bytes as a gRPC message may have.

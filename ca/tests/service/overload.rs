@@ -1,7 +1,12 @@
-use crate::harness::{CART, Ca, LeafKey, Workload};
+use crate::harness::{CART, Ca, LeafKey, Workload, within};
 use ca::metrics::{Call, Reason};
 use ca::proto::RenewRequest;
 use ca::server::Options;
+use identity::SpiffeId;
+use identity::tls::{client_config, server_name};
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
@@ -73,4 +78,28 @@ async fn who_is_turned_away_is_told_when_to_come_back_and_fills_no_ledger() {
     let renewed = ca.metrics.issued(Call::Renew);
     assert_eq!(renewed + turned_away, 80);
     assert_eq!(ca.audit().records, before + renewed);
+}
+
+#[tokio::test]
+async fn clients_that_say_hello_and_nothing_more_keep_nobody_from_a_handshake() {
+    let ca = Ca::start_with(Options {
+        handshakes_at_once: 1,
+        ..Options::default()
+    })
+    .await;
+    let bundle = ca.bundle();
+    let server = SpiffeId::ca_server(bundle.trust_domain());
+    let config = client_config(None, Arc::new(bundle), server, &[b"h2"]);
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut hello = Vec::new();
+        let mut client = rustls::ClientConnection::new(Arc::new(config.clone()), server_name());
+        client.as_mut().unwrap().write_tls(&mut hello).unwrap();
+        let mut socket = TcpStream::connect(ca.address).await.unwrap();
+        socket.write_all(&hello).await.unwrap();
+        silent.push(socket);
+    }
+    within(ca.identity(CART)).await;
+    assert_eq!(ca.metrics.refused(Reason::Overloaded), 0);
+    assert_eq!(ca.metrics.refused(Reason::HandshakeTimeout), 0);
 }
