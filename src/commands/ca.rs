@@ -87,16 +87,13 @@ async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
         ca::authority::check_workload_id(entry.id(), authority.trust_domain())
             .context("reading entries.dir")?;
     }
-    let server = ca::server::Server::bind(
-        Arc::clone(&authority),
-        config.listen,
-        ca::server::Options::default(),
-    )
-    .await?
-    .believing(attestors)
-    .with_entries(entries)
-    .administered_by(config.administrators)
-    .rotating(config.rotation);
+    let server =
+        ca::server::Server::bind(Arc::clone(&authority), config.listen, config.limits.clone())
+            .await?
+            .believing(attestors)
+            .with_entries(entries)
+            .administered_by(config.administrators)
+            .rotating(config.rotation);
     let server = match config.jwt {
         Some(options) => server.issuing_tokens(options).await?,
         None => server,

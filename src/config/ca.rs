@@ -9,6 +9,7 @@ pub(crate) mod entries;
 mod federation;
 mod jwt;
 mod keys;
+mod limits;
 mod rotation;
 mod store;
 
@@ -59,6 +60,8 @@ pub(crate) struct CaConfig {
     pub(crate) bundle_endpoint: Option<EndpointOptions>,
     /// Other trust domains whose bundles are fetched.
     pub(crate) federation: Vec<ca::federation::Options>,
+    /// How much the CA is asked for at most.
+    pub(crate) limits: ca::server::Options,
     /// Where old audit records go while the CA serves.
     pub(crate) archive: Option<ca::ledger::ArchiveOptions>,
 }
@@ -82,6 +85,7 @@ impl CaConfig {
             rotation: ca::rotation::Options::default(),
             bundle_endpoint: None,
             federation: Vec::new(),
+            limits: ca::server::Options::default(),
             archive: None,
         }
     }
@@ -110,6 +114,7 @@ impl CaConfig {
         let rotation = map.optional("rotation", rotation::read);
         let bundle_endpoint = map.optional("bundleEndpoint", federation::read_endpoint);
         let federation = map.optional("federation", federation::read);
+        let limits = map.optional("limits", limits::read);
         let archive = map.optional("audit", audit::read);
         Some(Self {
             dir: dir?,
@@ -130,6 +135,7 @@ impl CaConfig {
             rotation: rotation.unwrap_or_default(),
             bundle_endpoint,
             federation: federation.unwrap_or_default(),
+            limits: limits.unwrap_or_default(),
             archive,
         })
     }

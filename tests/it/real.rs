@@ -3,6 +3,7 @@
 //! Workload API.
 
 mod backup;
+mod bundle_endpoint;
 mod clock;
 mod crl;
 mod curl;

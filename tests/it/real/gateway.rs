@@ -8,10 +8,15 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 const DOCUMENT: &str = include_str!("../../../docs/enrolling-with-curl.md");
-const NAME: &str = "ca.demo.test";
+pub(super) const NAME: &str = "ca.demo.test";
 const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
 
 fn serve(folder: &Path) -> Ca {
+    serve_with(folder, "")
+}
+
+/// With more sections in its configuration.
+pub(super) fn serve_with(folder: &Path, more: &str) -> Ca {
     let (dir, listen) = (folder.join("ca"), free_address());
     let init = [
         "ca",
@@ -22,16 +27,14 @@ fn serve(folder: &Path) -> Ca {
         "demo.test",
     ];
     tipstaff_ok(&init);
+    let config = folder.join("ca.yaml");
+    let text = format!(
+        "dir: \"{}\"\nlisten: \"{listen}\"\nserverNames: [{NAME}]\n{more}",
+        dir.display()
+    );
+    std::fs::write(&config, text).expect("a configuration");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
-    command.args([
-        "ca",
-        "serve",
-        "--dir",
-        path(&dir),
-        "--listen",
-        &listen.to_string(),
-    ]);
-    command.args(["--server-name", NAME]);
+    command.args(["ca", "serve", "--config", path(&config)]);
     let process = Process::start(command, dir.with_extension("log"));
     wait_for("the CA to listen", || {
         std::net::TcpStream::connect(listen).ok()
@@ -40,27 +43,35 @@ fn serve(folder: &Path) -> Ca {
 }
 
 /// A workload's directory: the bundle, and where the CA's name leads.
-fn workload(ca: &Ca) -> TempDir {
+pub(super) fn workload(ca: &Ca) -> TempDir {
+    workload_of(ca, ORDERS)
+}
+
+fn workload_of(ca: &Ca, id: &str) -> TempDir {
     let folder = TempDir::new().expect("a folder");
     let bundle = folder.path().join("ca-bundle.pem");
     std::fs::copy(ca.bundle(), bundle).expect("a bundle");
     let connect = format!("connect-to = \"{NAME}:8443:{}\"\n", ca.listen);
     std::fs::write(folder.path().join(".curlrc"), connect).expect("a file");
-    std::fs::write(folder.path().join("token"), ca.token(ORDERS)).expect("a file");
+    std::fs::write(folder.path().join("token"), ca.token(id)).expect("a file");
     folder
 }
 
 /// The document's commands as one script.
 fn documented() -> String {
+    format!("set -eu\n{}", blocks().concat())
+}
+
+fn blocks() -> Vec<&'static str> {
     let blocks = DOCUMENT.split("```sh\n").skip(1);
     let blocks: Vec<_> = blocks
         .map(|block| block.split("```").next().expect("a block"))
         .collect();
     assert_eq!(blocks.len(), 6, "{blocks:?}");
-    format!("set -eu\n{}", blocks.concat())
+    blocks
 }
 
-fn sh(folder: &Path, script: &str) -> Output {
+pub(super) fn sh(folder: &Path, script: &str) -> Output {
     Command::new("sh")
         .args(["-c", script])
         .current_dir(folder)
@@ -215,4 +226,31 @@ fn the_description_that_is_served_is_openapi() {
     let other = workload.path().join("spoilt.json");
     std::fs::write(&other, spoilt).expect("a file");
     assert!(!validate(&other).status.success());
+}
+
+#[test]
+fn a_third_certificate_in_a_window_for_two_is_refused_and_another_identity_gets_its_own() {
+    let folder = TempDir::new().expect("a folder");
+    let ca = serve_with(folder.path(), "limits: {certificatesPerMinute: 2}\n");
+    let first = workload(&ca);
+    let output = sh(first.path(), &documented());
+    assert!(output.status.success(), "{output:?}");
+    let again = format!("set -eu\n{}{}", blocks()[0], blocks()[4]);
+    let output = sh(first.path(), &again);
+    assert_eq!(output.status.code(), Some(22), "{output:?}");
+    let headers = std::fs::read_to_string(first.path().join("headers")).expect("headers");
+    let headers = headers.to_lowercase();
+    assert!(headers.contains("429"), "{headers}");
+    assert!(
+        headers.contains("tipstaff-reason: rate_limited"),
+        "{headers}"
+    );
+    let wait = headers.split("retry-after: ").nth(1).expect("a time");
+    let wait: u64 = wait.lines().next().expect("it").parse().expect("seconds");
+    assert!((1..=30).contains(&wait), "two a minute: {headers}");
+
+    let other = "spiffe://demo.test/ns/shop/sa/payments";
+    let second = workload_of(&ca, other);
+    let output = sh(second.path(), &documented().replace(ORDERS, other));
+    assert!(output.status.success(), "{output:?}");
 }
