@@ -63,6 +63,27 @@ fn two_python_workloads_speak_mutual_tls_and_refuse_a_third() {
 }
 
 #[test]
+fn a_grpc_client_asks_sds_once_for_a_secret() {
+    let folder = TempDir::new().expect("a folder");
+    let ca = Ca::start(folder.path());
+    let workload = Workload::sidecar(folder.path(), &ca, "orders", ORDERS, 3600);
+    let watching = start("watch.py", &workload, &[]);
+    watching.hear("svid");
+    let asking = start(
+        "fetch_secrets.py",
+        &workload,
+        &["default", ORDERS, "ROOTCA", "nothing"],
+    );
+    for line in [
+        "secret default CERTIFICATE, PRIVATE KEY".to_owned(),
+        format!("secret {ORDERS} CERTIFICATE, PRIVATE KEY"),
+        "refused nothing NOT_FOUND".to_owned(),
+    ] {
+        assert_eq!(asking.hear(line.split(' ').nth(1).expect("a name")), line);
+    }
+}
+
+#[test]
 fn an_agent_tells_processes_apart_by_user_and_program() {
     let folder = TempDir::new().expect("a folder");
     let ca = Ca::start(folder.path());
