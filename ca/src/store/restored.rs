@@ -3,9 +3,9 @@
 use super::changes::{self, Topic};
 use super::rollback::{State, give_up, void_tokens};
 use super::session::Transaction;
-use super::sql::{self, Row, values};
+use super::sql::{self, DatabaseError, Row, values};
 use super::writer::Batch;
-use super::{Database, StoreError, read, unix_seconds, write};
+use super::{Database, StoreError, read, revocation, unix_seconds, write};
 use crate::config::MAX_TTL;
 use crate::ledger::Event;
 use std::time::SystemTime;
@@ -225,7 +225,8 @@ pub(crate) struct Settled {
 /// used by then, as they may have been since; audited.
 ///
 /// # Errors
-/// When nothing could be recorded.
+/// When nothing could be recorded, or the list would be longer than sidecars take: a CRL names each certificate of a revoked
+/// identity, which the CA's own records need not.
 pub(crate) fn settle(
     database: &Database,
     restoration: &Restoration,
@@ -242,6 +243,7 @@ pub(crate) fn settle(
             version = version.max(revoked.version);
         }
         if revocations > 0 {
+            revocation::fits(batch)?.map_err(DatabaseError::Revoke)?;
             let later = i64::try_from(version + 1).unwrap_or(i64::MAX);
             changes::announce_from(batch, Topic::Revocations, unix_seconds(now).max(later))?;
         }

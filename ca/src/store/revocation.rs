@@ -206,6 +206,24 @@ fn has_room(
     })
 }
 
+/// Whether the list is one that sidecars take, however it has come to be what it is.
+pub(super) fn fits(transaction: &mut Transaction<'_>) -> sql::Result<Result<(), RevokeError>> {
+    let listed = transaction.only(
+        concat!("SELECT count(*) FROM ", told!()),
+        values![BACKDATE.as_secs()],
+    )?;
+    let names = transaction.only(
+        "SELECT CAST(coalesce(sum(length(name) + CAST($1 AS BIGINT)), 0) AS BIGINT) FROM barred
+         WHERE kind <> 'lineage'",
+        values![NAME_OVERHEAD],
+    )?;
+    Ok(match (listed.get(0)?, names.get(0)?) {
+        (found, _) if found > MAX_SERIALS => Err(RevokeError::TooMany { found }),
+        (_, found) if found > MAX_NAMES_BYTES => Err(RevokeError::TooManyNames { found }),
+        _ => Ok(()),
+    })
+}
+
 fn lift(
     batch: &mut Batch<'_, '_>,
     target: &Target,

@@ -5,6 +5,7 @@
 //! `RETURNING` are there, `INSERT OR ...`, `rowid` and functions beyond `count`, `min`, `max` and `coalesce` are not.
 
 use super::unix_seconds;
+use crate::revoke::RevokeError;
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
@@ -245,6 +246,9 @@ pub enum DatabaseError {
         "the database has become version {found}, which takes a program of version {oldest} or later"
     )]
     Version { found: u32, oldest: u32 },
+    /// What was to be recorded would make a list that sidecars do not take.
+    #[error(transparent)]
+    Revoke(RevokeError),
     #[error("cannot wait for PostgreSQL")]
     Runtime(#[source] std::io::Error),
     #[error("expected {expected} in column {column} of the answer")]

@@ -3,7 +3,7 @@ use super::super::{RestoreOptions, Restored, settle};
 use super::*;
 use crate::authority::Authority;
 use crate::config::OpenOptions;
-use crate::revoke::Target;
+use crate::revoke::{MAX_SERIALS, Target};
 use crate::rotation::{self, By, Lives, Role};
 use crate::store::{Store, Terms, TokenGrant};
 use crate::token::JoinToken;
@@ -260,6 +260,28 @@ async fn lineages_that_were_frozen_after_a_backup_are_frozen_again_and_on_record
     assert_eq!(frozen[0].lineage, "copied");
     let records = crate::ledger::records(&place, 1, 100).unwrap();
     assert_eq!(records.last().unwrap().fields["frozen"], 1);
+}
+
+#[tokio::test]
+async fn more_certificates_than_sidecars_can_be_told_are_refused_and_restore_nothing() {
+    let ca = Ca::new();
+    ca.backup().unwrap();
+    let revoke = |count: u64| {
+        format!(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})
+             INSERT OR IGNORE INTO revocation (serial, spiffe_id, not_after, revoked_at, reason)
+             SELECT printf('%08x', i), '', 99999999999, 1, 'unspecified' FROM n"
+        )
+    };
+    ca.edit(&revoke(MAX_SERIALS + 1));
+    let refused = ca.restore_with("restored", &from(ca.dir.clone()));
+    let said = crate::causes::in_full(&refused.unwrap_err());
+    assert!(said.contains("expected at most 65536 revoked"), "{said}");
+    assert!(!ca.folder.path().join("restored").exists());
+
+    ca.edit(&format!("DELETE FROM revocation; {}", revoke(MAX_SERIALS)));
+    let (restored, _authority) = restore(&ca, &from(ca.dir.clone())).unwrap();
+    assert_eq!(restored.settled.revocations, MAX_SERIALS);
 }
 
 /// Records that the database's own means have brought back may have been served from before anybody settles them.
