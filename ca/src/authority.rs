@@ -42,7 +42,7 @@ pub use init::{InitError, init};
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
 use sign::check;
 pub(crate) use signers::Issuing;
-use signers::Signers;
+use signers::{Signers, Unusable};
 use slots::Slots;
 pub(crate) use witness::Verdict;
 use witness::Witness;
@@ -65,8 +65,7 @@ pub struct Authority {
     behind: std::sync::Mutex<Option<std::time::Instant>>,
     witness: Witness,
     server_issuer: watch::Sender<KeyHash>,
-    /// Why the authority that is to sign does not.
-    unusable: std::sync::Mutex<Option<String>>,
+    unusable: std::sync::Mutex<Unusable>,
 }
 
 impl Authority {

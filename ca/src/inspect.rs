@@ -5,6 +5,7 @@ use crate::authority::{OpenError, read_certificate};
 use crate::directory::{INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE};
 use crate::ledger::fingerprint;
 use crate::profile::CaCertificate;
+use crate::rotation::Generation;
 use crate::store::sql::{self, Row, values};
 use crate::store::{self, Database, StoreError, token_name, unix_seconds};
 use rustls_pki_types::CertificateDer;
@@ -94,6 +95,7 @@ pub fn overview(
 ) -> Result<Overview, OpenError> {
     let database = database.into();
     let (bundle, _) = store::read_settings(&database)?;
+    let generations = store::read_generations(&database)?;
     let counts = store::read(&database, |transaction| {
         let row = transaction.only(
             "SELECT (SELECT count(*) FROM certificate WHERE not_after > $1),
@@ -124,8 +126,8 @@ pub fn overview(
     Ok(Overview {
         trust_domain: bundle.trust_domain().to_string(),
         bundle_sequence: bundle.sequence(),
-        root: read_certificate(directory, ROOT_CERTIFICATE)?.into(),
-        intermediate: read_certificate(directory, INTERMEDIATE_CERTIFICATE)?.into(),
+        root: issuer(directory, generations.root(), ROOT_CERTIFICATE)?,
+        intermediate: issuer(directory, generations.issuer(), INTERMEDIATE_CERTIFICATE)?,
         unexpired_certificates,
         expired_certificates,
         enrolments,
@@ -133,6 +135,17 @@ pub fn overview(
         frozen_lineages,
         audit_records,
     })
+}
+
+/// That of the database; before the first rotation, of the directory.
+fn issuer(directory: &Path, one: Option<&Generation>, file: &str) -> Result<Issuer, OpenError> {
+    let Some(one) = one else {
+        return Ok(read_certificate(directory, file)?.into());
+    };
+    let incomplete = || OpenError::Incomplete(one.name.clone());
+    let der = one.certificate.clone().ok_or_else(incomplete)?;
+    let info = CaCertificate::parse(&der).ok_or_else(incomplete)?;
+    Ok((der, info).into())
 }
 
 /// The certificates that are valid after `now`, those that end last first, at most `limit`.

@@ -49,6 +49,9 @@ const ARGON2_LIMIT: Cost = Cost {
 const SALT_BYTES: usize = 16;
 const NONCE_BYTES: usize = 12;
 const PEM_BEGIN: &str = "-----BEGIN PRIVATE KEY-----";
+const NO_REFERENCE: KeyError = KeyError::Format {
+    expected: "\"held-in\", \"object\" and \"public-key\"",
+};
 
 /// The passphrase that the CA's keys are encrypted with. Never printed; zeroed on drop.
 #[derive(Clone)]
@@ -173,6 +176,22 @@ pub(crate) fn recognise(
     }
 }
 
+/// Takes the key that `text` is the only trace of out of its token. Nothing else of one is anywhere.
+pub(crate) fn destroy(text: &str, options: &OpenOptions) -> Result<(), KeyError> {
+    let Some((_, lines)) = held_in_token(text) else {
+        return Ok(());
+    };
+    let token = options.token.as_ref().ok_or(KeyError::TokenMissing)?;
+    let reference = Reference::parse(lines).ok_or(NO_REFERENCE)?;
+    Ok(pkcs11::destroy(token, &reference)?)
+}
+
+/// The `CKA_ID` of the key that `text` names, in hexadecimal; `None` when it is in no token.
+pub(crate) fn object_in_token(text: &str) -> Option<String> {
+    let (_, lines) = held_in_token(text)?;
+    Some(Reference::parse(lines)?.object())
+}
+
 /// Whether whoever reads `text` has the key.
 pub(crate) fn is_plaintext(text: &str) -> bool {
     text.contains(PEM_BEGIN)
@@ -203,10 +222,7 @@ fn reference(label: &'static str, text: &str) -> Result<Option<Reference>, KeyEr
             found: found.to_owned(),
         });
     }
-    let reference = Reference::parse(lines).ok_or(KeyError::Format {
-        expected: "\"held-in\", \"object\" and \"public-key\"",
-    })?;
-    Ok(Some(reference))
+    Reference::parse(lines).ok_or(NO_REFERENCE).map(Some)
 }
 
 /// The label and the lines after it, when `text` says that the key is in a token.

@@ -159,6 +159,12 @@ pub(crate) enum Event {
         by: String,
         despite: Vec<String>,
     },
+    /// What was prepared or requested is given up.
+    AuthorityAbandoned {
+        role: String,
+        authorities: Vec<String>,
+        by: String,
+    },
     /// The rows of certificates that were issued before this and ended by then may be gone.
     Swept {
         expired_by: i64,

@@ -11,10 +11,11 @@
 //!
 //! Here is what follows from where the authorities stand; `store/authorities.rs` keeps it, `authority/signers.rs` signs by it.
 
+use crate::federation::REFRESH_HINT;
 use crate::profile::{CaCertificate, Validity};
 use rustls_pki_types::CertificateDer;
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 mod accept;
@@ -38,6 +39,10 @@ pub use status::{Standing, Status, status};
 
 /// Of all sidecars that are alive, unless told otherwise: whoever has not heard of a root refuses what is below it.
 pub const DEFAULT_ACKNOWLEDGED_PERCENT: u8 = 100;
+
+/// How long a root is published before it signs, unless told otherwise: other trust domains, which say nothing, ask for the
+/// bundle twice meanwhile.
+pub const DEFAULT_PUBLISHED_FOR: Duration = REFRESH_HINT.saturating_mul(2);
 
 /// What an authority signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +216,26 @@ impl Generations {
         refused.iter().copied().chain(below).collect()
     }
 
+    /// What was made for a role and never signed anything, revoked or not, and what was made for it. Failing that, the request.
+    pub(crate) fn unused(&self, role: Role) -> Vec<&Generation> {
+        let prepared: Vec<_> = self.prepared(role).collect();
+        let below = prepared.iter().flat_map(|one| self.below(&one.name));
+        let unused: Vec<_> = prepared.iter().copied().chain(below).collect();
+        match unused.is_empty() {
+            true => self.requested().into_iter().collect(),
+            false => unused,
+        }
+    }
+
+    /// What would sign leaves after the next steps.
+    pub(crate) fn next_issuers(&self) -> impl Iterator<Item = &Generation> {
+        let root = self.next(Role::Root);
+        let below = root.and_then(|root| self.below(&root.name).next());
+        [below.or(root), self.next(Role::Intermediate)]
+            .into_iter()
+            .flatten()
+    }
+
     fn prepared(&self, role: Role) -> impl Iterator<Item = &Generation> {
         let root = self.root();
         self.of(role, State::Prepared).filter(move |one| {
@@ -278,4 +303,16 @@ pub struct Step {
     pub authorities: Vec<String>,
     /// What would have kept it from being taken, had it not been forced.
     pub despite: Vec<Blocker>,
+    /// Who was not waited for, when a root signs from now on.
+    pub silent: Silent,
+    /// Keys that are forgotten here and still in a token: the `CKA_ID` of each, in hexadecimal.
+    pub left_in_token: Vec<String>,
+}
+
+/// Who enrolled, has a valid certificate, and never said which trust bundle it has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Silent {
+    pub count: u64,
+    /// The first of their identities.
+    pub first: Vec<String>,
 }

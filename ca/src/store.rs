@@ -45,7 +45,7 @@ mod writer;
 mod tests;
 
 pub use authorities::Terms;
-pub(crate) use authorities::{New, generations, read_generations};
+pub(crate) use authorities::{New, can_activate, can_retire, generations, read_generations};
 pub(crate) use bundle::read_settings;
 pub(crate) use certificate::{CertificateRecord, still_valid};
 pub use changes::{State, Topic, Versions};
@@ -237,6 +237,19 @@ pub(crate) fn read<T: Send>(
     work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
 ) -> Result<T, StoreError> {
     in_transaction(database, Access::Read, work)?.map_err(StoreError::cannot_read)?
+}
+
+/// The same for tasks, which it holds up no thread of.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_soon<T: Send + 'static>(
+    database: &Database,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send + 'static,
+) -> Result<T, StoreError> {
+    let database = database.clone();
+    let reading = tokio::task::spawn_blocking(move || read(&database, work));
+    reading.await.map_err(|_| StoreError::Stopped)?
 }
 
 /// Writes beside a running server, for administration that has no open store.

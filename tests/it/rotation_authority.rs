@@ -23,7 +23,12 @@ const TTL: Duration = Duration::from_secs(6);
 
 fn step(mesh: &Mesh, step: &str, role: &str, more: &[&str]) -> Output {
     let dir = path(&mesh.ca.dir);
-    tipstaff(&[&["ca", "rotate", step, "--dir", dir, role], more].concat())
+    // No other trust domain has to hear of it.
+    let at_once: &[_] = match step {
+        "activate" => &["--published-for", "0s"],
+        _ => &[],
+    };
+    tipstaff(&[&["ca", "rotate", step, "--dir", dir, role], at_once, more].concat())
 }
 
 fn said(output: &Output) -> String {
@@ -241,4 +246,33 @@ fn a_sidecar_that_is_stopped_is_waited_for_by_name_and_learns_the_new_root_when_
             .then_some(())
     });
     assert!(!stranger.ready());
+}
+
+#[test]
+fn a_root_is_given_up_by_command_and_does_not_sign_before_other_trust_domains_had_time_for_it() {
+    let mesh = Mesh::start();
+    prepare(&mesh, "--root");
+    let dir = path(&mesh.ca.dir);
+    let activate = ["ca", "rotate", "activate", "--dir", dir, "--root"];
+    let refused = tipstaff(&activate);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        said(&refused).contains("other trust domains may not have the new root before"),
+        "{refused:?}"
+    );
+    wait_for("two roots", || (roots(&mesh).len() == 2).then_some(()));
+    let given_up = step(&mesh, "abandon", "--root", &[]);
+    assert!(
+        given_up.status.success() && said(&given_up).contains("given up: "),
+        "{given_up:?}"
+    );
+    wait_for("one root", || (roots(&mesh).len() == 1).then_some(()));
+    let refused = step(&mesh, "activate", "--root", &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let audit = tipstaff_ok(&["ca", "audit", "list", "--dir", dir]);
+    assert!(audit.contains("authority_abandoned"), "{audit}");
+    for sidecar in [&mesh.storefront, &mesh.orders] {
+        assert_eq!(sidecar.rotate().status, 200);
+    }
+    assert_eq!(mesh.storefront.call("GET", "/api/v1/orders/1").status, 200);
 }

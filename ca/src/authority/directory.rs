@@ -8,7 +8,7 @@ use crate::directory::{
 use crate::keys::{self, KeyError};
 use crate::profile::CaCertificate;
 use crate::rotation::Generations;
-use crate::signer::CaKey;
+use crate::signer::{CaKey, SignError};
 use crate::store::{self, StoreError};
 use aws_lc_rs::digest::{Context, SHA256};
 use identity::{Revocations, TrustBundle};
@@ -196,4 +196,14 @@ pub enum OpenError {
         "expected a sealed key of the authority {0} in a database on another server, found a plain one"
     )]
     PlaintextElsewhere(String),
+}
+
+impl OpenError {
+    /// Whether trying again by itself does harm.
+    pub(super) fn is_final(&self) -> bool {
+        let Self::Generation { source, .. } = self else {
+            return false;
+        };
+        matches!(source, KeyError::Sign(SignError::Pin { .. }))
+    }
 }

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 /// Between attempts to read what has changed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between looks at a key that is prepared and cannot be opened: it is not needed yet, and each look is as good as a login.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Authority {
     /// What is revoked, and every later version. Its sequence never goes back.
@@ -49,9 +51,17 @@ impl Authority {
                 continue;
             }
             *self.behind() = None;
-            if state.changed().await.is_err() {
+            let changed = state.changed();
+            let may_get_better = self.unusable().may_get_better();
+            let changed = match may_get_better {
+                true => tokio::time::timeout(LOOK_AGAIN, changed).await,
+                false => Ok(changed.await),
+            };
+            match changed {
+                Ok(Ok(())) => {}
                 // The thread that finds changes has died, which was reported. What is published here itself still is.
-                std::future::pending::<()>().await;
+                Ok(Err(_)) => std::future::pending::<()>().await,
+                Err(_) => authorities_read = u64::MAX,
             }
         }
     }

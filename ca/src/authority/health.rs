@@ -37,6 +37,9 @@ pub enum Fault {
     /// Another replica has rotated, and what opens the keys there does not here.
     #[error("the authority that is to sign cannot be used here: {0}")]
     Authority(String),
+    /// Once it is activated this replica issues nothing.
+    #[error("the authority that is prepared cannot be used here: {0}")]
+    Prepared(String),
     #[error("the issuer ends {ends}, sooner than a certificate of {} h", MAX_TTL.as_secs() / 3600)]
     IssuerEnds { ends: String },
     #[error("the ledger cannot be written: {0}")]
@@ -106,13 +109,18 @@ impl Authority {
             Err(TryLockError::Poisoned(looking)) => looking.into_inner(),
             Err(TryLockError::WouldBlock) => return vec![Fault::LookSlow],
         };
+        let (active, prepared) = {
+            let unusable = self.unusable();
+            (unusable.active.clone(), unusable.prepared.clone())
+        };
         let moved = self.on_disk.database != database_file(&self.directory);
         [
             self.key_fault(),
             self.disk_fault(),
             self.issuer_fault(),
             moved.then_some(Fault::LedgerMoved),
-            self.unusable().clone().map(Fault::Authority),
+            active.map(Fault::Authority),
+            prepared.map(Fault::Prepared),
         ]
         .into_iter()
         .flatten()
@@ -130,7 +138,7 @@ impl Authority {
         self.signer().issuer.key().prove().err().map(Fault::Signer)
     }
 
-    /// From the first rotation on the directory has copies, and what counts is read from the database as it changes.
+    /// From the first rotation on the directory has what was before it, and what counts is read from the database as it changes.
     fn disk_fault(&self) -> Option<Fault> {
         if !self.signers.borrow().are_from_files {
             return None;

@@ -78,6 +78,8 @@ pub(super) struct Signers {
     pub(super) workloads: Arc<Signer>,
     /// Under the oldest root that is still published, which everybody knows.
     oldest: Arc<Signer>,
+    /// What would sign next: open before it does, and known here if it cannot be.
+    prepared: Vec<Arc<Signer>>,
     /// Until the first rotation.
     pub(super) are_from_files: bool,
 }
@@ -93,6 +95,7 @@ impl Signers {
         Ok(Self {
             oldest: oldest(&workloads, generations, options, &[])?,
             workloads,
+            prepared: Vec::new(),
             are_from_files: generations.issuer().is_none(),
         })
     }
@@ -104,22 +107,35 @@ impl Signers {
         if lasts { &self.oldest } else { &self.workloads }
     }
 
-    /// The same after a rotation. Keys that are open stay so; `None` when there was none.
+    /// The same after a rotation, and why what is prepared could not sign here. Keys that are open stay so; `None` when there
+    /// was none.
     fn next(
         &self,
         generations: &Generations,
         options: &OpenOptions,
-    ) -> Result<Option<Self>, OpenError> {
+    ) -> Result<Option<(Self, Option<OpenError>)>, OpenError> {
         let Some(issuer) = generations.issuer() else {
             return Ok(None);
         };
-        let open = [&self.workloads, &self.oldest];
+        let open: Vec<_> = [&self.workloads, &self.oldest]
+            .into_iter()
+            .chain(&self.prepared)
+            .collect();
         let workloads = signer(issuer, generations, options, &self.workloads, &open)?;
-        Ok(Some(Self {
+        let (mut prepared, mut fault) = (Vec::new(), None);
+        for one in generations.next_issuers() {
+            match signer(one, generations, options, &workloads, &open) {
+                Ok(signer) => prepared.push(signer),
+                Err(error) => fault = Some(error),
+            }
+        }
+        let next = Self {
             oldest: oldest(&workloads, generations, options, &open)?,
             workloads,
+            prepared,
             are_from_files: false,
-        }))
+        };
+        Ok(Some((next, fault)))
     }
 }
 
@@ -187,38 +203,55 @@ impl Authority {
         (&self.directory, &self.options)
     }
 
+    /// Where its records are.
+    pub(crate) fn database(&self) -> Database {
+        self.options.database_in(&self.directory)
+    }
+
     /// Which authority signs the CA's own certificate, and every later one.
     pub(crate) fn server_issuer(&self) -> watch::Receiver<KeyHash> {
         self.server_issuer.subscribe()
     }
 
-    /// Why the authority that is to sign does not.
-    pub(super) fn unusable(&self) -> MutexGuard<'_, Option<String>> {
+    /// Which authorities cannot be used here.
+    pub(super) fn unusable(&self) -> MutexGuard<'_, Unusable> {
         self.unusable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the database says of the authorities and the bundle. Gives whether it could.
+    /// Takes over what the database says of the authorities and the bundle. Gives whether all was done that trying again might
+    /// do.
     pub(crate) async fn read_authorities(&self) -> bool {
         let taken = self.take_authorities().await;
-        let problem = taken.as_ref().err().map(|error| in_full(error));
+        let error = taken.as_ref().err();
+        let problem = error.map(|error| in_full(error));
         if let Some(problem) = &problem {
             tracing::error!(problem, "the authority that is to sign cannot be used here");
         }
-        *self.unusable() = problem;
-        taken.is_ok()
+        let mut unusable = self.unusable();
+        unusable.active = problem;
+        if let Ok(prepared) = taken.as_ref() {
+            unusable.prepared = prepared.as_ref().map(|error| in_full(error));
+            unusable.is_final = prepared.as_ref().is_some_and(OpenError::is_final);
+            if let Some(problem) = &unusable.prepared {
+                tracing::error!(
+                    problem,
+                    "the authority that is prepared cannot be used here"
+                );
+            }
+        }
+        // A PIN that is tried again and again locks the token, and with it every key.
+        error.is_none_or(OpenError::is_final)
     }
 
-    async fn take_authorities(&self) -> Result<(), OpenError> {
+    /// Gives why what is prepared cannot be used here, if so.
+    async fn take_authorities(&self) -> Result<Option<OpenError>, OpenError> {
         let (generations, bundle) = self.store.authorities().await?;
         let (present, options) = (Arc::clone(&self.signers.borrow()), self.options.clone());
         // Opening a key takes as long as guessing a passphrase, or a look into a token.
-        let opening = tokio::task::spawn_blocking(move || {
-            let next = present.next(&generations, &options)?;
-            Ok::<_, OpenError>((next, generations))
-        });
-        let (next, generations) = opening.await.map_err(|_| OpenError::Interrupted)??;
-        let Some(next) = next else {
-            return Ok(());
+        let opening = tokio::task::spawn_blocking(move || present.next(&generations, &options));
+        let next = opening.await.map_err(|_| OpenError::Interrupted)??;
+        let Some((next, fault)) = next else {
+            return Ok(None);
         };
         // A root is known before anything is issued under it, and forgotten once nothing is: the server's certificate, too.
         let server_root = self.signers.borrow().oldest.root.clone();
@@ -238,48 +271,41 @@ impl Authority {
         if is_new {
             tracing::info!(authority = %issuer, "another authority signs from now on");
         }
-        self.copy_to_directory(&generations, &bundle).await;
-        Ok(())
+        self.copy_to_directory(&bundle).await;
+        Ok(fault)
     }
 
-    /// For whoever reads the directory; the CA does not. It may be read only.
-    async fn copy_to_directory(&self, generations: &Generations, bundle: &TrustBundle) {
-        let (directory, pem) = (self.directory.clone(), bundle.to_pem());
-        let generations = generations.clone();
-        let copied = tokio::task::spawn_blocking(move || copy(&directory, &generations, &pem));
+    /// For new sidecars; the CA does not read it. The other files stay as they were: with records from before the first
+    /// rotation it is they that count again. The directory may be read only.
+    async fn copy_to_directory(&self, bundle: &TrustBundle) {
+        let (path, pem) = (self.directory.join(files::BUNDLE), bundle.to_pem());
+        let copied = tokio::task::spawn_blocking(move || {
+            match std::fs::read(&path).ok().as_deref() == Some(pem.as_bytes()) {
+                true => Ok(()),
+                false => files::replace(&path, pem.as_bytes()),
+            }
+        });
         if let Ok(Err(error)) = copied.await {
-            tracing::warn!(%error, "the CA's directory still has the files of another authority");
+            tracing::warn!(%error, "the CA's directory still has an older trust bundle");
         }
     }
 }
 
-fn copy(directory: &Path, generations: &Generations, bundle: &str) -> std::io::Result<()> {
-    let (Some(root), Some(issuer)) = (generations.root(), generations.issuer()) else {
-        return Ok(());
-    };
-    let pem = |one: &Generation| {
-        one.certificate
-            .as_ref()
-            .map(|der| identity::pem::encode(std::slice::from_ref(der)))
-    };
-    let (root, certificate) = (pem(root), pem(issuer));
-    for (name, text) in [
-        (
-            files::INTERMEDIATE_KEY,
-            issuer.key.0.as_ref().map(|text| text.as_str()),
-        ),
-        (files::INTERMEDIATE_CERTIFICATE, certificate.as_deref()),
-        (files::ROOT_CERTIFICATE, root.as_deref()),
-        (files::BUNDLE, Some(bundle)),
-    ] {
-        let path = directory.join(name);
-        if let Some(text) = text
-            && std::fs::read(&path).ok().as_deref() != Some(text.as_bytes())
-        {
-            files::replace(&path, text.as_bytes())?;
-        }
+/// Which authorities cannot be used here, and why.
+#[derive(Debug, Default)]
+pub(super) struct Unusable {
+    /// The one that is to sign: it does not.
+    pub(super) active: Option<String>,
+    pub(super) prepared: Option<String>,
+    /// Whether that one is not to be tried again.
+    is_final: bool,
+}
+
+impl Unusable {
+    /// Whether another look at what is prepared may find it better.
+    pub(super) fn may_get_better(&self) -> bool {
+        self.prepared.is_some() && !self.is_final
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -159,6 +159,7 @@ async fn a_backup_from_before_the_root_was_replaced_is_a_problem() {
     assert!(problems("before").is_empty() && problems("prepared").is_empty());
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: false,
     };
     let activated = store.activate_authority(role, terms, By::Operator, SystemTime::now());

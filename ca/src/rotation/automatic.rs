@@ -3,15 +3,15 @@
 
 use super::make::{Lives, PrepareError, Prepared, prepare};
 use super::{
-    Blocker, By, DEFAULT_ACKNOWLEDGED_PERCENT, Generation, Generations, Refused, Role, State, Step,
+    Blocker, By, DEFAULT_ACKNOWLEDGED_PERCENT, DEFAULT_PUBLISHED_FOR, Generation, Generations,
+    Refused, Role, State, Step,
 };
 use crate::authority::Authority;
 use crate::causes::in_full;
 use crate::config::MAX_TTL;
-use crate::federation::REFRESH_HINT;
 use crate::metrics::Metrics;
 use crate::profile::Validity;
-use crate::store::{StoreError, Terms};
+use crate::store::{self, StoreError, Terms, can_activate, can_retire, generations};
 use std::time::{Duration, SystemTime};
 
 #[cfg(test)]
@@ -19,9 +19,6 @@ mod tests;
 
 /// Between one look and the next: what is planned in days need not be looked at more often.
 const LOOK: Duration = Duration::from_secs(60);
-
-/// Other trust domains, which say nothing, have asked for the bundle by then.
-const FOLLOWED: Duration = REFRESH_HINT.saturating_mul(2);
 
 /// An intermediate of a year is replaced with three and a half months left, in which somebody may find out why it was not.
 pub const DEFAULT_PREPARE_AT_PERCENT: u8 = 70;
@@ -125,7 +122,7 @@ fn replacement(
 ) -> Option<Due> {
     match present.next(role) {
         Some(next) if next.made_by != By::Age => None,
-        Some(next) if role == Role::Root && now < next.since + FOLLOWED => None,
+        Some(next) if role == Role::Root && now < next.since + DEFAULT_PUBLISHED_FOR => None,
         Some(next) => Some(Due::Activate(
             role,
             patience(role, next, active, options, now),
@@ -226,7 +223,7 @@ async fn take_due(
     metrics: &Metrics,
     now: SystemTime,
 ) -> Vec<String> {
-    let present = match authority.store().generations().await {
+    let present = match present(authority).await {
         Ok(present) => present,
         Err(error) => return vec![in_full(&error)],
     };
@@ -247,6 +244,11 @@ async fn take_due(
     overdue
 }
 
+/// Beside whoever writes: most looks find nothing to do.
+async fn present(authority: &Authority) -> Result<Generations, StoreError> {
+    store::read_soon(&authority.database(), generations).await
+}
+
 async fn take(
     authority: &Authority,
     step: Due,
@@ -261,7 +263,7 @@ async fn take(
             match prepared {
                 Prepared::Ready(name) => Ok(Step {
                     authorities: vec![name],
-                    despite: Vec::new(),
+                    ..Step::default()
                 }),
                 Prepared::Requested(_) => Err(NotTaken::Elsewhere(role)),
             }
@@ -269,15 +271,25 @@ async fn take(
         Due::Activate(role, by) => {
             let terms = Terms {
                 percent: options.acknowledged_percent,
+                published_for: DEFAULT_PUBLISHED_FOR,
                 force: by == By::Deadline,
             };
+            store::read_soon(&authority.database(), move |transaction| {
+                can_activate(transaction, role, terms, now)
+            })
+            .await??;
             Ok(store.activate_authority(role, terms, by, now).await??)
         }
         Due::Retire(role) => {
             let terms = Terms {
                 percent: 100,
+                published_for: Duration::ZERO,
                 force: false,
             };
+            store::read_soon(&authority.database(), move |transaction| {
+                can_retire(transaction, role, terms, now)
+            })
+            .await??;
             Ok(store.retire_authority(role, terms, By::Age, now).await??)
         }
     }

@@ -2,8 +2,10 @@
 
 use super::{Role, State};
 use crate::inspect::rfc3339;
+use crate::store::unix_seconds;
 use serde::Serialize;
 use std::fmt::{self, Write};
+use std::time::SystemTime;
 
 /// How many laggards are named.
 pub(crate) const NAMED: u32 = 20;
@@ -39,9 +41,19 @@ pub enum Blocker {
         /// In seconds since the Unix epoch.
         until: i64,
     },
+    /// Other trust domains may not have asked for the bundle since the root is in it.
+    NotFollowed {
+        /// By then they have. In seconds since the Unix epoch.
+        until: i64,
+    },
 }
 
 impl Blocker {
+    pub(crate) fn not_followed(until: SystemTime) -> Self {
+        let until = unix_seconds(until);
+        Self::NotFollowed { until }
+    }
+
     /// What happens when the step is forced.
     pub fn consequence(&self) -> String {
         match self {
@@ -64,6 +76,10 @@ impl Blocker {
                 ..
             } => format!(
                 "what {certificates} valid certificates were signed with is forgotten: they stay good, and no CRL of their issuer is signed any more"
+            ),
+            Self::NotFollowed { until } => format!(
+                "other trust domains that have not asked for the bundle yet refuse whoever has a certificate under the new root, until they do, by {}",
+                rfc3339(*until)
             ),
         }
     }
@@ -95,6 +111,11 @@ impl fmt::Display for Blocker {
             } => write!(
                 f,
                 "{certificates} certificates under the old {role} are valid, the last until {}",
+                rfc3339(*until)
+            ),
+            Self::NotFollowed { until } => write!(
+                f,
+                "other trust domains may not have the new root before {}",
                 rfc3339(*until)
             ),
         }

@@ -14,6 +14,7 @@ use crate::store::{Database, New, Store, StoreError};
 use identity::{BundleError, TrustBundle, TrustDomain};
 use rcgen::CertifiedIssuer;
 use rustls_pki_types::CertificateDer;
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -50,7 +51,8 @@ pub enum Prepared {
 /// Makes the next authority of a role, and publishes it if it is a root. One that is prepared stays.
 ///
 /// # Errors
-/// Why there is none. Nothing has changed then; a key in a token may be left over.
+/// Why there is none. Nothing has changed then, and no key is left over in a token; but for the case that nobody knows whether
+/// the database has recorded it, when whoever tries again finds out.
 pub async fn prepare(
     directory: &Path,
     options: &OpenOptions,
@@ -63,6 +65,9 @@ pub async fn prepare(
     if let Some(prepared) = prepared(&present, role) {
         return Ok(prepared);
     }
+    if let Some(lost) = store.rolled_back().await? {
+        return Err(StoreError::RolledBack(lost).into());
+    }
     let life = lives.root.max(lives.intermediate);
     if life > MAX_CA_LIFE {
         return Err(PrepareError::Life { found: life });
@@ -74,12 +79,44 @@ pub async fn prepare(
         trust_domain: bundle.trust_domain().clone(),
         lives,
         now,
+        keys: RefCell::default(),
     };
     // Sealing a key takes as long as guessing a passphrase; a token takes its time, too.
-    let made = tokio::task::spawn_blocking(move || maker.make(present, role));
-    let new = made.await.map_err(|_| PrepareError::Interrupted)??;
-    let present = store.prepare_authority(new, by, now).await??;
-    prepared(&present, role).ok_or(PrepareError::Refused(Refused::Overtaken))
+    let making = tokio::task::spawn_blocking(move || {
+        let made = maker.make(present, role);
+        let keys = maker.keys.take();
+        match made {
+            Ok(new) => Ok((new, keys)),
+            Err(error) => {
+                take_back(&keys, &maker.options);
+                Err(error)
+            }
+        }
+    });
+    let (new, keys) = making.await.map_err(|_| PrepareError::Interrupted)??;
+    let recorded = store.prepare_authority(new, by, now).await?;
+    // Another hand was quicker, or it was refused.
+    let is_used = |key: &Zeroizing<String>| {
+        let used = recorded.as_ref().map(|present| present.0.as_slice());
+        used.unwrap_or_default()
+            .iter()
+            .any(|one| one.key.0.as_ref() == Some(key))
+    };
+    let unused: Vec<_> = keys.into_iter().filter(|key| !is_used(key)).collect();
+    let options = options.clone();
+    let taking = tokio::task::spawn_blocking(move || take_back(&unused, &options));
+    taking.await.map_err(|_| PrepareError::Interrupted)?;
+    prepared(&recorded?, role).ok_or(PrepareError::Refused(Refused::Overtaken))
+}
+
+/// Destroys keys in a token that were made for nothing, of which `keys` are the only trace.
+fn take_back(keys: &[Zeroizing<String>], options: &OpenOptions) {
+    for key in keys {
+        if let Err(error) = keys::destroy(key, options) {
+            let object = keys::object_in_token(key);
+            tracing::warn!(%error, object, "a key that nobody uses stays in the token");
+        }
+    }
 }
 
 pub(super) fn prepared(present: &Generations, role: Role) -> Option<Prepared> {
@@ -119,6 +156,8 @@ struct Maker {
     trust_domain: TrustDomain,
     lives: Lives,
     now: SystemTime,
+    /// The files of the keys that were made so far.
+    keys: RefCell<Vec<Zeroizing<String>>>,
 }
 
 impl Maker {
@@ -212,9 +251,19 @@ impl Maker {
         Ok((key.hash().to_string() == root.name).then_some(key))
     }
 
+    fn generate(
+        &self,
+        label: &str,
+        protection: &KeyProtection,
+    ) -> Result<(CaKey, Zeroizing<String>), PrepareError> {
+        let made = keys::generate(label, &self.trust_domain, protection);
+        let (key, text) = made.map_err(PrepareError::Key)?;
+        self.keys.borrow_mut().push(text.clone());
+        Ok((key, text))
+    }
+
     fn root(&self, protection: &KeyProtection) -> Result<Vec<Generation>, PrepareError> {
-        let (key, text) =
-            keys::generate(ROOT, &self.trust_domain, protection).map_err(PrepareError::Key)?;
+        let (key, text) = self.generate(ROOT, protection)?;
         let validity = Validity::of_ca(self.now, self.lives.root);
         let certificate = profile::root(&self.trust_domain, &key, validity)
             .and_then(|params| params.self_signed(&key))
@@ -231,8 +280,7 @@ impl Maker {
     }
 
     fn root_alone(&self, protection: &KeyProtection) -> Result<Generation, PrepareError> {
-        let (key, text) =
-            keys::generate(ISSUING, &self.trust_domain, protection).map_err(PrepareError::Key)?;
+        let (key, text) = self.generate(ISSUING, protection)?;
         let validity = Validity::of_ca(self.now, self.lives.root);
         let root = profile::root(&self.trust_domain, &key, validity)
             .and_then(|params| CertifiedIssuer::self_signed(params, key))
@@ -257,8 +305,7 @@ impl Maker {
         let root_issuer = root_info
             .issuer(root_key)
             .ok_or(PrepareError::Certificate)?;
-        let (key, text) =
-            keys::generate(ISSUING, &self.trust_domain, protection).map_err(PrepareError::Key)?;
+        let (key, text) = self.generate(ISSUING, protection)?;
         let validity =
             Validity::of_ca(self.now, self.lives.intermediate).within(root_info.validity);
         let certificate = profile::intermediate(&self.trust_domain, &key, validity)
@@ -306,8 +353,7 @@ impl Maker {
     }
 
     fn request(&self, protection: &KeyProtection) -> Result<Generation, PrepareError> {
-        let (key, text) =
-            keys::generate(ISSUING, &self.trust_domain, protection).map_err(PrepareError::Key)?;
+        let (key, text) = self.generate(ISSUING, protection)?;
         let request = profile::intermediate_request(&self.trust_domain, &key)
             .and_then(|request| request.pem())
             .map_err(PrepareError::Sign)?;

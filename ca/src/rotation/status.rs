@@ -99,7 +99,7 @@ pub fn status(directory: &Path, database: &Database, now: SystemTime) -> Result<
             }
         }
         let missing = acknowledged::missing(transaction, Role::Root, sequence, 100, now)?;
-        let silent = acknowledged::silent(transaction, now)?;
+        let silent = acknowledged::silent(transaction, now)?.count;
         let counted = acknowledged::count(transaction, sequence, now)?;
         Ok((counted, silent, missing))
     })?;

@@ -42,7 +42,7 @@ pub struct Token {
     pub pin: Passphrase,
 }
 
-/// Makes a key in `token` that cannot be taken out of it.
+/// Makes a key in `token` that cannot be taken out of it. Where that fails nothing is left there.
 pub(crate) fn generate(token: &Token, label: &str) -> Result<(CaKey, Reference), SignError> {
     let device = Device::load(token)?;
     let library = library();
@@ -73,9 +73,40 @@ pub(crate) fn generate(token: &Token, label: &str) -> Result<(CaKey, Reference),
             &[&named[..], &private].concat(),
         )
         .map_err(device.fault())?;
-    let public = device.public_key(&session, public)?;
+    let public = device.public_key(&session, public);
     drop((session, library));
-    open_as(device, id.to_vec(), public)
+    let opened = public.and_then(|public| open_as(device, id.to_vec(), public));
+    if opened.is_err() {
+        // Why it cannot be used is worth more than why it could not be taken back.
+        let _ = remove(token, &id);
+    }
+    opened
+}
+
+/// Takes the key that `reference` names, and no other, out of `token` for good.
+pub(crate) fn destroy(token: &Token, reference: &Reference) -> Result<(), SignError> {
+    let device = Device::load(token)?;
+    let library = library();
+    let session = device.log_in(Purpose::Sign)?;
+    let id = Attribute::Id(reference.id.clone());
+    let public = device.one(&session, ObjectClass::PUBLIC_KEY, id)?;
+    if device.public_key(&session, public)? != reference.public {
+        return Err(SignError::OtherKey);
+    }
+    drop((session, library));
+    remove(token, &reference.id)
+}
+
+/// The private key first: without it the public one is nothing.
+fn remove(token: &Token, id: &[u8]) -> Result<(), SignError> {
+    let device = Device::load(token)?;
+    let _library = library();
+    let session = device.log_in(Purpose::Change)?;
+    for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+        let object = device.one(&session, class, Attribute::Id(id.to_vec()))?;
+        session.destroy_object(object).map_err(device.fault())?;
+    }
+    Ok(())
 }
 
 /// The one key labelled `label` that is in `token` already.

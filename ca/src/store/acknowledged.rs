@@ -3,7 +3,7 @@
 use super::session::Transaction;
 use super::sql::{self, values};
 use super::{Store, StoreError};
-use crate::rotation::{Blocker, Laggard, NAMED, Role};
+use crate::rotation::{Blocker, Laggard, NAMED, Role, Silent};
 use std::time::SystemTime;
 
 /// The present certificates of sidecars that are alive: valid, not revoked, the latest of its identity in its lineage, and
@@ -59,10 +59,23 @@ pub(crate) fn count(
     Ok((row.get(0)?, row.get(1)?))
 }
 
-/// How many enrolled and have never said which trust bundle they have: no sidecars, or sidecars whose stream does not work.
-pub(crate) fn silent(transaction: &mut Transaction<'_>, now: SystemTime) -> sql::Result<u64> {
+/// Who enrolled and has never said which trust bundle it has: no sidecars, or sidecars whose stream does not work.
+pub(crate) fn silent(transaction: &mut Transaction<'_>, now: SystemTime) -> sql::Result<Silent> {
     let sql = concat!("SELECT count(*) FROM ", alive!("= 0"));
-    transaction.only(sql, values![now])?.get(0)
+    let count = transaction.only(sql, values![now])?.get(0)?;
+    let rows = transaction.query(
+        concat!(
+            "SELECT DISTINCT certificate.spiffe_id FROM ",
+            alive!("= 0"),
+            " ORDER BY certificate.spiffe_id LIMIT $2"
+        ),
+        values![now, NAMED],
+    )?;
+    let first = rows.iter().map(|row| row.get(0));
+    Ok(Silent {
+        count,
+        first: first.collect::<sql::Result<_>>()?,
+    })
 }
 
 /// What is missing when `percent` of the sidecars have to have the bundle; the first laggards are named.

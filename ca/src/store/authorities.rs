@@ -1,28 +1,32 @@
 //! Where the CA's authorities stand, and each step of their rotation: one transaction, with its audit record.
 
-use super::bundle::{StoredBundle, publish};
-use super::certificate::still_valid;
-use super::changes::Topic;
+use super::bundle::StoredBundle;
 use super::session::Transaction;
 use super::sql::{self, Row, values};
 use super::writer::Batch;
-use super::{Database, Store, StoreError, acknowledged, read};
-use crate::config::MAX_TTL;
-use crate::ledger::Event;
-use crate::rotation::{Blocker, By, Generation, Generations, KeyFile, Refused, Role, State, Step};
+use super::{Database, Store, StoreError, read};
+use crate::rotation::{By, Generation, Generations, KeyFile, Refused, Role, State, Step};
 use identity::TrustBundle;
 use rustls_pki_types::CertificateDer;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use zeroize::Zeroizing;
 
+mod abandon;
+mod activate;
 mod prepare;
+mod retire;
 
 #[cfg(test)]
 mod tests;
 
+use abandon::abandon;
+use activate::activate;
+pub(crate) use activate::can_activate;
 pub(crate) use prepare::New;
 use prepare::prepare;
+pub(crate) use retire::can_retire;
+use retire::retire;
 
 impl Store {
     pub(crate) async fn generations(&self) -> Result<Generations, StoreError> {
@@ -49,7 +53,8 @@ impl Store {
             .await
     }
 
-    /// Has what is prepared sign from now on. A root needs `percent` of the sidecars to have it, unless `force`.
+    /// Has what is prepared sign from now on. A root needs `percent` of the sidecars to have it, and to have been published for a
+    /// while, unless `force`.
     ///
     /// # Errors
     /// The outer error says that nothing could be recorded, the inner one why nothing was done.
@@ -78,6 +83,20 @@ impl Store {
         self.write_unless_rolled_back(move |batch| retire(batch, role, terms, by, now))
             .await
     }
+
+    /// Gives up what is prepared or requested: it never signs, its key is forgotten, and a root leaves the trust bundle.
+    ///
+    /// # Errors
+    /// As [`Store::activate_authority`].
+    pub async fn abandon_authority(
+        &self,
+        role: Role,
+        by: By,
+        now: SystemTime,
+    ) -> Result<Result<Step, Refused>, StoreError> {
+        self.write_unless_rolled_back(move |batch| abandon(batch, role, by, now))
+            .await
+    }
 }
 
 /// When a step may be taken.
@@ -85,6 +104,8 @@ impl Store {
 pub struct Terms {
     /// Of the sidecars that are alive, how many have to have the trust bundle.
     pub percent: u8,
+    /// How long a root has been published before it signs: other trust domains, which say nothing, ask for the bundle meanwhile.
+    pub published_for: Duration,
     /// Whatever is in the way.
     pub force: bool,
 }
@@ -141,194 +162,6 @@ pub(super) fn discarded(transaction: &mut Transaction<'_>) -> sql::Result<HashSe
         &[],
     )?;
     rows.iter().map(|row| row.get(0)).collect()
-}
-
-fn activate(
-    batch: &mut Batch<'_, '_>,
-    role: Role,
-    terms: Terms,
-    by: By,
-    now: SystemTime,
-) -> sql::Result<Result<Step, Refused>> {
-    let present = generations(batch)?;
-    let authorities = match to_activate(&present, role, now) {
-        Ok(authorities) => authorities,
-        Err(refused) => return Ok(Err(refused)),
-    };
-    let Some(next) = authorities.first() else {
-        return Ok(Ok(Step::default()));
-    };
-    let mut blockers = Vec::new();
-    if role == Role::Root {
-        let percent = terms.percent;
-        blockers.extend(acknowledged::missing(
-            batch,
-            role,
-            next.sequence,
-            percent,
-            now,
-        )?);
-    }
-    if !blockers.is_empty() && !terms.force {
-        return Ok(Err(Refused::Blocked(blockers)));
-    }
-    let replaced = present.replaced(role);
-    for old in &replaced {
-        let state = match old.state {
-            State::Active => State::Retiring,
-            // Made for a root that is on its way out.
-            _ => State::Retired,
-        };
-        change(batch, &old.name, state, now)?;
-    }
-    let authorities: Vec<_> = authorities.iter().map(|one| one.name.clone()).collect();
-    for name in &authorities {
-        change(batch, name, State::Active, now)?;
-    }
-    batch.audit(
-        now,
-        &Event::AuthorityActivated {
-            role: role.as_str().to_owned(),
-            authorities: authorities.clone(),
-            replaces: replaced.iter().map(|old| old.name.clone()).collect(),
-            by: by.as_str().to_owned(),
-            despite: blockers.iter().map(Blocker::to_string).collect(),
-        },
-    )?;
-    batch.announce(Topic::Authorities)?;
-    Ok(Ok(Step {
-        authorities,
-        despite: blockers,
-    }))
-}
-
-/// What signs once the next of a role is active. Nothing when it does already, perhaps by an attempt whose end nobody saw.
-fn to_activate(
-    present: &Generations,
-    role: Role,
-    now: SystemTime,
-) -> Result<Vec<&Generation>, Refused> {
-    let Some(next) = present.next(role) else {
-        if let Some(revoked) = present.given_up(role).first() {
-            let name = revoked.name.clone();
-            return Err(Refused::Revoked { role, name });
-        }
-        return match present.retiring(role).next() {
-            Some(_) => Ok(Vec::new()),
-            None => Err(Refused::NothingPrepared(role)),
-        };
-    };
-    let mut authorities = vec![next];
-    if role == Role::Root {
-        authorities.extend(present.below(&next.name));
-    }
-    let is_fit = |one: &Generation| {
-        one.validity()
-            .is_some_and(|life| life.not_before <= now && now + MAX_TTL <= life.not_after)
-    };
-    match authorities.iter().find(|one| !is_fit(one)) {
-        Some(unfit) => Err(Refused::NotValid(unfit.name.clone())),
-        None => Ok(authorities),
-    }
-}
-
-fn retire(
-    batch: &mut Batch<'_, '_>,
-    role: Role,
-    terms: Terms,
-    by: By,
-    now: SystemTime,
-) -> sql::Result<Result<Step, Refused>> {
-    let present = generations(batch)?;
-    let mut old: Vec<_> = present.retiring(role).collect();
-    if old.is_empty() {
-        let is_done = present
-            .0
-            .iter()
-            .any(|one| one.role == role && one.state == State::Retired);
-        return Ok(match is_done {
-            true => Ok(Step::default()),
-            false => Err(Refused::NothingRetiring(role)),
-        });
-    }
-    let roots: Vec<_> = old.clone();
-    if role == Role::Root {
-        for root in &roots {
-            old.extend(present.below(&root.name));
-        }
-    }
-    let bundle = StoredBundle::read(batch)?;
-    let mut blockers = Vec::new();
-    let mut kept = Vec::new();
-    if role == Role::Root {
-        let Some(active) = present.root() else {
-            return Ok(Err(Refused::RootMissing));
-        };
-        kept = bundle.authorities();
-        kept.retain(|der| {
-            !roots
-                .iter()
-                .any(|root| root.certificate.as_ref() == Some(der))
-        });
-        if !active
-            .certificate
-            .as_ref()
-            .is_some_and(|der| kept.contains(der))
-        {
-            return Ok(Err(Refused::RootMissing));
-        }
-        // All of them: whoever does not know the new root is alone from now on.
-        blockers.extend(acknowledged::missing(
-            batch,
-            role,
-            active.sequence,
-            100,
-            now,
-        )?);
-    }
-    let names: Vec<_> = old.iter().map(|one| one.name.clone()).collect();
-    if let Some(own) = bundle.server_id() {
-        blockers.extend(still_valid(batch, role, &names, &own, now)?);
-    }
-    if !blockers.is_empty() && !terms.force {
-        return Ok(Err(Refused::Blocked(blockers)));
-    }
-    if role == Role::Root {
-        publish(batch, &kept, now)?;
-        if !blockers.is_empty() {
-            // Connections that were made with its certificates are closed.
-            roots
-                .iter()
-                .try_for_each(|root| bar(batch, &root.name, now))?;
-        }
-    }
-    for name in &names {
-        change(batch, name, State::Retired, now)?;
-    }
-    batch.audit(
-        now,
-        &Event::AuthorityRetired {
-            role: role.as_str().to_owned(),
-            authorities: names.clone(),
-            by: by.as_str().to_owned(),
-            despite: blockers.iter().map(Blocker::to_string).collect(),
-        },
-    )?;
-    batch.announce(Topic::Authorities)?;
-    Ok(Ok(Step {
-        authorities: names,
-        despite: blockers,
-    }))
-}
-
-/// Nothing that its key signed counts any more.
-fn bar(batch: &mut Batch<'_, '_>, authority: &str, now: SystemTime) -> sql::Result<()> {
-    batch.execute(
-        "INSERT INTO barred (kind, name, since, lifted_at, reason) VALUES ('authority', $1, $2, NULL, 'superseded')
-         ON CONFLICT (kind, name) DO NOTHING",
-        values![authority, now],
-    )?;
-    batch.announce_by_clock(Topic::Revocations, now)
 }
 
 /// A key that is of no more use is forgotten.

@@ -19,6 +19,9 @@ pub(crate) enum RotateCommand {
     /// Forget what was replaced, once nothing depends on it. A root leaves the trust bundle.
     #[command(after_help = "Example:\n  tipstaff ca rotate retire --dir ca --root")]
     Retire(RotateRetireArgs),
+    /// Give up what was prepared or requested. Its key is forgotten, and a root leaves the trust bundle.
+    #[command(after_help = "Example:\n  tipstaff ca rotate abandon --dir ca --root")]
+    Abandon(RotateAbandonArgs),
     /// Show where each authority stands, and which sidecars do not have the present trust bundle.
     #[command(after_help = "Example:\n  tipstaff ca rotate status --dir ca --output json")]
     Status(RotateStatusArgs),
@@ -71,7 +74,11 @@ pub(crate) struct RotateActivateArgs {
     /// How many of the live sidecars have to have the new root, of a hundred [default: the configuration's, or 100].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub(crate) acknowledged_percent: Option<u8>,
-    /// Do it although sidecars do not have the new root, and say what breaks.
+    /// How long a new root has been published before it signs: other trust domains say nothing, and ask every 5 minutes. 0s
+    /// when no other trusts this one [default: 10m].
+    #[arg(long, value_parser = duration)]
+    pub(crate) published_for: Option<Duration>,
+    /// Do it although somebody does not have the new root, and say what breaks.
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -85,6 +92,14 @@ pub(crate) struct RotateRetireArgs {
     /// Do it although certificates or sidecars depend on it, and say what breaks.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotateAbandonArgs {
+    #[command(flatten)]
+    pub(crate) dir: CaDirArgs,
+    #[command(flatten)]
+    pub(crate) what: Rotated,
 }
 
 #[derive(Debug, Args)]

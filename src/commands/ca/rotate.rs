@@ -2,19 +2,21 @@
 
 use super::{Output, answer, configured, configured_with_keys, database, keys, print, print_json};
 use crate::cli::ca::rotate::{
-    RotateActivateArgs, RotateCommand, RotatePrepareArgs, RotateRetireArgs, RotateStatusArgs,
+    RotateAbandonArgs, RotateActivateArgs, RotateCommand, RotatePrepareArgs, RotateRetireArgs,
+    RotateStatusArgs,
 };
 use anyhow::Context;
-use ca::rotation::{self, By, Lives, Prepared, Refused, Role, Step};
+use ca::rotation::{self, By, Lives, Prepared, Refused, Role, Silent, Step};
 use ca::store::{Store, Terms};
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(super) async fn run(command: &RotateCommand) -> anyhow::Result<ExitCode> {
     match command {
         RotateCommand::Prepare(arguments) => prepare(arguments).await,
         RotateCommand::Activate(arguments) => activate(arguments).await,
         RotateCommand::Retire(arguments) => retire(arguments).await,
+        RotateCommand::Abandon(arguments) => abandon(arguments).await,
         RotateCommand::Status(arguments) => status(arguments),
     }
 }
@@ -62,6 +64,9 @@ async fn activate(arguments: &RotateActivateArgs) -> anyhow::Result<ExitCode> {
     let percent = arguments.acknowledged_percent;
     let terms = Terms {
         percent: percent.unwrap_or(config.rotation.acknowledged_percent),
+        published_for: arguments
+            .published_for
+            .unwrap_or(rotation::DEFAULT_PUBLISHED_FOR),
         force: arguments.force,
     };
     let done = store
@@ -75,12 +80,20 @@ async fn retire(arguments: &RotateRetireArgs) -> anyhow::Result<ExitCode> {
     let (role, now) = (arguments.what.role(), SystemTime::now());
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: arguments.force,
     };
     let done = store
         .retire_authority(role, terms, By::Operator, now)
         .await?;
     Ok(told("retired", role, &done))
+}
+
+async fn abandon(arguments: &RotateAbandonArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
+    let (role, now) = (arguments.what.role(), SystemTime::now());
+    let done = store.abandon_authority(role, By::Operator, now).await?;
+    Ok(told("given up", role, &done))
 }
 
 fn told(state: &str, role: Role, done: &Result<Step, Refused>) -> ExitCode {
@@ -98,6 +111,18 @@ fn told(state: &str, role: Role, done: &Result<Step, Refused>) -> ExitCode {
             }
             for name in &step.authorities {
                 eprintln!("{state}: {name}");
+            }
+            for object in &step.left_in_token {
+                eprintln!(
+                    "still in the token: object {object}; delete it there once no backup may need it"
+                );
+            }
+            let Silent { count, first } = &step.silent;
+            if *count > 0 {
+                let first = first.join(", ");
+                eprintln!(
+                    "not waited for: {count} that never said which bundle they have: {first}"
+                );
             }
         }
     }

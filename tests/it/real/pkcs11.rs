@@ -14,14 +14,14 @@ const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
 const PIN: &str = "48151623";
 
 /// A token, and the configuration of a CA whose keys are in it.
-struct Hsm {
-    folder: TempDir,
+pub(super) struct Hsm {
+    pub(super) folder: TempDir,
     listen: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Hsm {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let hsm = Self {
             folder: TempDir::new().expect("a folder"),
             listen: free_address(),
@@ -58,7 +58,7 @@ impl Hsm {
         hsm
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -71,7 +71,7 @@ impl Hsm {
         command
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+    pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Output {
         let mut command = self.with_token(Command::new(program));
         command.args(arguments).output().expect("it runs")
     }
@@ -86,18 +86,18 @@ impl Hsm {
     }
 
     /// `tipstaff ca COMMAND --config ca.yaml ...`
-    fn ca(&self, command: &str, more: &[&str]) -> Output {
+    pub(super) fn ca(&self, command: &str, more: &[&str]) -> Output {
         let config = self.file("ca.yaml");
         let fixed = ["ca", command, "--config", path(&config)];
         self.run(env!("CARGO_BIN_EXE_tipstaff"), &[&fixed[..], more].concat())
     }
 
-    fn init(&self) {
+    pub(super) fn init(&self) {
         let output = self.ca("init", &["--trust-domain", "test.example"]);
         assert!(output.status.success(), "{output:?}");
     }
 
-    fn serve(&self) -> Process {
+    pub(super) fn serve(&self) -> Process {
         let mut command = self.with_token(Command::new(env!("CARGO_BIN_EXE_tipstaff")));
         command.args(["ca", "serve", "--config", path(&self.file("ca.yaml"))]);
         let process = Process::start(command, self.file("ca.log"));
@@ -105,20 +105,20 @@ impl Hsm {
         process
     }
 
-    fn ready(&self) -> (u16, String) {
+    pub(super) fn ready(&self) -> (u16, String) {
         let reply = get(self.admin, "/ready").expect("the CA's admin port answers");
         (reply.status, reply.body)
     }
 
     /// pkcs11-tool, logged in.
-    fn tool(&self, arguments: &[&str]) -> String {
+    pub(super) fn tool(&self, arguments: &[&str]) -> String {
         let login = ["--module", MODULE, "--token-label", "ca-hsm", "--login"];
         let pin = ["--pin", PIN];
         self.ok("pkcs11-tool", &[&login[..], &pin, arguments].concat())
     }
 
     /// The `CKA_ID` in the key file of the intermediate.
-    fn key_id(&self) -> String {
+    pub(super) fn key_id(&self) -> String {
         let text = std::fs::read_to_string(self.file("ca/intermediate.key")).expect("a key file");
         let line = text.lines().find_map(|line| line.strip_prefix("object: "));
         line.expect("the object").to_owned()
@@ -134,12 +134,12 @@ impl Hsm {
     }
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A CSR by openssl.
-fn request(folder: &Path) -> PathBuf {
+pub(super) fn request(folder: &Path) -> PathBuf {
     let (key, csr) = (folder.join("bob.key"), folder.join("bob.csr"));
     let kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"];
     let rest = [

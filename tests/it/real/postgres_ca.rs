@@ -19,32 +19,33 @@ use tokio::sync::oneshot;
 const CLIENTS: usize = 12;
 
 /// One process of the CA, with a directory of its own that has the same keys as the others'.
-struct Replica {
-    config: PathBuf,
-    listen: SocketAddr,
-    process: Option<Process>,
+pub(super) struct Replica {
+    pub(super) config: PathBuf,
+    pub(super) listen: SocketAddr,
+    pub(super) admin: SocketAddr,
+    pub(super) process: Option<Process>,
 }
 
 impl Replica {
-    fn serve(&mut self) {
+    pub(super) fn serve(&mut self) {
         let arguments = ["ca", "serve", "--config", path(&self.config)];
         let log = self.config.with_extension("log");
         self.process = Some(Process::tipstaff(&arguments, log));
     }
 
-    fn answers(&self) -> bool {
+    pub(super) fn answers(&self) -> bool {
         std::net::TcpStream::connect(self.listen).is_ok()
     }
 }
 
-struct Replicas {
-    database: Postgres,
-    replicas: Vec<Replica>,
-    folder: TempDir,
+pub(super) struct Replicas {
+    pub(super) database: Postgres,
+    pub(super) replicas: Vec<Replica>,
+    pub(super) folder: TempDir,
 }
 
 impl Replicas {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let database = Postgres::start();
         let folder = TempDir::new().expect("a folder");
         let at = folder.path();
@@ -52,8 +53,9 @@ impl Replicas {
         let mut replicas = Vec::new();
         for number in 0..3 {
             let (listen, config) = (free_address(), at.join(format!("{number}.yaml")));
+            let admin = free_address();
             let text = format!(
-                "dir: {0}/{number}\nlisten: {listen}\nallowShortTtlForTests: true\n\
+                "dir: {0}/{number}\nlisten: {listen}\nadmin: {{listen: {admin}}}\nallowShortTtlForTests: true\n\
                  store: {{postgres: {{urlFile: {0}/url}}}}\n",
                 at.display()
             );
@@ -68,6 +70,7 @@ impl Replicas {
             replicas.push(Replica {
                 config,
                 listen,
+                admin,
                 process: None,
             });
         }
@@ -84,7 +87,7 @@ impl Replicas {
         }
     }
 
-    fn config(&self) -> &str {
+    pub(super) fn config(&self) -> &str {
         path(&self.replicas[0].config)
     }
 
@@ -100,7 +103,7 @@ impl Replicas {
     }
 
     /// A workload that enrols and stays, by whatever replica is behind `endpoint`.
-    fn client(&self, name: &str, endpoint: SocketAddr) -> Handles {
+    pub(super) fn client(&self, name: &str, endpoint: SocketAddr) -> Handles {
         let id = format!("spiffe://test.example/ns/load/sa/{name}");
         let create = [
             "ca",

@@ -22,6 +22,7 @@ async fn the_server_is_certified_under_the_old_root_while_that_lasts_however_lon
         .unwrap();
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: false,
     };
     let activated = store.activate_authority(Role::Root, terms, By::Operator, now);

@@ -161,6 +161,7 @@ async fn the_crl_of_an_intermediate_that_has_replaced_the_first_counts_as_well()
     ca.backup().unwrap();
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: false,
     };
     let activated = store.activate_authority(role, terms, By::Operator, SystemTime::now());
@@ -185,6 +186,7 @@ async fn rotate(ca: &Ca) {
         .unwrap();
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: true,
     };
     let activated = store.activate_authority(role, terms, By::Operator, SystemTime::now());
@@ -216,6 +218,7 @@ async fn the_crl_of_a_former_intermediate_counts_unless_that_is_revoked() {
     assert_eq!(restore().unwrap(), 1, "while it is being replaced");
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: true,
     };
     let retired =

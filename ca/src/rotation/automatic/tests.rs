@@ -143,6 +143,7 @@ async fn an_intermediate_that_an_operator_has_activated_is_replaced_though_its_p
     ca.operator_prepares(Role::Intermediate).await;
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: false,
     };
     let (store, now) = (ca.authority.store(), SystemTime::now());
@@ -261,5 +262,24 @@ fn a_root_waits_for_the_sidecars_until_its_deadline_or_until_the_old_one_ends() 
     let step = |at| replacement(Role::Root, active(1000), &present, &options, at);
     assert_eq!(step(now), None, "other trust domains have not asked yet");
     let activate = Due::Activate(Role::Root, By::Age);
-    assert_eq!(step(now + FOLLOWED), Some(activate));
+    assert_eq!(step(now + DEFAULT_PUBLISHED_FOR), Some(activate));
+}
+
+#[tokio::test]
+async fn a_root_that_waits_for_sidecars_is_looked_at_beside_whoever_writes() {
+    let ca = Ca::new();
+    ca.look(365 * 8).await;
+    let database = rusqlite::Connection::open(ca.dir.join(crate::directory::DATABASE)).unwrap();
+    let sidecar = "INSERT INTO certificate (serial, spiffe_id, not_before, not_after, renew_at, der, audit_seq)
+            VALUES ('a', 'spiffe://demo.test/a', 0, 99999999999, 0, x'00', 1);
+        INSERT INTO descent (serial, lineage, predecessor, key_hash, acknowledged) VALUES ('a', 'l', NULL, 'k', 1);";
+    database.execute_batch(sidecar).unwrap();
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let now = SystemTime::now() + DAY;
+    let waiting = Due::Activate(Role::Root, By::Age);
+    let taken = take(&ca.authority, waiting, &Options::default(), now).await;
+    let Err(NotTaken::Refused(Refused::Blocked(blockers))) = taken else {
+        panic!("{taken:?}");
+    };
+    assert_eq!(blockers.len(), 1);
 }

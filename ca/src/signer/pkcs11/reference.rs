@@ -39,12 +39,18 @@ impl Reference {
         lines.next().is_none().then_some(reference)
     }
 
-    /// The whole file of the key that `label` names.
-    pub(crate) fn to_text(&self, label: &str) -> String {
+    /// The ID in hexadecimal.
+    pub(crate) fn object(&self) -> String {
         let mut id = String::new();
         for byte in &self.id {
             let _ = write!(id, "{byte:02x}");
         }
+        id
+    }
+
+    /// The whole file of the key that `label` names.
+    pub(crate) fn to_text(&self, label: &str) -> String {
+        let id = self.object();
         let public = STANDARD.encode(self.public.to_spki());
         format!("tipstaff-key: 1\nlabel: {label}\n{HELD_IN}\nobject: {id}\npublic-key: {public}\n")
     }

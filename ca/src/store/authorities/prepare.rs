@@ -1,5 +1,6 @@
 //! The first step: what was made is added, and a root published.
 
+use super::retire::without;
 use super::{change, generations};
 use crate::ledger::{Event, fingerprint};
 use crate::rotation::{By, Generation, Generations, Refused, Role, State};
@@ -89,13 +90,8 @@ fn publish_prepared(
     for one in &given_up {
         change(batch, &one.name, State::Retired, now)?;
     }
-    let mut authorities = StoredBundle::read(batch)?.authorities();
-    let before = authorities.clone();
-    authorities.retain(|der| {
-        !given_up
-            .iter()
-            .any(|one| one.certificate.as_ref() == Some(der))
-    });
+    let before = StoredBundle::read(batch)?.authorities();
+    let mut authorities = without(before.clone(), &given_up);
     let roots = new.made.iter().filter(|one| one.role == Role::Root);
     authorities.extend(roots.filter_map(|root| root.certificate.clone()));
     match authorities == before {

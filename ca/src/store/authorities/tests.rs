@@ -19,10 +19,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
+mod abandoned;
+mod cut_off;
+mod files;
+
 const PATIENT: Terms = Terms {
     percent: 100,
+    published_for: Duration::ZERO,
     force: false,
 };
+
+/// The database knows whole seconds.
+const LATE: Duration = Duration::from_secs(2);
 
 fn passphrase() -> Passphrase {
     Passphrase::new(b"right".to_vec()).unwrap()
@@ -70,6 +78,12 @@ impl Ca {
     async fn activate(&self, role: Role) -> Result<Step, Refused> {
         let store = self.authority.store();
         let done = store.activate_authority(role, PATIENT, By::Operator, SystemTime::now());
+        done.await.unwrap()
+    }
+
+    async fn abandon(&self, role: Role) -> Result<Step, Refused> {
+        let store = self.authority.store();
+        let done = store.abandon_authority(role, By::Operator, SystemTime::now());
         done.await.unwrap()
     }
 
@@ -187,6 +201,65 @@ async fn a_replica_that_cannot_open_the_next_key_is_not_ready_and_signs_with_the
     assert!(ca.authority.read_authorities().await);
     assert_eq!(ca.authority.faults().await, []);
     assert_ne!(ca.issuer().await, before);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_open_what_is_prepared_says_so_before_that_signs() {
+    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
+    for role in [Role::Intermediate, Role::Root] {
+        ca.prepare(role).await.unwrap();
+        ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: ', 'nonce: AA') WHERE state = 'prepared' AND role = 'intermediate'");
+        assert!(ca.authority.read_authorities().await);
+        let faults = ca.authority.faults().await;
+        assert!(
+            matches!(&faults[..], [Fault::Prepared(_)]),
+            "{role}: {faults:?}"
+        );
+        ca.issuer().await;
+        ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: AA', 'nonce: ') WHERE state = 'prepared'");
+        assert!(ca.authority.read_authorities().await);
+        assert_eq!(ca.authority.faults().await, []);
+        ca.activate(role).await.unwrap();
+        assert!(ca.authority.read_authorities().await);
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_was_opened_when_it_was_prepared_signs_though_the_passphrase_is_gone() {
+    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
+    let before = ca.issuer().await;
+    ca.prepare(Role::Intermediate).await.unwrap();
+    assert!(ca.authority.read_authorities().await);
+    ca.activate(Role::Intermediate).await.unwrap();
+    ca.edit("UPDATE authority SET key_file = 'unreadable'");
+    assert!(ca.authority.read_authorities().await);
+    assert_ne!(ca.issuer().await, before);
+}
+
+#[tokio::test]
+async fn a_root_signs_once_other_trust_domains_had_time_to_ask_for_it_or_by_force_with_a_word() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    ca.prepare(Role::Root).await.unwrap();
+    let terms = Terms {
+        published_for: rotation::DEFAULT_PUBLISHED_FOR,
+        ..PATIENT
+    };
+    let store = ca.authority.store();
+    let at = |terms, now| store.activate_authority(Role::Root, terms, By::Operator, now);
+    let now = SystemTime::now();
+    let refused = at(terms, now).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("other trust domains"));
+    let forced = Terms {
+        force: true,
+        ..terms
+    };
+    let early = at(forced, now).await.unwrap().unwrap();
+    let said = early.despite[0].consequence();
+    assert!(said.contains("have not asked for the bundle yet"), "{said}");
+
+    ca.prepare(Role::Root).await.unwrap();
+    let in_time = at(terms, now + rotation::DEFAULT_PUBLISHED_FOR + LATE).await;
+    assert_eq!(in_time.unwrap().unwrap().despite, []);
 }
 
 #[tokio::test]
@@ -431,6 +504,10 @@ async fn who_never_said_which_bundle_it_has_is_counted_beside_the_live() {
         (status.live_sidecars, status.silent)
     };
     assert_eq!(counted(), (0, 1));
+    ca.prepare(Role::Root).await.unwrap();
+    let silent = ca.activate(Role::Root).await.unwrap().silent;
+    assert_eq!(silent.count, 1);
+    assert_eq!(silent.first, ["spiffe://demo.test/a"]);
     let store = ca.authority.store();
     store.acknowledge("a".to_owned(), 1).await.unwrap();
     assert_eq!(counted(), (1, 0));

@@ -130,6 +130,7 @@ async fn a_ledger_that_was_set_back_rotates_nothing_and_what_sidecars_had_of_it_
     };
     let terms = Terms {
         percent: 100,
+        published_for: Duration::ZERO,
         force: false,
     };
     let activate = || store.activate_authority(Role::Root, terms, By::Operator, now);
