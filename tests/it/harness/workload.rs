@@ -41,6 +41,7 @@ impl Workload {
     }
 
     /// An agent with these entries: identity, selectors and the rest of the entry as YAML.
+    #[cfg(feature = "real-programs")]
     pub(crate) fn agent(folder: &Path, ca: &Ca, name: &str, entries: &[(&str, &str)]) -> Self {
         let (config, socket) = Self::configure_agent(folder, ca, name, entries);
         let arguments = ["agent", "--config", path(&config)].map(str::to_owned);
