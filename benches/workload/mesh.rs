@@ -90,9 +90,15 @@ impl Mesh {
     /// One step of the rotation of the root, once nothing is in its way.
     pub(crate) async fn rotate(&self, step: &str) -> Result<(), Failure> {
         let dir = self.dir.display().to_string();
+        // No other trust domain has to hear of it.
+        let at_once: &[_] = match step {
+            "activate" => &["--published-for", "0s"],
+            _ => &[],
+        };
+        let command = [&["ca", "rotate", step, "--dir", &dir, "--root"], at_once].concat();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match tipstaff(&["ca", "rotate", step, "--dir", &dir, "--root"]).await {
+            match tipstaff(&command).await {
                 // Those with certificates of the old root get others meanwhile.
                 Err(_) if Instant::now() < deadline => sleep(STEP_AGAIN).await,
                 outcome => return outcome.map(drop),
