@@ -59,20 +59,13 @@ impl Calls {
                 "this user may not use this socket",
             ));
         }
-        let service = &self.0.service;
-        let (mut caller, mut seen) = (self.0.peer.user(), Look::User);
-        let asks_for = |caller: &Caller, seen| service.holdings.borrow().asks_for(caller, seen);
-        while let Some(next) = asks_for(&caller, seen) {
-            caller = self.look(next).await?;
-            seen = next;
-        }
         let mut entitlement = Entitlement {
             calls: self.clone(),
-            caller,
-            seen,
-            holdings: service.holdings.clone(),
+            caller: self.0.peer.user(),
+            seen: Look::User,
+            holdings: self.0.service.holdings.clone(),
         };
-        entitlement.view()?;
+        entitlement.look().await?;
         Ok(entitlement)
     }
 }
@@ -97,9 +90,14 @@ impl Calls {
             drop(permits);
             caller
         });
-        looking
-            .await
-            .map_err(|_| Status::internal("cannot tell who asks"))
+        let looked = looking.await;
+        let looked = looked.map_err(|_| Status::internal("cannot tell who asks"))?;
+        looked.map_err(|error| {
+            if let Some(left_out) = self.0.service.lines.admit() {
+                tracing::warn!(%error, left_out, "cannot tell what a process runs that asks for an identity");
+            }
+            Status::unavailable("cannot tell who asks at present; ask again")
+        })
     }
 }
 
@@ -121,21 +119,51 @@ impl Entitlement {
     /// `PermissionDenied` when it is entitled to nothing (SPIFFE Workload API section 5).
     pub(crate) fn view(&mut self) -> Result<View, Status> {
         let holdings = Arc::clone(&self.holdings.borrow_and_update());
-        holdings
-            .view(&self.caller, SystemTime::now())
-            .ok_or_else(|| self.refusal())
+        self.view_of(&holdings)
+    }
+
+    fn view_of(&self, holdings: &Holdings) -> Result<View, Status> {
+        let view = holdings.view(&self.caller, SystemTime::now());
+        view.ok_or_else(|| self.refusal())
     }
 
     /// The same, once the caller has been looked at again: what it ran at the beginning of a stream it need not run any more, and
-    /// a program that it has executed since, or a child that goes on with the socket, is entitled by what it is itself.
+    /// a program that it has executed since is entitled by what it is itself. `None`, and no look, if what it was last seen as
+    /// has no news: nothing would be sent, and every stream hears of every identity's changes.
     ///
     /// # Errors
-    /// As above, and `Unavailable` when that takes too long.
-    pub(crate) async fn view_again(&mut self) -> Result<View, Status> {
-        if self.seen > Look::User {
-            self.caller = self.calls.look(self.seen).await?;
+    /// As above, and `Unavailable` when that takes too long, or cannot be told at present.
+    pub(crate) async fn view_again(
+        &mut self,
+        is_news: impl FnOnce(&View) -> bool,
+    ) -> Result<Option<View>, Status> {
+        let as_last_seen = self.view_as_last_seen();
+        if as_last_seen.is_some_and(|view| !is_news(&view)) {
+            return Ok(None);
         }
-        self.view()
+        self.look().await.map(Some)
+    }
+
+    /// `None` too when it takes another look to tell.
+    fn view_as_last_seen(&mut self) -> Option<View> {
+        let holdings = Arc::clone(&self.holdings.borrow_and_update());
+        match holdings.asks_for(&self.caller, self.seen) {
+            Some(_) => None,
+            None => holdings.view(&self.caller, SystemTime::now()),
+        }
+    }
+
+    /// Looks at the caller from the beginning, as far as it takes to tell what it may have.
+    async fn look(&mut self) -> Result<View, Status> {
+        (self.caller, self.seen) = (self.calls.0.peer.user(), Look::User);
+        loop {
+            let holdings = Arc::clone(&self.holdings.borrow_and_update());
+            let Some(next) = holdings.asks_for(&self.caller, self.seen) else {
+                return self.view_of(&holdings);
+            };
+            self.caller = self.calls.look(next).await?;
+            self.seen = next;
+        }
     }
 
     /// What the caller may have now, with at least one certificate.
@@ -154,14 +182,8 @@ impl Entitlement {
     pub(crate) async fn changed(&mut self) -> bool {
         tokio::select! {
             () = self.calls.0.leaving.cancelled() => false,
-            // What depends on more than was looked at is for the next call: this one ends, and is asked again.
-            changed = self.holdings.changed() => changed.is_ok() && self.is_enough(),
+            changed = self.holdings.changed() => changed.is_ok(),
         }
-    }
-
-    fn is_enough(&self) -> bool {
-        let holdings = self.holdings.borrow();
-        holdings.asks_for(&self.caller, self.seen).is_none()
     }
 
     fn refusal(&self) -> Status {
@@ -220,9 +242,12 @@ impl Following {
             if !self.entitlement.changed().await {
                 return None;
             }
-            match self.entitlement.view_again().await {
-                Ok(view) if self.sent.as_ref().is_some_and(|sent| is_same(sent, &view)) => {}
-                other => return Some(other),
+            let sent = self.sent.as_ref();
+            let is_news = |view: &View| sent.is_none_or(|sent| !is_same(sent, view));
+            match self.entitlement.view_again(is_news).await {
+                Ok(Some(view)) if is_news(&view) => return Some(Ok(view)),
+                Ok(_) => {}
+                Err(refusal) => return Some(Err(refusal)),
             }
         }
     }

@@ -2,11 +2,14 @@
 //!
 //! User and group are those at the time of the connection (SO_PEERCRED). The program is looked at with each call, and before
 //! each later message of a stream, through a handle on the very process that connected (SO_PEERPIDFD, a pidfd): while that
-//! process lives its number is nobody else's, and once it is gone nothing is said of its successor. Not defended: root,
-//! whoever may trace the process, and a process that hands its socket to another while it lives itself.
+//! process lives its number is nobody else's, and once it is gone nothing is said of its successor. What it was when it was
+//! first looked at it remains while it runs the same file, replaced or not. Not defended: root, whoever may trace the process,
+//! and a process that hands its socket to another while it lives itself.
 
 mod process;
 
+#[cfg(test)]
+pub(crate) use process::Inode;
 pub(crate) use process::{Digests, Process};
 
 use nix::errno::Errno;
@@ -14,7 +17,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UnixStream;
 
 /// How much of a caller is looked at, each with what is before it.
@@ -44,10 +47,15 @@ pub(crate) struct Peer {
     pub(crate) gid: u32,
     pub(crate) pid: Option<i32>,
     handle: Option<Arc<OwnedFd>>,
+    /// What it ran when it was last looked at.
+    last: Arc<Mutex<Option<Process>>>,
 }
 
 impl Peer {
     /// Asks the kernel about the other end of `stream`.
+    ///
+    /// # Errors
+    /// When it does not tell who that is, or has no room for a handle on it at present.
     pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let credentials = stream.peer_cred()?;
         let pid = credentials.pid();
@@ -55,7 +63,8 @@ impl Peer {
             uid: credentials.uid(),
             gid: credentials.gid(),
             pid,
-            handle: handle(stream, pid).map(Arc::new),
+            handle: handle(stream, pid)?.map(Arc::new),
+            last: Arc::default(),
         })
     }
 
@@ -69,6 +78,7 @@ impl Peer {
             gid: rustix::process::getegid().as_raw(),
             pid: Some(pid),
             handle: Some(Arc::new(pidfd_open(number, PidfdFlags::empty())?)),
+            last: Arc::default(),
         })
     }
 
@@ -82,25 +92,34 @@ impl Peer {
     }
 
     /// The same and what it runs; with `digests` its contents too. Reads files, so not on a thread that serves others.
-    pub(crate) fn attest(&self, digests: Option<&Digests>) -> Caller {
-        let process = match (self.pid, &self.handle) {
-            (Some(pid), Some(handle)) => process::read(pid, handle, digests),
-            _ => Err(io::Error::from(io::ErrorKind::Unsupported)),
+    ///
+    /// # Errors
+    /// When that cannot be told at present, as with too many open files. Of a process that has ended, or that we may not look
+    /// at, nothing is known, which is no error.
+    pub(crate) fn attest(&self, digests: Option<&Digests>) -> io::Result<Caller> {
+        let (Some(pid), Some(handle)) = (self.pid, &self.handle) else {
+            return Ok(self.user());
         };
-        let process = process
-            .inspect_err(|error| {
-                tracing::debug!(%error, pid = self.pid, "what a caller runs is not known");
-            })
-            .ok();
-        Caller {
-            process,
+        let process = process::unless_certain(process::read(pid, handle, digests))?;
+        Ok(Caller {
+            process: process.map(|process| self.known(process)),
             ..self.user()
-        }
+        })
+    }
+
+    fn known(&self, process: Process) -> Process {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = match &*last {
+            Some(last) => process.since(last),
+            None => process,
+        };
+        *last = Some(process.clone());
+        process
     }
 }
 
 /// A handle on the process that connected.
-fn handle(stream: &UnixStream, pid: Option<i32>) -> Option<OwnedFd> {
+fn handle(stream: &UnixStream, pid: Option<i32>) -> io::Result<Option<OwnedFd>> {
     or_by_number(getsockopt(stream, sockopt::PeerPidfd), pid)
 }
 
@@ -108,11 +127,19 @@ fn handle(stream: &UnixStream, pid: Option<i32>) -> Option<OwnedFd> {
 /// followed by another with the same number; `process::read` cannot see that, so it is asked at once, at the accept.
 ///
 /// A kernel that has the handle and does not give it, as for a process that is gone, is not asked by number.
-fn or_by_number(asked: nix::Result<OwnedFd>, pid: Option<i32>) -> Option<OwnedFd> {
-    match asked {
-        Ok(handle) => Some(handle),
-        Err(Errno::ENOPROTOOPT) => pidfd_open(Pid::from_raw(pid?)?, PidfdFlags::empty()).ok(),
-        Err(_) => None,
+///
+/// # Errors
+/// When there is no room for a handle: the connection would be refused for as long as it lasts.
+fn or_by_number(asked: nix::Result<OwnedFd>, pid: Option<i32>) -> io::Result<Option<OwnedFd>> {
+    let opened = match (asked, pid.and_then(Pid::from_raw)) {
+        (Err(Errno::ENOPROTOOPT), Some(pid)) => pidfd_open(pid, PidfdFlags::empty())
+            .map_err(|error| Errno::from_raw(error.raw_os_error())),
+        (asked, _) => asked,
+    };
+    match opened {
+        Ok(handle) => Ok(Some(handle)),
+        Err(full @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM)) => Err(full.into()),
+        Err(_) => Ok(None),
     }
 }
 

@@ -200,7 +200,7 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::Process;
+    use crate::caller::{Inode, Process};
 
     /// Otherwise whoever can connect has a gigabyte read with each call.
     #[test]
@@ -211,6 +211,10 @@ mod tests {
             gid: 100,
             process: path.map(|path| Process {
                 path: path.into(),
+                inode: Inode {
+                    device: 1,
+                    number: 1,
+                },
                 sha256: None,
                 parent: None,
             }),

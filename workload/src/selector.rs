@@ -111,7 +111,7 @@ pub struct ParseSelectorError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::Process;
+    use crate::caller::{Inode, Process};
 
     fn caller(process: Option<Process>) -> Caller {
         Caller {
@@ -155,13 +155,17 @@ mod tests {
     fn what_is_not_known_of_a_caller_is_not_true_of_it() {
         let process = Process {
             path: "/usr/bin/app".into(),
+            inode: Inode {
+                device: 1,
+                number: 1,
+            },
             sha256: Some([0xab; 32]),
             parent: Some("/usr/bin/supervisor".into()),
         };
         let blank = Process {
-            path: "/usr/bin/app".into(),
             sha256: None,
             parent: None,
+            ..process.clone()
         };
         let digest = "ab".repeat(32);
         for (text, whole, without, unknown) in [

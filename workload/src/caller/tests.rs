@@ -36,8 +36,9 @@ async fn a_caller_is_known_by_its_user_its_program_and_its_parents() {
     let connecting = Connecting::start(folder.path());
     let peer = Peer::of(&connecting.stream).unwrap();
     assert_eq!(peer.pid, i32::try_from(connecting.child.id()).ok());
-    assert_eq!(peer.attest(None).process.unwrap().sha256, None);
-    let caller = peer.attest(Some(&Digests::default()));
+    let seen = peer.attest(None).unwrap().process.unwrap();
+    assert_eq!(seen.sha256, None);
+    let caller = peer.attest(Some(&Digests::default())).unwrap();
     assert_eq!(caller.uid, rustix::process::geteuid().as_raw());
     let process = caller.process.unwrap();
     let program = std::fs::read_link(format!("/proc/{}/exe", connecting.child.id())).unwrap();
@@ -59,17 +60,23 @@ async fn nothing_is_said_of_a_process_that_has_ended() {
     let mut peer = Peer::of(&connecting.stream).unwrap();
     drop(connecting.child.stdin.take());
     connecting.child.wait().unwrap();
-    assert_eq!(peer.attest(Some(&Digests::default())).process, None);
+    let seen = peer.attest(Some(&Digests::default())).unwrap();
+    assert_eq!(seen.process, None);
     // As if its number were given out again, to this very process.
     peer.pid = i32::try_from(std::process::id()).ok();
-    assert_eq!(peer.attest(Some(&Digests::default())).process, None);
+    let seen = peer.attest(Some(&Digests::default())).unwrap();
+    assert_eq!(seen.process, None);
 }
 
 #[test]
 fn only_a_kernel_without_handles_is_asked_by_number() {
     let own = i32::try_from(std::process::id()).ok();
-    assert!(or_by_number(Err(Errno::ENOPROTOOPT), own).is_some());
-    for gone in [Errno::ESRCH, Errno::EINVAL, Errno::ENODATA, Errno::EMFILE] {
-        assert!(or_by_number(Err(gone), own).is_none(), "{gone}");
+    let asked = |errno| or_by_number(Err(errno), own);
+    assert!(asked(Errno::ENOPROTOOPT).unwrap().is_some());
+    for gone in [Errno::ESRCH, Errno::EINVAL, Errno::ENODATA] {
+        assert!(asked(gone).unwrap().is_none(), "{gone}");
+    }
+    for full in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
+        assert!(asked(full).is_err(), "{full}");
     }
 }

@@ -7,7 +7,7 @@ use futures_util::stream::{self, Stream};
 use tonic::{Status, Streaming};
 
 /// What a client wants and has, by what it has said and was told.
-pub(super) trait Wants: Default {
+pub(super) trait Wants: Clone + Default {
     type Request;
     type Response;
 
@@ -60,7 +60,11 @@ impl<W: Wants> Conversation<W> {
                     return Ok(None);
                 },
             }
-            let view = self.entitlement.view_again().await?;
+            // A copy is asked: nothing is told yet.
+            let is_news = |view: &View| self.wants.clone().news(view).is_some();
+            let Some(view) = self.entitlement.view_again(is_news).await? else {
+                continue;
+            };
             if let Some(response) = self.wants.news(&view) {
                 return Ok(Some(response));
             }

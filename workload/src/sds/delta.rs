@@ -20,7 +20,7 @@ enum Has {
     Nothing,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Wants {
     secrets: BTreeMap<String, Has>,
     nonce: u64,

@@ -7,7 +7,7 @@ use crate::proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryRes
 use tonic::Status;
 
 /// What the client wants and has.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Wants {
     /// `None` when it wants nothing: before the first request, and once it has unsubscribed. An empty list is all there is.
     names: Option<Vec<String>>,
