@@ -214,7 +214,8 @@ async fn keep(tokens: Option<&Tokens>) {
 
 /// Hands each accepted socket to a task of its own. Never returns.
 async fn accept(listener: &TcpListener, service: &Service) {
-    let places = Arc::new(Semaphore::new(service.options.max_connections));
+    let most = service.options.max_connections;
+    let places = Arc::new(Semaphore::new(most));
     let strangers = Shares::new(service.options.max_strangers_per_address);
     loop {
         let (socket, address) = match listener.accept().await {
@@ -225,8 +226,9 @@ async fn accept(listener: &TcpListener, service: &Service) {
                 continue;
             }
         };
+        let source = Source::address(address.ip());
+        let share = strangers.admit_while(places.available_permits(), most, source);
         let place = Arc::clone(&places).try_acquire_owned();
-        let share = strangers.admit(Source::address(address.ip()));
         let (Ok(place), Some(stranger)) = (place, share) else {
             service.metrics.count_refusal(Reason::ConnectionLimit);
             continue;

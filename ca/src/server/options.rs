@@ -15,7 +15,8 @@ pub struct Options {
     pub handshakes_at_once: usize,
     /// Connections above this number are closed at once.
     pub max_connections: usize,
-    /// Of these, how many one address may hold without having shown a client certificate.
+    /// Of these, how many one address may hold without having shown a client certificate, while most are free: with half of
+    /// them a quarter as many, and so on.
     pub max_strangers_per_address: usize,
     /// Of these, how many one identity may hold, all its replicas together.
     pub max_connections_per_identity: usize,

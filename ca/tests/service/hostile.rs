@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tonic::Code;
 
 fn options(refusals_per_minute: u32) -> Options {
@@ -246,6 +246,24 @@ async fn one_address_cannot_take_all_places_without_a_certificate() {
         }
     };
     within(all_held).await;
+}
+
+#[tokio::test]
+async fn an_address_that_holds_all_it_gets_leaves_places_for_others() {
+    let ca = Ca::start_with(Options {
+        max_connections: 8,
+        max_strangers_per_address: 8,
+        ..Options::default()
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        held.push(socket.connect(ca.address).await.unwrap());
+    }
+    ca.connect(None).await;
+    assert_eq!(ca.metrics.refused(Reason::ConnectionLimit), 5);
 }
 
 #[tokio::test]
