@@ -1,5 +1,5 @@
 //! Who may still ask: a budget of refusals for each source, and one for all callers without an identity together.
-//! The same budgets pace the certificates of each identity.
+//! Budgets of the same kind pace the certificates of each identity, and what strangers read.
 //!
 //! Refusals before authentication are counted and limited, never stored, so that garbage costs neither disk nor much
 //! work. Callers with an identity have budgets of their own: their refusals are written to the audit log, which must
@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 const CAPACITY: usize = 16 * 1024;
 /// Refusals without an identity that all sources may cause together, in units of one source's budget.
 const SOURCES_WORTH: u32 = 64;
-
+/// What all of one IPv6 /48 may cause, in the same units: a customer of an ISP has that many addresses to itself, and may not
+/// use up what everybody has together.
+const NETWORKS_WORTH: u32 = SOURCES_WORTH / 2;
 /// Refusals that all certificates of one identity may cause together, in units of one certificate's budget: the holder of
 /// one does not use up what the identity's other replicas have.
 const CERTIFICATES_WORTH: u32 = 8;
@@ -25,6 +27,8 @@ const CERTIFICATES_WORTH: u32 = 8;
 pub(crate) enum Source {
     /// A caller without a client certificate. IPv6 addresses count by their /64, which one host has to itself.
     Address(IpAddr),
+    /// The addresses of an IPv6 /48 together.
+    Network(Ipv6Addr),
     Identity(SpiffeId),
     /// One certificate, by its serial, of an identity.
     Certificate(SpiffeId, String),
@@ -35,7 +39,7 @@ pub(crate) enum Source {
 impl Source {
     pub(crate) fn address(address: IpAddr) -> Self {
         Self::Address(match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+            IpAddr::V6(v6) => IpAddr::V6(network(v6, 64)),
             v4 @ IpAddr::V4(_) => v4,
         })
     }
@@ -44,17 +48,24 @@ impl Source {
     pub(crate) fn identity(&self) -> Option<&SpiffeId> {
         match self {
             Self::Identity(id) | Self::Certificate(id, _) | Self::Tokens(id) => Some(id),
-            Self::Address(_) => None,
+            Self::Address(_) | Self::Network(_) => None,
         }
     }
 }
 
-/// The budgets. Certificates have one each, and one that those of an identity share. A budget of `n` per minute allows a burst of `n`.
+fn network(address: Ipv6Addr, bits: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - bits)))
+}
+
+/// The budgets. Certificates have one each, and one that those of an identity share; IPv6 addresses likewise, by their /48. A
+/// budget of `n` per minute allows a burst of `n`.
 #[derive(Debug)]
 pub(crate) struct Admission {
     per_source: Budget,
     per_certificates: Budget,
-    together: Budget,
+    per_network: Budget,
+    /// Of all addresses.
+    together: Option<Budget>,
     state: Mutex<State>,
 }
 
@@ -67,18 +78,28 @@ struct State {
 }
 
 impl Admission {
-    pub(crate) fn new(refusals_per_minute: u32, now: Instant) -> Self {
+    pub(crate) fn new(per_minute: u32, now: Instant) -> Self {
+        let worth = |sources| Budget::per_minute(per_minute.saturating_mul(sources));
         Self {
-            per_source: Budget::per_minute(refusals_per_minute),
-            per_certificates: Budget::per_minute(
-                refusals_per_minute.saturating_mul(CERTIFICATES_WORTH),
-            ),
-            together: Budget::per_minute(refusals_per_minute.saturating_mul(SOURCES_WORTH)),
+            per_source: worth(1),
+            per_certificates: worth(CERTIFICATES_WORTH),
+            per_network: worth(NETWORKS_WORTH),
+            together: None,
             state: Mutex::new(State {
                 sources: HashMap::new(),
                 overflow: now,
                 together: now,
             }),
+        }
+    }
+
+    /// Bounds what all addresses cause together as well. Only for what costs more than the strangers behind them may cost:
+    /// so many of them can spend it for all.
+    pub(crate) fn bounding_strangers(per_minute: u32, now: Instant) -> Self {
+        let together = Budget::per_minute(per_minute.saturating_mul(SOURCES_WORTH));
+        Self {
+            together: Some(together),
+            ..Self::new(per_minute, now)
         }
     }
 
@@ -89,26 +110,23 @@ impl Admission {
     pub(crate) fn admit(&self, source: &Source, now: Instant) -> Result<(), Duration> {
         let state = self.lock();
         self.per_source.check(state.spent(source, now), now)?;
-        match source {
-            Source::Address(_) => self.together.check(state.together, now),
-            Source::Identity(_) | Source::Tokens(_) => Ok(()),
-            Source::Certificate(id, _) => {
-                let shared = Source::Identity(id.clone());
-                self.per_certificates.check(state.spent(&shared, now), now)
-            }
+        if let Some((shared, budget)) = self.shared(source) {
+            budget.check(state.spent(&shared, now), now)?;
+        }
+        match self.together_with(source) {
+            Some(together) => together.check(state.together, now),
+            None => Ok(()),
         }
     }
 
     /// Charges `source` with a refusal that was its fault.
     pub(crate) fn charge(&self, source: &Source, now: Instant) {
         let mut state = self.lock();
-        match source {
-            Source::Address(_) => state.together = self.together.spend(state.together, now),
-            Source::Identity(_) | Source::Tokens(_) => {}
-            Source::Certificate(id, _) => {
-                let shared = Source::Identity(id.clone());
-                state.charge(&shared, self.per_certificates, now);
-            }
+        if let Some(together) = self.together_with(source) {
+            state.together = together.spend(state.together, now);
+        }
+        if let Some((shared, budget)) = self.shared(source) {
+            state.charge(&shared, budget, now);
         }
         state.charge(source, self.per_source, now);
     }
@@ -121,14 +139,31 @@ impl Admission {
     /// Takes back all of a charge: what it was for has left nothing behind.
     pub(crate) fn give_back(&self, source: &Source) {
         let mut state = self.lock();
-        match source {
-            Source::Address(_) => state.together = self.together.give_back(state.together),
-            Source::Identity(_) | Source::Tokens(_) => {}
-            Source::Certificate(id, _) => {
-                state.give_back(&Source::Identity(id.clone()), self.per_certificates);
-            }
+        if let Some(together) = self.together_with(source) {
+            state.together = together.give_back(state.together);
+        }
+        if let Some((shared, budget)) = self.shared(source) {
+            state.give_back(&shared, budget);
         }
         state.give_back(source, self.per_source);
+    }
+
+    /// Whose budget `source` takes from beside its own.
+    fn shared(&self, source: &Source) -> Option<(Source, Budget)> {
+        match source {
+            Source::Certificate(id, _) => {
+                Some((Source::Identity(id.clone()), self.per_certificates))
+            }
+            Source::Address(IpAddr::V6(v6)) => {
+                Some((Source::Network(network(*v6, 48)), self.per_network))
+            }
+            _ => None,
+        }
+    }
+
+    fn together_with(&self, source: &Source) -> Option<Budget> {
+        self.together
+            .filter(|_| matches!(source, Source::Address(_)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -233,13 +268,32 @@ mod tests {
     #[test]
     fn many_sources_together_are_refused_but_identities_are_not() {
         let now = Instant::now();
-        let admission = Admission::new(1, now);
+        let admission = Admission::bounding_strangers(1, now);
         for last in 0..64 {
             admission.charge(&address(last), now);
         }
         assert!(admission.admit(&address(200), now).is_err());
         let caller = Source::Identity(SpiffeId::parse("spiffe://demo.test/a").unwrap());
         assert_eq!(admission.admit(&caller, now), Ok(()));
+    }
+
+    #[test]
+    fn an_ipv6_network_comes_to_an_end_before_everybody_does() {
+        let now = Instant::now();
+        let admission = Admission::bounding_strangers(1, now);
+        let of = |network: u8, n: u32| {
+            Source::address(format!("2001:db8:{network}:{n:x}::1").parse().unwrap())
+        };
+        let admitted = (0..1000).filter(|n| {
+            let is_admitted = admission.admit(&of(1, *n), now).is_ok();
+            if is_admitted {
+                admission.charge(&of(1, *n), now);
+            }
+            is_admitted
+        });
+        assert_eq!(admitted.count(), NETWORKS_WORTH as usize);
+        assert_eq!(admission.admit(&of(2, 1), now), Ok(()));
+        assert_eq!(admission.admit(&address(1), now), Ok(()));
     }
 
     #[test]
@@ -280,12 +334,17 @@ mod tests {
     #[test]
     fn what_is_given_back_is_given_back_to_those_who_share_the_budget_too() {
         let now = Instant::now();
-        let admission = Admission::new(1, now);
+        let admission = Admission::bounding_strangers(1, now);
+        let [v6, neighbour] = ["2001:db8::", "2001:db8:0:1::"]
+            .map(|address| Source::address(address.parse().unwrap()));
         for _ in 0..10 * SOURCES_WORTH {
-            admission.charge(&address(1), now);
-            admission.give_back(&address(1));
+            for source in [&address(1), &v6] {
+                admission.charge(source, now);
+                admission.give_back(source);
+            }
         }
         assert_eq!(admission.admit(&address(2), now), Ok(()));
+        assert_eq!(admission.admit(&neighbour, now), Ok(()));
         let of = |serial: u32| {
             let id = SpiffeId::parse("spiffe://demo.test/a").unwrap();
             Source::Certificate(id, serial.to_string())

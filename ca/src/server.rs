@@ -104,7 +104,10 @@ impl Server {
                     Arc::clone(&metrics),
                     options.limits(),
                 ),
-                admission: Arc::new(Admission::new(options.refusals_per_minute, now)),
+                admission: Arc::new(Admission::bounding_strangers(
+                    options.refusals_per_minute,
+                    now,
+                )),
                 reads: Arc::new(Admission::new(options.reads_per_minute_per_address, now)),
                 identities: Shares::new(options.max_connections_per_identity),
                 certificates: Shares::new(options.max_connections_per_certificate),

@@ -28,17 +28,28 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP2: &[u8] = b"h2";
 
 async fn connect(ca: &Ca, svid: Option<&Svid>, alpn: &[u8]) -> TlsStream<TcpStream> {
+    connect_from([127, 0, 0, 1], ca, svid, alpn).await
+}
+
+async fn connect_from(
+    from: [u8; 4],
+    ca: &Ca,
+    svid: Option<&Svid>,
+    alpn: &[u8],
+) -> TlsStream<TcpStream> {
     let bundle = ca.bundle();
     let server = SpiffeId::ca_server(bundle.trust_domain());
     let config = client_config(svid, Arc::new(bundle), server, &[alpn]);
-    let socket = TcpStream::connect(ca.address).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let socket = socket.connect(ca.address).await.unwrap();
     tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(server_name(), socket)
         .await
@@ -137,7 +148,11 @@ fn renew_json(csr: &[u8]) -> String {
 
 /// Bytes to an HTTP/1.1 connection, and all that comes back.
 async fn raw(ca: &Ca, bytes: &[u8]) -> String {
-    let mut stream = connect(ca, None, HTTP1).await;
+    raw_from([127, 0, 0, 1], ca, bytes).await
+}
+
+async fn raw_from(address: [u8; 4], ca: &Ca, bytes: &[u8]) -> String {
+    let mut stream = connect_from(address, ca, None, HTTP1).await;
     // It may be closed before all has arrived.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();

@@ -44,3 +44,17 @@ async fn who_reads_without_end_is_told_when_to_come_back_and_its_connection_ends
     let reply = send(&ca, Some(&svid), HTTP1, get("/v1/bundle")).await;
     assert_eq!(reply.status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn readers_at_many_addresses_leave_the_others_their_readings() {
+    let ca = Ca::start_with(Options {
+        reads_per_minute_per_address: 1,
+        ..Options::default()
+    })
+    .await;
+    let read = b"GET /bundle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    for last in 2..100 {
+        let answer = raw_from([127, 0, 0, last], &ca, read).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{last}: {answer}");
+    }
+}
