@@ -230,8 +230,24 @@ impl Dialect {
     }
 }
 
-/// One call: admit, run within its time, count the refusal and charge it to whoever caused it.
-async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
+/// One call, after which the connection goes on if nobody between can take it for two (RFC 9112 section 6.1): what follows may
+/// be a part of it.
+async fn call(service: Service, peer: Peer, request: Request<Incoming>) -> Response<Body> {
+    let version = request.version();
+    let is_last = !gateway::has_one_reading(&request);
+    let mut response = admit_and_answer(service, peer, request).await;
+    if is_last {
+        say_last(version, &mut response);
+    }
+    response
+}
+
+/// Admits, runs the call within its time, counts the refusal and charges it to whoever caused it.
+async fn admit_and_answer(
+    service: Service,
+    peer: Peer,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
     let source = match &peer.svid {
         Some(svid) => Source::Certificate(svid.leaf.id.clone(), svid.leaf.serial.clone()),
         None => Source::address(peer.address),
@@ -269,11 +285,16 @@ async fn call(service: Service, peer: Peer, mut request: Request<Incoming>) -> R
 /// The next call of this caller has to come through the line for handshakes.
 fn end_after(peer: &Peer, version: Version, response: &mut Response<Body>) {
     // What was sent together is answered together, unless the answer says that it is the last.
+    say_last(version, response);
+    peer.leaving.cancel();
+}
+
+/// HTTP/2 has no such word, and no requests that run into each other.
+fn say_last(version: Version, response: &mut Response<Body>) {
     if version != Version::HTTP_2 {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
-    peer.leaving.cancel();
 }
 
 /// Whether a call is looked at. What strangers may read costs them a part of their budget.

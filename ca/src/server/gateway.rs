@@ -97,13 +97,13 @@ pub(super) async fn answer(
     source: &Source,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let has_one_reading = has_one_reading(&request);
     let (parts, body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
     let target = parts.uri.path_and_query().map(|target| target.as_str());
     let read = async {
-        check_framing(&parts)?;
         let operation = Operation::asked(&parts.method, target)?;
-        if operation.method() == "GET" && !body.is_end_stream() {
+        if !has_one_reading {
             return Err(Refused::Http);
         }
         Ok(match operation {
@@ -164,19 +164,18 @@ async fn run(api: &Api, call: Call, parts: Parts) -> Result<Response<Body>, toni
     })
 }
 
-/// One form of a request that nobody between reads in another way (RFC 9112 sections 3.2 and 6.3): hyper takes a length beside
-/// chunks for none, and any Host or none.
-fn check_framing(parts: &Parts) -> Result<(), Refused> {
-    match parts.version {
-        Version::HTTP_2 => Ok(()),
-        Version::HTTP_11
-            if parts.headers.get_all(HOST).iter().count() == 1
-                && !parts.headers.contains_key(TRANSFER_ENCODING) =>
-        {
-            Ok(())
+/// Whether nobody between reads the request in another way (RFC 9112 sections 3.2 and 6.3): hyper takes a length beside chunks
+/// for none, and any Host or none. What has two readings is refused, and its connection ends.
+pub(super) fn has_one_reading(request: &Request<Incoming>) -> bool {
+    let headers = request.headers();
+    let is_framed = match request.version() {
+        Version::HTTP_2 => true,
+        Version::HTTP_11 => {
+            headers.get_all(HOST).iter().count() == 1 && !headers.contains_key(TRANSFER_ENCODING)
         }
-        _ => Err(Refused::Http),
-    }
+        _ => false,
+    };
+    is_framed && (request.method() != Method::GET || request.body().is_end_stream())
 }
 
 /// The message of a request: one JSON object, of as many bytes as a gRPC message may have.

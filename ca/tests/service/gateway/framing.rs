@@ -44,13 +44,15 @@ async fn a_slow_caller_is_answered_when_its_time_is_up() {
 async fn a_request_that_may_be_read_in_two_ways_is_refused() {
     let ca = Ca::start_with(Options {
         refusals_per_minute: 1000,
+        request_timeout: Duration::from_secs(2),
         ..Options::default()
     })
     .await;
-    let get = "GET /bundle HTTP/1.1\r\nConnection: close\r\n";
-    let answer = raw(&ca, format!("{get}Host: a\r\n\r\n").as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    let json = "Host: a\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let get = "GET /bundle HTTP/1.1\r\n";
+    let next = "GET /bundle HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let answer = raw(&ca, format!("{get}Host: a\r\n\r\n{next}").as_bytes()).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 2, "{answer}");
+    let json = "Host: a\r\nContent-Type: application/json\r\n";
     let post = format!("POST /v1/issue HTTP/1.1\r\n{json}");
     for (request, what) in [
         (format!("{get}\r\n"), "no Host"),
@@ -72,6 +74,10 @@ async fn a_request_that_may_be_read_in_two_ways_is_refused() {
                 "{post}Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"
             ),
             "a length beside chunks",
+        ),
+        (
+            format!("{post}Content-Length: 40\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+            "a length that hides what comes after the chunks",
         ),
         (
             format!("{post}Transfer-Encoding: identity\r\n\r\n"),
@@ -102,13 +108,17 @@ async fn a_request_that_may_be_read_in_two_ways_is_refused() {
             "a long field",
         ),
     ] {
-        let answer = raw(&ca, request.as_bytes()).await;
+        // Whoever stands between may take what follows for a part of it.
+        let answer = raw(&ca, format!("{request}{next}").as_bytes()).await;
         let status = answer.get(9..12).unwrap_or("closed").to_owned();
         assert!(
             ["400", "431", "closed"].contains(&&*status),
             "{what}: {answer}"
         );
-        assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
+        assert!(
+            answer.matches("content-length: ").count() <= 1,
+            "{what}: {answer}"
+        );
     }
 }
 
