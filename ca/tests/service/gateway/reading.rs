@@ -30,6 +30,18 @@ async fn who_reads_without_end_is_told_when_to_come_back_and_its_connection_ends
     let answer = raw(&ca, bare.repeat(6).as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 200 ").count(), 3, "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 429 ").count(), 1, "{answer}");
+    let stream = TokioIo::new(connect(&ca, None, HTTP2).await);
+    let opened = http2::handshake(TokioExecutor::new(), stream).await;
+    let (mut requests, connection) = opened.unwrap();
+    let connection = tokio::spawn(connection);
+    let reply = within(requests.send_request(get("/bundle"))).await.unwrap();
+    assert_eq!(reply.status(), 429);
+    drop(reply);
+    // By a GOAWAY, while the client would go on.
+    within(connection).await.unwrap().unwrap();
+    within(requests.send_request(get("/bundle")))
+        .await
+        .unwrap_err();
     for path in ["/bundle", "/v1/bundle", "/v1/openapi.json"] {
         let reply = send(&ca, None, HTTP2, get(path)).await;
         assert_eq!(reply.status, 429, "{path}");
