@@ -40,6 +40,7 @@ pub mod client;
 
 mod causes;
 mod json;
+mod listener;
 pub mod metrics;
 mod rendered;
 mod watched;

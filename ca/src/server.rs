@@ -21,6 +21,7 @@ use crate::authority::{Authority, IssueError};
 use crate::entries::Entry;
 use crate::federation::Federation;
 use crate::jwt::{self, TokenError, Tokens};
+use crate::listener;
 use crate::metrics::{Metrics, Reason};
 use crate::rotation;
 use crate::watched::WatchedBundle;
@@ -85,7 +86,7 @@ impl Server {
             source,
         };
         // Before anything is issued, as each certificate leaves a record: a server in a restart loop would add to them.
-        let listener = TcpListener::bind(listen).await.map_err(bind)?;
+        let listener = listener::bind(listen).map_err(bind)?;
         let metrics = Arc::new(Metrics::default());
         let identity =
             tls::ServerCertificate::issue(Arc::clone(&authority), Arc::clone(&metrics)).await?;

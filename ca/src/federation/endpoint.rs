@@ -5,6 +5,7 @@
 use super::document;
 use crate::admission::{Admission, Source};
 use crate::attest::fetch::{FetchError, read};
+use crate::listener;
 use crate::rendered::Rendered;
 use crate::server::{Share, Shares};
 use aws_lc_rs::digest::{self, SHA256};
@@ -94,7 +95,7 @@ impl Endpoint {
     ) -> Result<Self, EndpointError> {
         let found = Credentials::read(&options).await?;
         let tls = watch::Sender::new(found.config()?);
-        let listener = TcpListener::bind(options.listen).await;
+        let listener = listener::bind(options.listen);
         Ok(Self {
             listener: listener.map_err(EndpointError::Bind)?,
             options,
