@@ -73,6 +73,8 @@ pub(crate) fn run(command: &CaCommand) -> anyhow::Result<ExitCode> {
 async fn serve(arguments: &CaServeArgs) -> anyhow::Result<ExitCode> {
     let terminate = signal::terminate()?;
     let config = served(arguments)?;
+    // Each connection is one, and there may be more of them than the usual soft limit lets be open.
+    proxy::raise_open_files();
     let _lock = ca::directory::ServeLock::acquire(&config.dir)?;
     let (authority, database) = (Arc::new(open(&config)?), database::of(&config)?);
     if let Some(seq) = arguments.accept_rollback {

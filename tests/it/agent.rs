@@ -18,13 +18,7 @@ fn a_low_soft_limit_on_open_files_does_not_keep_workloads_out() {
     command.args(["-c", "ulimit -Sn 128; exec \"$0\" agent --config \"$1\""]);
     command.args([env!("CARGO_BIN_EXE_tipstaff"), path(&config)]);
     let agent = Workload::by(command, config.with_extension("log"), socket);
-    let limits = format!("/proc/{}/limits", agent.process.child.id());
-    let limits = std::fs::read_to_string(limits).expect("the process runs");
-    let line = limits.lines().find(|line| line.contains("open files"));
-    let words: Vec<_> = line.expect("a limit").split_ascii_whitespace().collect();
-    let ["Max", "open", "files", soft, hard, ..] = words.as_slice() else {
-        panic!("{limits}");
-    };
+    let [soft, hard] = agent.process.limits_on_open_files();
     assert_eq!(soft, hard);
 }
 

@@ -151,6 +151,18 @@ impl Process {
     pub(crate) fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+
+    /// The soft and the hard one.
+    pub(crate) fn limits_on_open_files(&self) -> [String; 2] {
+        let limits = format!("/proc/{}/limits", self.child.id());
+        let limits = std::fs::read_to_string(limits).expect("the process runs");
+        let line = limits.lines().find(|line| line.contains("open files"));
+        let words: Vec<_> = line.expect("a limit").split_ascii_whitespace().collect();
+        let ["Max", "open", "files", soft, hard, ..] = words.as_slice() else {
+            panic!("{limits}");
+        };
+        [*soft, *hard].map(str::to_owned)
+    }
 }
 
 impl Drop for Process {

@@ -4,6 +4,7 @@ use crate::harness::{
     Ca, Mesh, Options, Process, STOREFRONT, free_address, path, tipstaff, tipstaff_ok, wait_for,
 };
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
 #[test]
@@ -124,4 +125,25 @@ fn killed_fifty_times_while_issuing_the_ca_leaves_no_duplicate_serial_and_no_cer
         // Exit code 1 when the CA does not know it.
         tipstaff_ok(&["ca", "inspect", "--dir", path(&ca.dir), "--serial", serial]);
     }
+}
+
+/// It may have 8192 connections, and had as many as a shell's soft limit left it.
+#[test]
+fn a_low_soft_limit_on_open_files_does_not_keep_sidecars_from_the_ca() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut ca = Ca::start(folder.path());
+    ca.kill();
+    let listen = ca.listen.to_string();
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -Sn 128; exec \"$0\" ca serve --dir \"$1\" --listen \"$2\"",
+    ]);
+    command.args([env!("CARGO_BIN_EXE_tipstaff"), path(&ca.dir), &listen]);
+    let process = Process::start(command, ca.dir.with_extension("again.log"));
+    wait_for("the CA to listen", || {
+        std::net::TcpStream::connect(ca.listen).ok()
+    });
+    let [soft, hard] = process.limits_on_open_files();
+    assert_eq!(soft, hard);
 }
