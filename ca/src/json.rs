@@ -72,11 +72,14 @@ fn read(text: &str) -> Option<Vec<u8>> {
     if !text.starts_with("-----BEGIN ") {
         return STANDARD.decode(text).ok();
     }
-    let mut blocks = <(SectionKind, Vec<u8>)>::pem_slice_iter(text.as_bytes());
-    match (blocks.next()?.ok()?, blocks.next()) {
-        ((SectionKind::Certificate | SectionKind::Csr | SectionKind::PublicKey, der), None) => {
-            Some(der)
-        }
+    // The reader of PEM passes over what is outside of blocks, and over a last one that is cut off.
+    let (_, end) = text.split_once("-----END ")?;
+    let (_, after) = end.split_once("-----")?;
+    if !matches!(after, "" | "\n" | "\r\n") {
+        return None;
+    }
+    match <(SectionKind, Vec<u8>)>::from_pem_slice(text.as_bytes()).ok()? {
+        (SectionKind::Certificate | SectionKind::Csr | SectionKind::PublicKey, der) => Some(der),
         _ => None,
     }
 }
@@ -123,6 +126,18 @@ mod tests {
             (&pem("PRIVATE KEY"), None),
             (&pem("EC PRIVATE KEY"), None),
             (&pem("CERTIFICATE").repeat(2), None),
+            (pem("PUBLIC KEY").trim_end(), Some(&[0x30, 0])),
+            (&pem("PUBLIC KEY").replace('\n', "\r\n"), Some(&[0x30, 0])),
+            (&(pem("PUBLIC KEY") + "and more"), None),
+            (&(pem("PUBLIC KEY") + "\n"), None),
+            (
+                &(pem("PUBLIC KEY") + "-----BEGIN PRIVATE KEY-----\nMAA="),
+                None,
+            ),
+            (
+                &pem("PUBLIC KEY").replace("KEY-----\n", "KEY----- x\n"),
+                None,
+            ),
             ("-----BEGIN CERTIFICATE-----\nMAA=\n", None),
             ("-----BEGIN ", None),
         ] {
