@@ -6,10 +6,12 @@
 mod administration;
 mod attested;
 mod pace;
+mod peer;
 mod published;
 mod recover;
 pub(crate) mod refused;
 mod registration;
+mod replies;
 mod tokens;
 mod watch;
 
@@ -27,38 +29,29 @@ use crate::lineage::LineageError;
 use crate::metrics::{Call, Metrics, Reason};
 use crate::proto::certificate_authority_server::CertificateAuthority;
 use crate::proto::{
-    Certificate, IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RecoverRequest,
-    RecoverResponse, Registration, RenewRequest, RenewResponse, Revocations, TrustBundle,
-    WatchBundleRequest,
+    IssueJwtRequest, IssueJwtResponse, IssueRequest, IssueResponse, RecoverRequest,
+    RecoverResponse, Registration, RenewRequest, RenewResponse, WatchBundleRequest,
 };
 use crate::store::{Enrolment, RedeemError};
 use crate::token::JoinToken;
 use crate::turns::{Due, Turns};
 use attested::Ground;
-use identity::{Leaf, SpiffeId, VerifiedChain, VerifyError};
+use identity::{Leaf, SpiffeId};
 pub(crate) use pace::Limits;
 use pace::{Admitted, Asking, at_most};
+pub(crate) use peer::Peer;
+use peer::address;
 use published::Published;
 use refused::Refused;
+use replies::unix_ms;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch::{Receiver, channel};
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
-
-/// Who is at the other end of a connection. Made by the listener after the handshake, and by nothing else.
-#[derive(Debug, Clone)]
-pub(crate) struct Peer {
-    pub(crate) address: IpAddr,
-    /// The client certificate, which the handshake verified.
-    pub(crate) svid: Option<Arc<VerifiedChain>>,
-    /// Cancelled when the connection is told to go away: streams end then.
-    pub(crate) leaving: CancellationToken,
-}
 
 /// The service behind every connection.
 #[derive(Debug, Clone)]
@@ -117,6 +110,10 @@ impl Api {
             administrators: Arc::new(administrators),
             ..self
         }
+    }
+
+    pub(crate) fn federating(self, federated: Receiver<Federated>) -> Self {
+        Self { federated, ..self }
     }
 
     /// The enrolment of the caller of Issue, registered just now if it brought a join token.
@@ -254,65 +251,6 @@ impl Api {
         }
         Status::from(refused)
     }
-
-    fn certificate(&self, call: Call, issued: &Issued) -> Certificate {
-        self.metrics.count_issued(call);
-        info!(
-            peer.id = %issued.id,
-            serial = %issued.serial,
-            call = call.as_str(),
-            not_after_unix_ms = unix_ms(issued.not_after),
-            "certificate issued"
-        );
-        Certificate {
-            chain: issued.chain.iter().map(|der| der.to_vec()).collect(),
-            renew_at_unix_ms: unix_ms(issued.renew_at),
-            not_after_unix_ms: unix_ms(issued.not_after),
-        }
-    }
-
-    /// The caller of a call that only the holder of a valid SVID may make.
-    fn authenticated<T>(&self, call: &Request<T>) -> Result<(Peer, Arc<VerifiedChain>), Refused> {
-        let peer = call.extensions().get::<Peer>().cloned();
-        let Some((peer, svid)) = peer.and_then(|peer| peer.svid.clone().map(|svid| (peer, svid)))
-        else {
-            return Err(Refused::NoClientCertificate);
-        };
-        // The listener closes the connection at that time, but by another clock.
-        if svid.leaf.not_after <= SystemTime::now() {
-            return Err(Refused::ExpiredClientCertificate);
-        }
-        // The handshake has looked, and the connection may be older than the revocation.
-        let revocations = self.authority.revocations();
-        match revocations.borrow().check(&svid) {
-            Err(VerifyError::Revoked { what, .. }) => {
-                Err(Refused::RevokedClientCertificate { what })
-            }
-            _ => Ok((peer, svid)),
-        }
-    }
-
-    fn issue_response(&self, issued: &Issued, registration: Registration) -> IssueResponse {
-        IssueResponse {
-            certificate: Some(self.certificate(Call::Issue, issued)),
-            bundle: Some(self.bundle()),
-            server_time_unix_ms: unix_ms(SystemTime::now()),
-            revocations: Some(self.revocations()),
-            registration: Some(registration),
-        }
-    }
-
-    fn revocations(&self) -> Revocations {
-        watch::revocations_message(&self.authority.revocations().borrow())
-    }
-
-    pub(crate) fn federating(self, federated: Receiver<Federated>) -> Self {
-        Self { federated, ..self }
-    }
-
-    pub(crate) fn bundle(&self) -> TrustBundle {
-        bundle_message(&self.authority.bundle().borrow())
-    }
 }
 
 #[tonic::async_trait]
@@ -397,14 +335,6 @@ impl CertificateAuthority for Api {
     }
 }
 
-/// Where a call comes from.
-fn address<T>(call: &Request<T>) -> Result<IpAddr, Status> {
-    let peer = call.extensions().get::<Peer>();
-    // The listener has put it there.
-    peer.map(|peer| peer.address)
-        .ok_or_else(|| Status::internal("expected a call on a connection"))
-}
-
 fn requested_ttl(seconds: u32) -> Option<Duration> {
     (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
@@ -418,22 +348,4 @@ fn shorter(asked: Option<Duration>, bound: Option<Duration>) -> Option<Duration>
 fn life(svid: &Leaf) -> Option<Duration> {
     let dated = svid.not_after.duration_since(svid.not_before).ok()?;
     dated.checked_sub(crate::profile::BACKDATE)
-}
-
-fn bundle_message(bundle: &identity::TrustBundle) -> TrustBundle {
-    TrustBundle {
-        trust_domain: bundle.trust_domain().to_string(),
-        authorities: bundle
-            .authorities()
-            .iter()
-            .map(|der| der.to_vec())
-            .collect(),
-        sequence: bundle.sequence(),
-        jwt_keys: bundle.jwt_keys().to_jwks(),
-    }
-}
-
-fn unix_ms(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

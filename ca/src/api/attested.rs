@@ -141,13 +141,8 @@ impl Api {
         evidence: &Evidence,
         asked: &SpiffeId,
     ) -> Result<(Attested, Terms), Refused> {
-        let stored = self.authority.store().entries_for(asked).await;
-        let stored = stored.map_err(Refused::Store)?;
-        let listed = self.entries.iter().filter(|entry| entry.id() == asked);
-        let mut met = listed
-            .chain(&stored)
-            .filter(|entry| entry.is_met_by(evidence));
-        match met.next() {
+        let entries = self.entries_for(asked).await?;
+        match entries.iter().find(|entry| entry.is_met_by(evidence)) {
             Some(entry) => {
                 let attested = Attested {
                     entry: Some(entry.name()),

@@ -1,6 +1,6 @@
 //! The bundle as anyone may read it.
 
-use super::bundle_message;
+use super::replies::bundle_message;
 use crate::federation;
 use crate::rendered::Rendered;
 use identity::{TrustBundle, pem};

@@ -130,9 +130,7 @@ impl Api {
         let Some(name) = name.map_err(Refused::Store)? else {
             return Ok(None);
         };
-        let stored = store.entries_for(&certificate.id).await;
-        let stored = stored.map_err(Refused::Store)?;
-        let mut all = self.entries.iter().cloned().chain(stored);
-        Ok(all.find(|entry| *entry.id() == certificate.id && entry.name() == name))
+        let entries = self.entries_for(&certificate.id).await?;
+        Ok(entries.into_iter().find(|entry| entry.name() == name))
     }
 }

@@ -4,7 +4,7 @@ use super::{Api, Refused, life};
 use crate::dns::DnsName;
 use crate::entries::Entry;
 use crate::proto::{FederatesWith, Registration};
-use identity::Leaf;
+use identity::{Leaf, SpiffeId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -55,6 +55,16 @@ impl From<&Entry> for Terms {
 }
 
 impl Api {
+    /// Those of files, then those of the store.
+    pub(super) async fn entries_for(&self, id: &SpiffeId) -> Result<Vec<Entry>, Refused> {
+        let stored = self.authority.store().entries_for(id).await;
+        let listed = self.entries.iter().filter(|entry| entry.id() == id);
+        Ok(listed
+            .cloned()
+            .chain(stored.map_err(Refused::Store)?)
+            .collect())
+    }
+
     /// Of a certificate that an attestor's word stands behind and that is renewed without new evidence: the host names that it
     /// has and that some entry still gives its identity.
     pub(super) async fn kept(&self, svid: &Leaf) -> Result<Terms, Refused> {
@@ -64,9 +74,7 @@ impl Api {
             .await
             .map_err(Refused::Store)?;
         if !dns_names.is_empty() {
-            let stored = store.entries_for(&svid.id).await.map_err(Refused::Store)?;
-            let listed = self.entries.iter().filter(|entry| *entry.id() == svid.id);
-            let all: Vec<_> = listed.chain(&stored).collect();
+            let all = self.entries_for(&svid.id).await?;
             dns_names.retain(|name| all.iter().any(|entry| entry.dns_names().contains(name)));
         }
         Ok(Terms {

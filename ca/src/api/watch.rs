@@ -1,7 +1,8 @@
 //! WatchBundle: the trust bundle, what is revoked and where the ledger ends, at once and at every change; and what the caller
 //! has of these.
 
-use super::{Api, Peer, Refused, bundle_message, unix_ms};
+use super::replies::{bundle_message, unix_ms};
+use super::{Api, Peer, Refused};
 use crate::authority::{Authority, Verdict};
 use crate::federation::Federated;
 use crate::metrics::Brought;

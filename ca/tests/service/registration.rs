@@ -7,9 +7,9 @@ use ca::attest::Renewals;
 use ca::attest::kubernetes::Identities;
 use ca::client::{self, Keys, Proof};
 use ca::entries::{Entry, Written};
-use ca::proto::{IssueResponse, Registration, RenewRequest};
+use ca::proto::{IssueResponse, Registration, RenewRequest, RenewResponse};
 use ca::store::Author;
-use identity::TrustDomain;
+use identity::{Svid, TrustDomain};
 use std::time::SystemTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -62,6 +62,11 @@ async fn issue(ca: &Ca, leaf: &LeafKey, token: &str) -> IssueResponse {
     reply.unwrap().into_inner()
 }
 
+async fn renew(ca: &Ca, svid: &Svid, renewal: RenewRequest) -> RenewResponse {
+    let reply = ca.connect(Some(svid)).await.renew(renewal).await;
+    reply.unwrap().into_inner()
+}
+
 #[tokio::test]
 async fn host_names_are_in_the_certificate_and_on_record_and_the_rest_is_told() {
     let signer = Signer::p256("a");
@@ -99,13 +104,7 @@ async fn host_names_are_in_the_certificate_and_on_record_and_the_rest_is_told() 
         attestation: attestation(&signer.token(&claims())),
         ..RenewRequest::default()
     };
-    let reply = ca
-        .connect(Some(&svid))
-        .await
-        .renew(renewal)
-        .await
-        .unwrap()
-        .into_inner();
+    let reply = renew(&ca, &svid, renewal).await;
     assert_eq!(names(&reply.certificate.unwrap().chain[0]), expected);
     assert_eq!(reply.registration, Some(registration));
 }
@@ -143,13 +142,7 @@ async fn a_certificate_that_is_renewed_by_itself_keeps_names_while_an_entry_give
             csr: leaf.csr.clone(),
             ..RenewRequest::default()
         };
-        let reply = ca
-            .connect(Some(&svid))
-            .await
-            .renew(renewal)
-            .await
-            .unwrap()
-            .into_inner();
+        let reply = renew(&ca, &svid, renewal).await;
         let chain = reply.certificate.unwrap().chain;
         let expected = expected.iter().map(|name| format!("DNS:{name}"));
         let expected: Vec<_> = [FRONT.to_owned()].into_iter().chain(expected).collect();
