@@ -22,6 +22,9 @@ pub const DEFAULT_ROOT_LIFE: Duration = Duration::from_secs(3650 * 24 * 60 * 60)
 /// One year, after which the issuing intermediate has to be rotated.
 pub const DEFAULT_INTERMEDIATE_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The next authority lives for no less: what ends within [`MAX_TTL`] is never activated.
+pub const MIN_CA_LIFE: Duration = Duration::from_secs(2 * MAX_TTL.as_secs());
+
 /// Longer lives are refused: nobody plans that far, and no date may leave the range that X.509 can write.
 pub const MAX_CA_LIFE: Duration = Duration::from_secs(50 * 365 * 24 * 60 * 60);
 

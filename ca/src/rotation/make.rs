@@ -1,17 +1,18 @@
 //! Making the next authority: its key, its certificate, and a trial of both before anybody hears of it.
 
 use super::{By, Generation, Generations, KeyFile, Refused, Role, State};
-use crate::authority::{FinishError, ISSUING, Issuing, OpenError, ROOT, Signed, read_certificate};
+use crate::authority::{ISSUING, Issuing, ROOT, Signed, read_certificate};
 use crate::config::{
-    DEFAULT_INTERMEDIATE_LIFE, DEFAULT_ROOT_LIFE, KeyProtection, MAX_CA_LIFE, OpenOptions,
+    DEFAULT_INTERMEDIATE_LIFE, DEFAULT_ROOT_LIFE, KeyProtection, MAX_CA_LIFE, MIN_CA_LIFE,
+    OpenOptions,
 };
 use crate::csr::KeyHash;
 use crate::directory::{INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, ROOT_CERTIFICATE, ROOT_KEY};
-use crate::keys::{self, KeyError};
+use crate::keys;
 use crate::profile::{self, CaCertificate, Validity};
 use crate::signer::CaKey;
 use crate::store::{Database, New, Store, StoreError};
-use identity::{BundleError, TrustBundle, TrustDomain};
+use identity::{TrustBundle, TrustDomain};
 use rcgen::CertifiedIssuer;
 use rustls_pki_types::CertificateDer;
 use std::cell::RefCell;
@@ -21,6 +22,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
+
+mod error;
+mod fresh;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::PrepareError;
+use fresh::Fresh;
 
 /// How long new authorities live.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +49,19 @@ impl Default for Lives {
     }
 }
 
+impl Lives {
+    fn check(self) -> Result<(), PrepareError> {
+        let is_fit = |life: &Duration| (MIN_CA_LIFE..=MAX_CA_LIFE).contains(life);
+        match [self.root, self.intermediate]
+            .into_iter()
+            .find(|life| !is_fit(life))
+        {
+            Some(found) => Err(PrepareError::Life { found }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What came of a preparation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
@@ -51,8 +74,8 @@ pub enum Prepared {
 /// Makes the next authority of a role, and publishes it if it is a root. One that is prepared stays.
 ///
 /// # Errors
-/// Why there is none. Nothing has changed then, and no key is left over in a token; but for the case that nobody knows whether
-/// the database has recorded it, when whoever tries again finds out.
+/// Why there is none. Nothing has changed then, and what was made in a token is destroyed again; but for the case that nobody
+/// knows whether the database has recorded it. Then the log names it, as it does when this is dropped or ends early.
 pub async fn prepare(
     directory: &Path,
     options: &OpenOptions,
@@ -61,6 +84,7 @@ pub async fn prepare(
     lives: Lives,
     by: By,
 ) -> Result<Prepared, PrepareError> {
+    lives.check()?;
     let (present, bundle) = store.authorities().await?;
     if let Some(prepared) = prepared(&present, role) {
         return Ok(prepared);
@@ -68,10 +92,8 @@ pub async fn prepare(
     if let Some(lost) = store.rolled_back().await? {
         return Err(StoreError::RolledBack(lost).into());
     }
-    let life = lives.root.max(lives.intermediate);
-    if life > MAX_CA_LIFE {
-        return Err(PrepareError::Life { found: life });
-    }
+    // A disk that is full is better found out before there is a key.
+    store.touch().await?;
     let now = SystemTime::now();
     let maker = Maker {
         directory: directory.to_owned(),
@@ -79,44 +101,33 @@ pub async fn prepare(
         trust_domain: bundle.trust_domain().clone(),
         lives,
         now,
-        keys: RefCell::default(),
+        fresh: RefCell::default(),
     };
     // Sealing a key takes as long as guessing a passphrase; a token takes its time, too.
     let making = tokio::task::spawn_blocking(move || {
         let made = maker.make(present, role);
-        let keys = maker.keys.take();
+        let fresh = maker.fresh.take();
         match made {
-            Ok(new) => Ok((new, keys)),
+            Ok(new) => Ok((new, fresh)),
             Err(error) => {
-                take_back(&keys, &maker.options);
+                fresh.destroy(&maker.options);
                 Err(error)
             }
         }
     });
-    let (new, keys) = making.await.map_err(|_| PrepareError::Interrupted)??;
-    let recorded = store.prepare_authority(new, by, now).await?;
-    // Another hand was quicker, or it was refused.
-    let is_used = |key: &Zeroizing<String>| {
-        let used = recorded.as_ref().map(|present| present.0.as_slice());
-        used.unwrap_or_default()
-            .iter()
-            .any(|one| one.key.0.as_ref() == Some(key))
+    let (new, mut fresh) = making.await.map_err(|_| PrepareError::Interrupted)??;
+    let recorded = store.prepare_authority(new, by, now).await;
+    let present = match &recorded {
+        Ok(Ok(present)) => present,
+        // One writes at a time: what is read in the writer's turn is what came of that, even if its answer was lost.
+        _ => &store.generations().await?,
     };
-    let unused: Vec<_> = keys.into_iter().filter(|key| !is_used(key)).collect();
+    // Another hand was quicker, or it was refused.
+    fresh.recorded(present);
     let options = options.clone();
-    let taking = tokio::task::spawn_blocking(move || take_back(&unused, &options));
+    let taking = tokio::task::spawn_blocking(move || fresh.destroy(&options));
     taking.await.map_err(|_| PrepareError::Interrupted)?;
-    prepared(&recorded?, role).ok_or(PrepareError::Refused(Refused::Overtaken))
-}
-
-/// Destroys keys in a token that were made for nothing, of which `keys` are the only trace.
-fn take_back(keys: &[Zeroizing<String>], options: &OpenOptions) {
-    for key in keys {
-        if let Err(error) = keys::destroy(key, options) {
-            let object = keys::object_in_token(key);
-            tracing::warn!(%error, object, "a key that nobody uses stays in the token");
-        }
-    }
+    prepared(&recorded??, role).ok_or(PrepareError::Refused(Refused::Overtaken))
 }
 
 pub(super) fn prepared(present: &Generations, role: Role) -> Option<Prepared> {
@@ -156,8 +167,8 @@ struct Maker {
     trust_domain: TrustDomain,
     lives: Lives,
     now: SystemTime,
-    /// The files of the keys that were made so far.
-    keys: RefCell<Vec<Zeroizing<String>>>,
+    /// The keys that were made so far.
+    fresh: RefCell<Fresh>,
 }
 
 impl Maker {
@@ -258,7 +269,7 @@ impl Maker {
     ) -> Result<(CaKey, Zeroizing<String>), PrepareError> {
         let made = keys::generate(label, &self.trust_domain, protection);
         let (key, text) = made.map_err(PrepareError::Key)?;
-        self.keys.borrow_mut().push(text.clone());
+        self.fresh.borrow_mut().add(text.clone());
         Ok((key, text))
     }
 
@@ -371,47 +382,4 @@ impl Maker {
             is_revoked: false,
         })
     }
-}
-
-/// Why no authority is prepared.
-#[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
-    #[error("cannot use the CA's database")]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error("cannot read the CA's certificates")]
-    Open(#[from] OpenError),
-    #[error("cannot read {path}")]
-    Io {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("expected CA certificates to live at most {MAX_CA_LIFE:?}, found {found:?}")]
-    Life { found: Duration },
-    #[error("cannot make or use a key of the CA")]
-    Key(#[source] KeyError),
-    #[error("cannot make the certificate")]
-    Sign(#[source] rcgen::Error),
-    #[error("expected the certificates of this CA, with their keys")]
-    Certificate,
-    #[error("the root makes no trust bundle")]
-    Bundle(#[source] BundleError),
-    #[error("the chain is not taken")]
-    Chain(#[source] FinishError),
-    #[error("no certificate is awaited from a root elsewhere")]
-    NothingRequested,
-    #[error("the chain ends in the root that is active: it is an intermediate that it prepares")]
-    SameRoot,
-    #[error("the chain ends in another root than the active one: it is a root that it prepares")]
-    OtherRoot,
-    #[error("this CA has no intermediate: its root signs, and can be rotated")]
-    NoIntermediate,
-    #[error(
-        "the CA's keys are not encrypted, and its database is on another server: whoever reads that would be the CA"
-    )]
-    PlaintextElsewhere,
-    #[error("the task that makes keys ended early")]
-    Interrupted,
 }

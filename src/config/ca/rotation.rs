@@ -1,6 +1,6 @@
 //! `rotation:`, when the CA replaces its own certificates.
 
-use ca::config::MAX_CA_LIFE;
+use ca::config::{MAX_CA_LIFE, MIN_CA_LIFE};
 use ca::rotation::{Lives, Options};
 use policy::yaml::{self, Node, Problems};
 use std::time::Duration;
@@ -40,10 +40,10 @@ fn percent(node: &Node, problems: &Problems) -> Option<u8> {
 
 fn life(node: &Node, problems: &Problems) -> Option<Duration> {
     let life = yaml::duration(node, problems)?;
-    if !life.is_zero() && life <= MAX_CA_LIFE {
+    if (MIN_CA_LIFE..=MAX_CA_LIFE).contains(&life) {
         return Some(life);
     }
-    let days = MAX_CA_LIFE.as_secs() / (24 * 60 * 60);
-    problems.push(node.problem(format!("expected a life of at most {days}d")));
+    let [least, most] = [MIN_CA_LIFE, MAX_CA_LIFE].map(|life| life.as_secs() / (24 * 60 * 60));
+    problems.push(node.problem(format!("expected a life of {least}d to {most}d")));
     None
 }

@@ -64,6 +64,7 @@ fn rotation_is_by_age_unless_it_is_told_otherwise() {
         "{acknowledgedPercent: 0}",
         "{prepareAtPercent: 101}",
         "{rootLife: 20000d}",
+        "{intermediateLife: 1d}",
         "{often: true}",
     ] {
         read(wrong).unwrap_err();

@@ -150,6 +150,12 @@ fn what_a_preparation_that_comes_to_nothing_made_in_the_token_is_destroyed_and_n
     );
     assert_eq!((hsm.keys(), hsm.public_keys()), (before.clone(), 2));
     hsm.edit("DROP TRIGGER overtaken");
+    // The database does not take it.
+    hsm.edit("CREATE TRIGGER refused BEFORE INSERT ON authority WHEN NEW.state = 'prepared' BEGIN SELECT RAISE(ABORT, 'refused'); END");
+    let refused = hsm.rotate("prepare", &["--intermediate"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!((hsm.keys(), hsm.public_keys()), (before.clone(), 2));
+    hsm.edit("DROP TRIGGER refused");
     assert_eq!(hsm.issuer(), issuer);
 
     for _ in 0..2 {
