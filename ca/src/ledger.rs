@@ -143,6 +143,9 @@ pub(crate) enum Event {
         certificate: Option<String>,
         /// `operator`, or `age` or `deadline` for the CA itself.
         by: String,
+        /// The `CKA_ID` of keys that are forgotten here, as another takes their place, and still in a token.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_in_token: Vec<String>,
     },
     AuthorityActivated {
         role: String,
@@ -152,18 +155,24 @@ pub(crate) enum Event {
         by: String,
         /// What would have kept it from being done.
         despite: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_in_token: Vec<String>,
     },
     AuthorityRetired {
         role: String,
         authorities: Vec<String>,
         by: String,
         despite: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_in_token: Vec<String>,
     },
     /// What was prepared or requested is given up.
     AuthorityAbandoned {
         role: String,
         authorities: Vec<String>,
         by: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left_in_token: Vec<String>,
     },
     /// The rows of certificates that were issued before this and ended by then may be gone.
     Swept {

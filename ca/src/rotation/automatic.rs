@@ -297,6 +297,13 @@ async fn take(
 
 fn tell(step: Due, taken: &Step, metrics: &Metrics) {
     tracing::info!(?step, authorities = ?taken.authorities, "the CA has rotated by itself");
+    if !taken.left_in_token.is_empty() {
+        let objects = &taken.left_in_token;
+        tracing::warn!(
+            ?objects,
+            "keys that are forgotten here are still in the token"
+        );
+    }
     if !taken.despite.is_empty() {
         metrics.count_unacknowledged_root();
         let consequences: Vec<_> = taken.despite.iter().map(Blocker::consequence).collect();

@@ -5,6 +5,7 @@ use super::session::Transaction;
 use super::sql::{self, Row, values};
 use super::writer::Batch;
 use super::{Database, Store, StoreError, read};
+use crate::keys;
 use crate::rotation::{By, Generation, Generations, KeyFile, Refused, Role, State, Step};
 use identity::TrustBundle;
 use rustls_pki_types::CertificateDer;
@@ -49,8 +50,18 @@ impl Store {
         by: By,
         now: SystemTime,
     ) -> Result<Result<Generations, Refused>, StoreError> {
-        self.write_unless_rolled_back(move |batch| prepare(batch, &new, by, now))
-            .await
+        let prepared = self
+            .write_unless_rolled_back(move |batch| prepare(batch, &new, by, now))
+            .await?;
+        Ok(prepared.map(|(present, left_in_token)| {
+            if !left_in_token.is_empty() {
+                tracing::warn!(
+                    ?left_in_token,
+                    "what was prepared before is forgotten, and its keys are still in the token"
+                );
+            }
+            present
+        }))
     }
 
     /// Has what is prepared sign from now on. A root needs `percent` of the sidecars to have it, and to have been published for a
@@ -166,15 +177,18 @@ pub(super) fn discarded(transaction: &mut Transaction<'_>) -> sql::Result<HashSe
 
 /// A key that is of no more use is forgotten.
 fn change(batch: &mut Batch<'_, '_>, name: &str, state: State, now: SystemTime) -> sql::Result<()> {
-    batch.execute(
-        "UPDATE authority SET state = $1, since = $2 WHERE name = $3",
-        values![state.as_str(), now, name],
-    )?;
-    if state == State::Retired {
-        batch.execute(
-            "UPDATE authority SET key_file = NULL WHERE name = $1",
-            values![name],
-        )?;
-    }
+    let sql = match state {
+        State::Retired => {
+            "UPDATE authority SET state = $1, since = $2, key_file = NULL WHERE name = $3"
+        }
+        _ => "UPDATE authority SET state = $1, since = $2 WHERE name = $3",
+    };
+    batch.execute(sql, values![state.as_str(), now, name])?;
     Ok(())
+}
+
+/// The keys of `authorities` that are in a token, where they stay when they are forgotten here: the `CKA_ID` of each.
+fn left_in_token<'g>(authorities: impl IntoIterator<Item = &'g Generation>) -> Vec<String> {
+    let object = |one: &Generation| keys::object_in_token(one.key.0.as_deref()?);
+    authorities.into_iter().filter_map(object).collect()
 }

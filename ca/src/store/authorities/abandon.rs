@@ -1,7 +1,7 @@
 //! What an operator does instead of the second step: what is prepared is given up, and can be prepared anew.
 
-use super::retire::{left_in_token, without};
-use super::{change, generations};
+use super::retire::without;
+use super::{change, generations, left_in_token};
 use crate::ledger::Event;
 use crate::rotation::{By, Refused, Role, State, Step};
 use crate::store::bundle::{StoredBundle, publish};
@@ -30,18 +30,20 @@ pub(super) fn abandon(
         change(batch, &one.name, State::Retired, now)?;
     }
     let authorities: Vec<_> = given_up.iter().map(|one| one.name.clone()).collect();
+    let left_in_token = left_in_token(given_up.iter().copied());
     batch.audit(
         now,
         &Event::AuthorityAbandoned {
             role: role.as_str().to_owned(),
             authorities: authorities.clone(),
             by: by.as_str().to_owned(),
+            left_in_token: left_in_token.clone(),
         },
     )?;
     batch.announce(Topic::Authorities)?;
     Ok(Ok(Step {
         authorities,
-        left_in_token: left_in_token(&given_up),
+        left_in_token,
         ..Step::default()
     }))
 }

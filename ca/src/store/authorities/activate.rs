@@ -1,6 +1,6 @@
 //! The second step: what is prepared signs from now on.
 
-use super::{Terms, change, generations};
+use super::{Terms, change, generations, left_in_token};
 use crate::config::MAX_TTL;
 use crate::ledger::Event;
 use crate::rotation::{Blocker, By, Generation, Generations, Refused, Role, State, Step};
@@ -25,14 +25,16 @@ pub(super) fn activate(
         Err(refused) => return Ok(Err(refused)),
     };
     let replaced = present.replaced(role);
-    for old in &replaced {
-        let state = match old.state {
-            State::Active => State::Retiring,
-            // Made for a root that is on its way out.
-            _ => State::Retired,
-        };
-        change(batch, &old.name, state, now)?;
+    // Made for a root that is on its way out.
+    let (retiring, retired): (Vec<&Generation>, Vec<_>) =
+        replaced.iter().partition(|old| old.state == State::Active);
+    for old in &retiring {
+        change(batch, &old.name, State::Retiring, now)?;
     }
+    for old in &retired {
+        change(batch, &old.name, State::Retired, now)?;
+    }
+    let left_in_token = left_in_token(retired);
     let authorities: Vec<_> = next.iter().map(|one| one.name.clone()).collect();
     for name in &authorities {
         change(batch, name, State::Active, now)?;
@@ -45,6 +47,7 @@ pub(super) fn activate(
             replaces: replaced.iter().map(|old| old.name.clone()).collect(),
             by: by.as_str().to_owned(),
             despite: despite.iter().map(Blocker::to_string).collect(),
+            left_in_token: left_in_token.clone(),
         },
     )?;
     batch.announce(Topic::Authorities)?;
@@ -56,7 +59,7 @@ pub(super) fn activate(
         authorities,
         despite,
         silent,
-        ..Step::default()
+        left_in_token,
     }))
 }
 

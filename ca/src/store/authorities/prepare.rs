@@ -1,7 +1,7 @@
 //! The first step: what was made is added, and a root published.
 
 use super::retire::without;
-use super::{change, generations};
+use super::{change, generations, left_in_token};
 use crate::ledger::{Event, fingerprint};
 use crate::rotation::{By, Generation, Generations, Refused, Role, State};
 use crate::store::bundle::{StoredBundle, publish};
@@ -20,12 +20,13 @@ pub(crate) struct New {
     pub(crate) made: Vec<Generation>,
 }
 
+/// Gives the authorities as they are then, and the keys that are forgotten here and still in a token.
 pub(super) fn prepare(
     batch: &mut Batch<'_, '_>,
     new: &New,
     by: By,
     now: SystemTime,
-) -> sql::Result<Result<Generations, Refused>> {
+) -> sql::Result<Result<(Generations, Vec<String>), Refused>> {
     let mut present = generations(batch)?;
     if present.0.is_empty() {
         for one in &new.adopted {
@@ -36,7 +37,7 @@ pub(super) fn prepare(
     let is_request = new.made.iter().any(|one| one.state == State::Requested);
     let is_there = present.next(new.role).is_some() || is_request && present.requested().is_some();
     if is_there {
-        return Ok(Ok(present));
+        return Ok(Ok((present, Vec::new())));
     }
     let active = present.root().map(|root| root.name.clone());
     if new.role == Role::Intermediate && !is_request {
@@ -46,7 +47,11 @@ pub(super) fn prepare(
         }
     }
     if let Some(known) = new.made.iter().find_map(|one| {
-        let is_free = |known: &Generation| matches!(known.state, State::Requested | State::Retired);
+        // A root elsewhere may come back. What was requested may have been given up since, and then counts for nothing.
+        let is_free = |known: &Generation| match known.role {
+            Role::Root => known.state == State::Retired,
+            Role::Intermediate => known.state == State::Requested,
+        };
         let taken = |known: &&Generation| known.is_revoked || !is_free(known);
         present.named(&one.name).filter(taken)
     }) {
@@ -55,9 +60,10 @@ pub(super) fn prepare(
             state: known.state,
         }));
     }
-    let sequence = publish_prepared(batch, &present, new, now)?;
+    let given_up = present.given_up(new.role);
+    let left_in_token = left_in_token(given_up.iter().copied());
+    let sequence = publish_prepared(batch, &given_up, new, now)?;
     for one in &new.made {
-        // It may have been requested until now; a root elsewhere may come back.
         batch.execute(
             "DELETE FROM authority WHERE name = $1 AND state IN ('requested', 'retired')",
             values![&one.name],
@@ -71,27 +77,27 @@ pub(super) fn prepare(
                 state: one.state.as_str().to_owned(),
                 certificate: one.certificate.as_ref().map(|der| fingerprint(der)),
                 by: by.as_str().to_owned(),
+                left_in_token: left_in_token.clone(),
             },
         )?;
     }
     batch.announce(Topic::Authorities)?;
-    generations(batch).map(Ok)
+    Ok(Ok((generations(batch)?, left_in_token)))
 }
 
 /// Takes back what was prepared and then revoked, and publishes the new root, if there is one. Gives the first trust bundle
 /// that has it.
 fn publish_prepared(
     batch: &mut Batch<'_, '_>,
-    present: &Generations,
+    given_up: &[&Generation],
     new: &New,
     now: SystemTime,
 ) -> sql::Result<u64> {
-    let given_up = present.given_up(new.role);
-    for one in &given_up {
+    for one in given_up {
         change(batch, &one.name, State::Retired, now)?;
     }
     let before = StoredBundle::read(batch)?.authorities();
-    let mut authorities = without(before.clone(), &given_up);
+    let mut authorities = without(before.clone(), given_up);
     let roots = new.made.iter().filter(|one| one.role == Role::Root);
     authorities.extend(roots.filter_map(|root| root.certificate.clone()));
     match authorities == before {

@@ -1,7 +1,6 @@
 //! The third step: what was replaced is forgotten.
 
-use super::{Terms, change, generations};
-use crate::keys;
+use super::{Terms, change, generations, left_in_token};
 use crate::ledger::Event;
 use crate::rotation::{Blocker, By, Generation, Generations, Refused, Role, State, Step};
 use crate::store::acknowledged;
@@ -41,6 +40,7 @@ pub(super) fn retire(
         change(batch, &one.name, State::Retired, now)?;
     }
     let authorities: Vec<_> = plan.old.iter().map(|one| one.name.clone()).collect();
+    let left_in_token = left_in_token(plan.old.iter().copied());
     batch.audit(
         now,
         &Event::AuthorityRetired {
@@ -48,12 +48,13 @@ pub(super) fn retire(
             authorities: authorities.clone(),
             by: by.as_str().to_owned(),
             despite: plan.blockers.iter().map(Blocker::to_string).collect(),
+            left_in_token: left_in_token.clone(),
         },
     )?;
     batch.announce(Topic::Authorities)?;
     Ok(Ok(Step {
         authorities,
-        left_in_token: left_in_token(&plan.old),
+        left_in_token,
         despite: plan.blockers,
         ..Step::default()
     }))
@@ -68,14 +69,6 @@ pub(crate) fn can_retire(
 ) -> sql::Result<Result<(), Refused>> {
     let present = generations(transaction)?;
     Ok(plan(transaction, &present, role, terms, now)?.map(drop))
-}
-
-/// The keys of `authorities` that are in a token: what is forgotten here is still there.
-pub(super) fn left_in_token(authorities: &[&Generation]) -> Vec<String> {
-    authorities
-        .iter()
-        .filter_map(|one| keys::object_in_token(one.key.0.as_deref()?))
-        .collect()
 }
 
 struct Plan<'g> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::authority::{Authority, Fault, IssueError, Issued};
+use crate::authority::{Authority, IssueError, Issued};
 use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::csr::KeyHash;
 use crate::keys::Passphrase;
@@ -22,6 +22,8 @@ use tempfile::TempDir;
 mod abandoned;
 mod cut_off;
 mod files;
+mod follows;
+mod forgotten;
 
 const PATIENT: Terms = Terms {
     percent: 100,
@@ -182,61 +184,6 @@ async fn what_a_root_elsewhere_signed_is_taken_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_replica_that_cannot_open_the_next_key_is_not_ready_and_signs_with_the_one_it_has() {
-    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
-    let before = ca.issuer().await;
-    ca.prepare(Role::Intermediate).await.unwrap();
-    ca.activate(Role::Intermediate).await.unwrap();
-    ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: ', 'nonce: AA') WHERE state = 'active'");
-    assert!(!ca.authority.read_authorities().await);
-    let faults = ca.authority.faults().await;
-    assert!(
-        faults
-            .iter()
-            .any(|fault| matches!(fault, Fault::Authority(_))),
-        "{faults:?}"
-    );
-    assert_eq!(ca.issuer().await, before);
-    ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: AA', 'nonce: ') WHERE state = 'active'");
-    assert!(ca.authority.read_authorities().await);
-    assert_eq!(ca.authority.faults().await, []);
-    assert_ne!(ca.issuer().await, before);
-}
-
-#[tokio::test]
-async fn a_replica_that_cannot_open_what_is_prepared_says_so_before_that_signs() {
-    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
-    for role in [Role::Intermediate, Role::Root] {
-        ca.prepare(role).await.unwrap();
-        ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: ', 'nonce: AA') WHERE state = 'prepared' AND role = 'intermediate'");
-        assert!(ca.authority.read_authorities().await);
-        let faults = ca.authority.faults().await;
-        assert!(
-            matches!(&faults[..], [Fault::Prepared(_)]),
-            "{role}: {faults:?}"
-        );
-        ca.issuer().await;
-        ca.edit("UPDATE authority SET key_file = replace(key_file, 'nonce: AA', 'nonce: ') WHERE state = 'prepared'");
-        assert!(ca.authority.read_authorities().await);
-        assert_eq!(ca.authority.faults().await, []);
-        ca.activate(role).await.unwrap();
-        assert!(ca.authority.read_authorities().await);
-    }
-}
-
-#[tokio::test]
-async fn a_key_that_was_opened_when_it_was_prepared_signs_though_the_passphrase_is_gone() {
-    let ca = Ca::new(KeyProtection::Encrypted(passphrase()));
-    let before = ca.issuer().await;
-    ca.prepare(Role::Intermediate).await.unwrap();
-    assert!(ca.authority.read_authorities().await);
-    ca.activate(Role::Intermediate).await.unwrap();
-    ca.edit("UPDATE authority SET key_file = 'unreadable'");
-    assert!(ca.authority.read_authorities().await);
-    assert_ne!(ca.issuer().await, before);
-}
-
-#[tokio::test]
 async fn a_root_signs_once_other_trust_domains_had_time_to_ask_for_it_or_by_force_with_a_word() {
     let ca = Ca::new(KeyProtection::InsecurePlaintext);
     ca.prepare(Role::Root).await.unwrap();
@@ -274,7 +221,7 @@ async fn keys_in_the_database_are_sealed_as_files_are_and_a_plain_one_does_not_g
         .filter_map(|one| one.key.0.clone())
         .collect();
     assert_eq!(texts.len(), 3, "of two intermediates and the new root");
-    assert!(texts.iter().all(|text| !crate::keys::is_plaintext(text)));
+    assert!(texts.iter().all(|text| !keys::is_plaintext(text)));
 
     let mut plain = Ca::new(KeyProtection::InsecurePlaintext);
     let url = "postgres://ca@127.0.0.1/ca";
@@ -392,34 +339,6 @@ async fn what_was_revoked_after_it_was_prepared_is_not_activated_and_another_tak
     }
     let report = crate::ledger::verify(&ca.dir).unwrap();
     assert!(report.is_intact(), "{report}");
-}
-
-#[tokio::test]
-async fn a_replica_that_has_not_followed_signs_nothing_with_a_key_that_is_retired() {
-    let ca = Ca::new(KeyProtection::InsecurePlaintext);
-    ca.prepare(Role::Intermediate).await.unwrap();
-    ca.activate(Role::Intermediate).await.unwrap();
-    ca.issuer().await;
-    let forced = Terms {
-        force: true,
-        ..PATIENT
-    };
-    let store = ca.authority.store();
-    let retired =
-        store.retire_authority(Role::Intermediate, forced, By::Operator, SystemTime::now());
-    retired.await.unwrap().unwrap();
-    let refused = ca.issue().await.unwrap_err();
-    assert!(
-        matches!(refused, IssueError::Record(StoreError::IssuerDiscarded(_))),
-        "{refused}"
-    );
-    let refused = ca.authority.issue_server().await.unwrap_err();
-    assert!(
-        matches!(refused, IssueError::Record(StoreError::IssuerDiscarded(_))),
-        "{refused}"
-    );
-    assert!(ca.authority.read_authorities().await);
-    ca.issuer().await;
 }
 
 #[tokio::test]

@@ -65,3 +65,30 @@ async fn a_request_that_is_given_up_takes_no_chain_any_more() {
         "{taken:?}"
     );
 }
+
+#[tokio::test]
+async fn a_request_that_is_given_up_while_its_chain_is_looked_at_does_not_come_back() {
+    let ca = Ca::new(KeyProtection::InsecurePlaintext);
+    fs::remove_file(ca.dir.join("root.key")).unwrap();
+    ca.prepare(Role::Intermediate).await.unwrap();
+    let store = ca.authority.store();
+    let present = store.generations().await.unwrap();
+    let mut signed = present.requested().unwrap().clone();
+    signed.state = State::Prepared;
+    signed.parent = present.root().map(|root| root.name.clone());
+    let name = signed.name.clone();
+    ca.abandon(Role::Intermediate).await.unwrap();
+    let new = New {
+        role: Role::Intermediate,
+        adopted: Vec::new(),
+        made: vec![signed],
+    };
+    let late = store.prepare_authority(new, By::Operator, SystemTime::now());
+    let in_use = Refused::KeyInUse {
+        name,
+        state: State::Retired,
+    };
+    assert_eq!(late.await.unwrap().unwrap_err(), in_use);
+    let refused = ca.activate(Role::Intermediate).await;
+    assert_eq!(refused, Err(Refused::NothingPrepared(Role::Intermediate)));
+}
