@@ -17,6 +17,7 @@ pub struct Metrics {
     open_connections: Gauge,
     frozen_lineages: Gauge,
     rotation_overdue: Gauge,
+    prepared_unusable: Gauge,
     unacknowledged_roots: Counter,
     server_certificate_expiry: Gauge,
 }
@@ -43,6 +44,10 @@ impl Default for Metrics {
             rotation_overdue: all.metric(
                 "rotation_overdue",
                 "1 while the CA's own certificates are due and not replaced",
+            ),
+            prepared_unusable: all.metric(
+                "prepared_authority_unusable",
+                "1 while the authority that is prepared cannot be used here",
             ),
             unacknowledged_roots: all.metric(
                 "unacknowledged_roots",
@@ -102,6 +107,10 @@ impl Metrics {
 
     pub(crate) fn rotation_is_overdue(&self, is_overdue: bool) {
         self.rotation_overdue.set(is_overdue.into());
+    }
+
+    pub(crate) fn prepared_is_unusable(&self, is_unusable: bool) {
+        self.prepared_unusable.set(is_unusable.into());
     }
 
     pub(crate) fn count_unacknowledged_root(&self) {

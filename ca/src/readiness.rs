@@ -10,7 +10,7 @@ use tokio::sync::watch;
 /// Between one look and the next. A look costs a signature and a record's worth of disk.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// What keeps the CA from its work; nothing when it is ready.
+/// What is wrong; nothing of it is in the way when the CA is ready.
 pub type Faults = Arc<[Fault]>;
 
 /// Looks for faults of one authority.
@@ -52,14 +52,19 @@ impl Monitor {
         if let Ok(Ok(frozen)) = frozen.await {
             self.metrics.lineages_are_frozen(frozen);
         }
+        let is_prepared = |fault: &Fault| matches!(fault, Fault::Prepared(_));
+        self.metrics
+            .prepared_is_unusable(found.iter().any(is_prepared));
         self.faults.send_if_modified(|present| {
             if *present == found {
                 return false;
             }
-            for fault in found.iter().filter(|fault| !present.contains(fault)) {
+            let is_new = |fault: &&Fault| fault.is_in_the_way() && !present.contains(fault);
+            for fault in found.iter().filter(is_new) {
                 tracing::error!(%fault, "the CA is not ready");
             }
-            if found.is_empty() {
+            let is_ready = |faults: &Faults| !faults.iter().any(Fault::is_in_the_way);
+            if is_ready(&found) && !is_ready(present) {
                 tracing::info!("the CA is ready again");
             }
             *present = found;

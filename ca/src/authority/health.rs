@@ -23,7 +23,7 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(15);
 /// How old what a CA goes by may be. Changes are asked for twice a second.
 const MAX_LAG: Duration = Duration::from_secs(10);
 
-/// Why a CA should not be asked for certificates.
+/// What is wrong with a CA.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("the issuing key does not sign: {0}")]
@@ -37,7 +37,7 @@ pub enum Fault {
     /// Another replica has rotated, and what opens the keys there does not here.
     #[error("the authority that is to sign cannot be used here: {0}")]
     Authority(String),
-    /// Once it is activated this replica issues nothing.
+    /// Once it is activated this replica goes on with the key it has, and issues nothing from when that is retired.
     #[error("the authority that is prepared cannot be used here: {0}")]
     Prepared(String),
     #[error("the issuer ends {ends}, sooner than a certificate of {} h", MAX_TTL.as_secs() / 3600)]
@@ -56,6 +56,13 @@ pub enum Fault {
     LedgerMoved,
     #[error(transparent)]
     RolledBack(RolledBack),
+}
+
+impl Fault {
+    /// Whether the CA cannot do its work now. What is only prepared is not needed yet, and may be given up.
+    pub fn is_in_the_way(&self) -> bool {
+        !matches!(self, Self::Prepared(_))
+    }
 }
 
 /// What was found on disk when it last was as it should be.

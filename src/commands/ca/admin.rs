@@ -1,4 +1,4 @@
-//! The CA's `/live`, `/ready` (503 and a line for each reason when it is not) and `/metrics`, on loopback.
+//! The CA's `/live`, `/ready` (a line for each fault, and 503 when one keeps the CA from its work) and `/metrics`, on loopback.
 
 use crate::commands::http::{Answer, Limits};
 use ca::authority::Fault;
@@ -17,7 +17,11 @@ pub(super) fn answer<B>(request: &Request<B>, metrics: &Metrics, faults: &[Fault
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/ready") if !faults.is_empty() => {
             let lines: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
-            Answer::text(StatusCode::SERVICE_UNAVAILABLE, lines)
+            let status = match faults.iter().any(Fault::is_in_the_way) {
+                true => StatusCode::SERVICE_UNAVAILABLE,
+                false => StatusCode::OK,
+            };
+            Answer::text(status, lines)
         }
         (&Method::GET, "/live" | "/ready") => Answer::text(StatusCode::OK, "ok\n"),
         (&Method::GET, "/metrics") => Answer {
@@ -31,5 +35,28 @@ pub(super) fn answer<B>(request: &Request<B>, metrics: &Metrics, faults: &[Fault
             "expected /live, /ready or /metrics\n",
         ),
         _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "expected GET\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_only_prepared_is_named_and_takes_no_replica_out_of_a_load_balancer() {
+        let request = Request::get("/ready").body(()).expect("a request");
+        let prepared = || Fault::Prepared("no such key".to_owned());
+        for (faults, status) in [
+            (vec![prepared()], StatusCode::OK),
+            (
+                vec![prepared(), Fault::LedgerSlow],
+                StatusCode::SERVICE_UNAVAILABLE,
+            ),
+        ] {
+            let answer = answer(&request, &Metrics::default(), &faults);
+            assert_eq!(answer.status, status);
+            let said = String::from_utf8_lossy(&answer.body);
+            assert!(said.contains("no such key"), "{said}");
+        }
     }
 }
