@@ -44,6 +44,9 @@ pub enum SignError {
     Timeout(Duration),
     #[error("the token {token:?} cannot be used: {fault}")]
     Token { token: String, fault: String },
+    /// The token itself is there, and answers.
+    #[error("the token {token:?} lacks the key: {fault}")]
+    Missing { token: String, fault: String },
     #[error(
         "the PIN of token {token:?} is refused ({fault}); it is not tried again, as that would lock the token"
     )]

@@ -10,8 +10,17 @@ use tokio::sync::watch;
 
 /// Between attempts to read what has changed.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between looks at a key that is prepared and cannot be opened: it is not needed yet, and each look is as good as a login.
+/// Between looks at a key that is prepared and cannot be opened, doubling up to the longest: it is not needed yet, each look is
+/// as good as a login, and with a driver that hangs each leaves a thread behind.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LONGEST_LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
+
+/// No version: whatever was read is read again.
+const AGAIN: u64 = u64::MAX;
+
+fn later(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST_LOOK_AGAIN)
+}
 
 impl Authority {
     /// What is revoked, and every later version. Its sequence never goes back.
@@ -23,6 +32,7 @@ impl Authority {
     pub(crate) async fn follow(&self) {
         self.store.sweep();
         let (mut state, mut bundle_read, mut authorities_read) = (self.store.state(), 0, 0);
+        let (mut pause, mut looked) = (LOOK_AGAIN, tokio::time::Instant::now());
         loop {
             let versions = state.borrow_and_update().versions;
             let mut all_read = true;
@@ -34,6 +44,11 @@ impl Authority {
                 self.behind().get_or_insert_with(Instant::now);
             }
             if authorities_are_old {
+                pause = match authorities_read {
+                    AGAIN => later(pause),
+                    _ => LOOK_AGAIN,
+                };
+                looked = tokio::time::Instant::now();
                 // First: it knows in which order a root and what it signed come and go.
                 all_read = self.read_authorities().await;
                 authorities_read = versions.of(Topic::Authorities);
@@ -46,22 +61,20 @@ impl Authority {
                 all_read &= self.read_revocations().await;
             }
             if !all_read {
-                (bundle_read, authorities_read) = (0, u64::MAX);
+                (bundle_read, authorities_read) = (0, AGAIN);
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
             *self.behind() = None;
-            let changed = state.changed();
             let may_get_better = self.unusable().may_get_better();
-            let changed = match may_get_better {
-                true => tokio::time::timeout(LOOK_AGAIN, changed).await,
-                false => Ok(changed.await),
-            };
-            match changed {
-                Ok(Ok(())) => {}
-                // The thread that finds changes has died, which was reported. What is published here itself still is.
-                Ok(Err(_)) => std::future::pending::<()>().await,
-                Err(_) => authorities_read = u64::MAX,
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() {
+                    // The thread that finds changes has died, which was reported. What is published here itself still is.
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep_until(looked + pause), if may_get_better => {
+                    authorities_read = AGAIN;
+                }
             }
         }
     }
@@ -141,4 +154,18 @@ pub enum CrlError {
     Sign(#[source] rcgen::Error),
     #[error("the signing task ended early")]
     Interrupted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_opened_is_looked_at_less_and_less_often_but_once_an_hour_at_least() {
+        let pauses: Vec<_> = std::iter::successors(Some(LOOK_AGAIN), |pause| Some(later(*pause)))
+            .take(9)
+            .map(|pause| pause.as_secs() / 60)
+            .collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
 }

@@ -126,7 +126,7 @@ impl Signers {
         for one in generations.next_issuers() {
             match signer(one, generations, options, &workloads, &open) {
                 Ok(signer) => prepared.push(signer),
-                Err(error) => fault = Some(error),
+                Err(error) => fault = Some(graver(fault, error)),
             }
         }
         let next = Self {
@@ -137,6 +137,11 @@ impl Signers {
         };
         Ok(Some((next, fault)))
     }
+}
+
+/// One that is final stays: a PIN that was refused is not tried again because another key is not found.
+fn graver(known: Option<OpenError>, error: OpenError) -> OpenError {
+    known.filter(OpenError::is_final).unwrap_or(error)
 }
 
 fn oldest(

@@ -259,7 +259,10 @@ impl Device {
         ];
         match *session.find_objects(&template).map_err(self.fault())? {
             [object] => Ok(object),
-            [] => Err(self.says(format!("expected an EC key there ({class}), found none"))),
+            [] => Err(SignError::Missing {
+                token: self.token.clone(),
+                fault: format!("expected an EC key there ({class}), found none"),
+            }),
             _ => Err(self.says(format!(
                 "expected one EC key there ({class}), found several"
             ))),

@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::{InitOptions, KeyProtection};
+use crate::keys::KeyError;
 use crate::rotation::{By, Lives, Role, prepare};
+use crate::signer::SignError;
 use crate::store::Terms;
 use identity::TrustDomain;
 use std::time::Duration;
@@ -37,4 +39,37 @@ async fn the_server_is_certified_under_the_old_root_while_that_lasts_however_lon
     assert_eq!(just_before.root, old.root);
     let at_last = authority.server_signer(end - HOUR);
     assert_eq!(at_last.root, authority.signer().root);
+}
+
+#[test]
+fn a_pin_that_was_refused_is_not_tried_again_whatever_else_is_wrong() {
+    let (token, fault) = (|| "hsm".to_owned(), || "so it says".to_owned());
+    let of = |source| OpenError::Generation {
+        name: "one".to_owned(),
+        source: KeyError::Sign(source),
+    };
+    let pin = || {
+        of(SignError::Pin {
+            token: token(),
+            fault: fault(),
+        })
+    };
+    let missing = || {
+        of(SignError::Missing {
+            token: token(),
+            fault: fault(),
+        })
+    };
+    assert!(pin().is_final() && !missing().is_final());
+    assert!(!OpenError::Interrupted.is_final());
+    for (known, error, is_final) in [
+        (None, pin(), true),
+        (None, missing(), false),
+        (Some(pin()), missing(), true),
+        (Some(missing()), pin(), true),
+        (Some(missing()), missing(), false),
+    ] {
+        let said = format!("{known:?}, {error:?}");
+        assert_eq!(graver(known, error).is_final(), is_final, "{said}");
+    }
 }

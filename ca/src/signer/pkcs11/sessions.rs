@@ -188,7 +188,8 @@ impl Shared {
         }
     }
 
-    /// At the second attempt with a library that is started anew; not after a wrong PIN, which would then be tried again.
+    /// At the second attempt with a library that is started anew; not after a wrong PIN, which would then be tried again, and not
+    /// for a key that is not there: other keys' sessions would end for it.
     fn session(&self) -> Result<Signing<'_>, SignError> {
         match self.key.session() {
             Err(SignError::Token { .. }) => {
