@@ -93,7 +93,13 @@ async fn abandon(arguments: &RotateAbandonArgs) -> anyhow::Result<ExitCode> {
     let store = Store::open(database::of(&configured(&arguments.dir)?)?)?;
     let (role, now) = (arguments.what.role(), SystemTime::now());
     let done = store.abandon_authority(role, By::Operator, now).await?;
-    Ok(told("given up", role, &done))
+    let told = told("given up", role, &done);
+    if done.is_ok() {
+        eprintln!(
+            "a CA that serves and replaces the {role} by its age prepares another within a minute; `rotation: {{automatic: false}}` keeps it from that"
+        );
+    }
+    Ok(told)
 }
 
 fn told(state: &str, role: Role, done: &Result<Step, Refused>) -> ExitCode {
