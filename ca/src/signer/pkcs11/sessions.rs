@@ -3,6 +3,7 @@
 
 use super::{KeyInToken, Signing};
 use crate::signer::{Custody, SignError};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -44,6 +45,7 @@ impl Sessions {
         let threads = Arc::new(Shared {
             key,
             queue: Mutex::new(queue),
+            was_open: AtomicBool::new(false),
             outage: Mutex::new(None),
         });
         for _ in 0..SESSIONS {
@@ -108,6 +110,8 @@ impl Custody for Sessions {
 struct Shared {
     key: KeyInToken,
     queue: Mutex<Receiver<Job>>,
+    /// Whether the key was there before.
+    was_open: AtomicBool,
     /// Also the turn to log in: a wrong PIN is tried by one thread, once.
     outage: Mutex<Option<Outage>>,
 }
@@ -167,6 +171,7 @@ impl Shared {
         }
         match self.session() {
             Ok(signing) => {
+                self.was_open.store(true, Ordering::Relaxed);
                 if outage.take().is_some() {
                     tracing::info!(token = self.key.device.token, "the token is back");
                 }
@@ -189,14 +194,23 @@ impl Shared {
     }
 
     /// At the second attempt with a library that is started anew; not after a wrong PIN, which would then be tried again, and not
-    /// for a key that is not there: other keys' sessions would end for it.
+    /// for a key that was never there: other keys' sessions would end for it.
     fn session(&self) -> Result<Signing<'_>, SignError> {
         match self.key.session() {
-            Err(SignError::Token { .. }) => {
+            Err(error) if self.may_come_back(&error) => {
                 self.key.device.restart()?;
                 self.key.session()
             }
             other => other,
+        }
+    }
+
+    fn may_come_back(&self, error: &SignError) -> bool {
+        match error {
+            SignError::Token { .. } => true,
+            // A token that is away may look like one that is empty.
+            SignError::Missing { .. } => self.was_open.load(Ordering::Relaxed),
+            _ => false,
         }
     }
 }
