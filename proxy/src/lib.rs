@@ -108,6 +108,7 @@ pub use config::Config;
 pub use descriptors::raise as raise_open_files;
 pub use discovery::EndpointsError;
 pub use feed::{Failing, IdentityFeed, IdentityState, PolicyFeed};
+pub use workload::loopback_owner;
 
 use access_log::AccessLog;
 use discovery::{Discovery, Finder};

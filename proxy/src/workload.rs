@@ -56,6 +56,15 @@ impl Workload {
     }
 }
 
+/// The user whose process made the loopback connection from `peer` to `local`, as the accepted socket reports them; `None` when
+/// no process has it any more, or it did not come over loopback.
+///
+/// # Errors
+/// When the kernel cannot be asked or answers out of form.
+pub fn loopback_owner(peer: SocketAddr, local: SocketAddr) -> io::Result<Option<u32>> {
+    Ok(sock_diag::owner(peer, local)?.map(|owner| owner.uid))
+}
+
 /// Why a connection to the outbound listener was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Stranger {

@@ -2,7 +2,7 @@
 
 mod admin;
 
-use super::http::Listener;
+use super::http::local::Listener;
 use crate::cli::agent::AgentArgs;
 use crate::config::agent::{AgentConfig, Entry};
 use crate::signal;
@@ -51,10 +51,10 @@ async fn serve_admin(
     tasks: &mut JoinSet<()>,
     standings: Standings,
 ) -> anyhow::Result<()> {
-    let listener = Listener::bind(listen, admin::LIMITS).await?;
-    tasks.spawn(listener.serve(move |request| {
+    let listener = Listener::bind(listen).await?;
+    tasks.spawn(listener.serve(move |asker, request| {
         let present = standings.at(SystemTime::now());
-        std::future::ready(admin::answer(&request, &present))
+        std::future::ready(admin::answer(asker, &request, &present))
     }));
     Ok(())
 }

@@ -14,7 +14,7 @@ mod lineage;
 mod revoke;
 mod rotate;
 
-use super::http::Listener;
+use super::http::{Listener, local};
 use super::print_fields;
 use super::{answer, print, print_json};
 use crate::cli::Output;
@@ -161,8 +161,8 @@ async fn serve_admin(
         listen.ip().is_loopback(),
         "--admin-listen: expected a loopback address, found {listen}"
     );
-    let listener = Listener::bind(listen, admin::LIMITS).await?;
-    tasks.spawn(listener.serve(move |request| {
+    let listener = local::Listener::bind(listen).await?;
+    tasks.spawn(listener.serve(move |_, request| {
         std::future::ready(admin::answer(&request, &metrics, &faults.borrow()))
     }));
     Ok(())

@@ -1,6 +1,8 @@
 //! Small HTTP/1 listeners of the CA and the agent: each answers from memory, to anyone who may connect.
 //!
-//! Nobody keeps a place for long, and no address has all of them.
+//! Nobody keeps a place for long, and no address has all of them; on loopback (`http/local.rs`) no user but root and our own.
+
+pub(super) mod local;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -169,7 +171,7 @@ mod tests {
         (address, task)
     }
 
-    async fn connect(from: &str, to: SocketAddr) -> TcpStream {
+    pub(super) async fn connect(from: &str, to: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         let from = SocketAddr::new(from.parse().unwrap(), 0);
         socket.bind(from).unwrap();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     /// What is answered before the connection ends.
-    async fn ask(mut stream: TcpStream) -> String {
+    pub(super) async fn ask(mut stream: TcpStream) -> String {
         let request = b"GET / HTTP/1.1\r\nhost: ca\r\nconnection: close\r\n\r\n";
         // One that is refused may be gone by now.
         let _ = stream.write_all(request).await;

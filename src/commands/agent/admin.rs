@@ -1,22 +1,19 @@
 //! The agent's `/live`, `/ready` (503 and a line for each identity that has no valid certificate) and `/metrics`, on loopback.
+//! Other users than root and the agent's own learn of `/ready` only whether it is: which identities there are, and what the
+//! CA said, is not for everyone on this machine.
 
-use crate::commands::http::{Answer, Limits};
+use crate::commands::http::Answer;
+use crate::commands::http::local::Asker;
 use crate::workload_api::standing::{Standing, State};
 use hyper::{Method, Request, StatusCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A scraper and a person with a browser fit. All come from this machine, where an address tells nobody apart.
-pub(super) const LIMITS: Limits = Limits {
-    connections: 16,
-    per_address: 16,
-};
-
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub(super) fn answer<B>(request: &Request<B>, standings: &[Standing]) -> Answer {
+pub(super) fn answer<B>(asker: Asker, request: &Request<B>, standings: &[Standing]) -> Answer {
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/live") => Answer::text(StatusCode::OK, "ok\n"),
-        (&Method::GET, "/ready") => ready(standings),
+        (&Method::GET, "/ready") => ready(asker, standings),
         (&Method::GET, "/metrics") => Answer {
             status: StatusCode::OK,
             // Prometheus refuses a scrape that does not say what it is.
@@ -32,12 +29,16 @@ pub(super) fn answer<B>(request: &Request<B>, standings: &[Standing]) -> Answer 
 }
 
 /// Renewals that fail while there is a valid certificate are told, and are no reason: a CA that is away makes no agent worse.
-fn ready(standings: &[Standing]) -> Answer {
+fn ready(asker: Asker, standings: &[Standing]) -> Answer {
     let is_bad = |one: &&Standing| one.state != State::Valid;
     let status = match standings.iter().find(is_bad) {
         None => StatusCode::OK,
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
+    if asker == Asker::Other {
+        let is_ready = status == StatusCode::OK;
+        return Answer::text(status, if is_ready { "ok\n" } else { "not ready\n" });
+    }
     let told = standings
         .iter()
         .filter(|one| is_bad(one) || one.failing.is_some());
@@ -92,8 +93,12 @@ mod tests {
     use std::time::Duration;
 
     async fn ask(path: &str, standings: &[Standing]) -> (u16, String) {
+        ask_as(Asker::Trusted, path, standings).await
+    }
+
+    async fn ask_as(asker: Asker, path: &str, standings: &[Standing]) -> (u16, String) {
         let request = Request::get(path).body(()).unwrap();
-        let response: Response<_> = answer(&request, standings).into();
+        let response: Response<_> = answer(asker, &request, standings).into();
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -133,6 +138,19 @@ mod tests {
                 (status, told),
                 (503, format!("spiffe://a.test/c: {word}\n"))
             );
+        }
+    }
+
+    #[tokio::test]
+    async fn other_users_learn_of_no_identity_and_of_no_reason() {
+        let failing = standing("a", State::Valid, true);
+        let missing = standing("b", State::Missing, true);
+        for (standings, expected) in [
+            (&[failing.clone()][..], (200, "ok\n")),
+            (&[failing, missing], (503, "not ready\n")),
+        ] {
+            let (status, told) = ask_as(Asker::Other, "/ready", standings).await;
+            assert_eq!((status, &*told), expected);
         }
     }
 

@@ -1,15 +1,9 @@
 //! The CA's `/live`, `/ready` (a line for each fault, and 503 when one keeps the CA from its work) and `/metrics`, on loopback.
 
-use crate::commands::http::{Answer, Limits};
+use crate::commands::http::Answer;
 use ca::authority::Fault;
 use ca::metrics::Metrics;
 use hyper::{Method, Request, StatusCode};
-
-/// A scraper and a person with a browser fit. All come from this machine, where an address tells nobody apart.
-pub(super) const LIMITS: Limits = Limits {
-    connections: 16,
-    per_address: 16,
-};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
