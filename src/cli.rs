@@ -39,7 +39,10 @@ pub(crate) enum Command {
     /// Check, explain and test policy documents.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Load a configuration and what it names, such as policy, say what it means, and exit without running.
+    /// Load a configuration, say what it means, and exit without running.
+    ///
+    /// Of what it names, a sidecar's policy and files of endpoints are read, and a CA's files of entries. Keys, tokens, bundles
+    /// and passphrases are not opened: who runs this need not be able to.
     #[command(
         after_help = "Examples:\n  tipstaff check --config deploy/sidecar.yaml\n  tipstaff check --config deploy/agent.yaml --output json"
     )]

@@ -1,4 +1,5 @@
-//! `tipstaff check`: loads a configuration and what it names, says what they mean, and runs nothing.
+//! `tipstaff check`: loads a configuration, a sidecar's policy and endpoints, and a CA's entries, says what they mean, and runs
+//! nothing. No secret is opened.
 
 use super::{ca, print, print_fields, print_json};
 use crate::cli::{CheckArgs, Output};

@@ -32,6 +32,30 @@ fn the_reference_configuration_of_the_ca_loads_and_is_explained() {
     assert_eq!(said["passphrase"], "/etc/tipstaff/ca.pass");
 }
 
+/// What it left out looked like what there was not.
+#[test]
+fn what_a_ca_is_asked_for_and_how_it_rotates_is_told_with_its_defaults() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("ca.yaml");
+    let text = r#"dir: ca
+limits: {waiting: 7, longestWait: 500ms}
+rotation: {rootLife: 30d}
+jwt: {}
+federation:
+  - {trustDomain: partner.example, url: "https://ca.partner.example/bundle", spiffeId: "spiffe://partner.example/ca", bundleFile: partner.json}
+"#;
+    std::fs::write(&file, text).expect("a file");
+    let said = tipstaff_ok(&["check", "--config", path(&file), "--output", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(said["limits"]["waiting"], 7);
+    assert_eq!(said["limits"]["longestWait"], "500ms");
+    assert_eq!(said["limits"]["refusalsPerMinute"], 60);
+    assert_eq!(said["rotation"]["rootLife"], "2592000s");
+    assert_eq!(said["rotation"]["automatic"], true);
+    assert_eq!(said["jwt"]["ttl"], "300s");
+    assert_eq!(said["federation"], serde_json::json!(["partner.example"]));
+}
+
 #[test]
 fn a_flag_beside_the_file_that_has_a_key_for_it_is_refused() {
     for flag in [

@@ -1,4 +1,4 @@
-//! `tipstaff ca check`: what a configuration says, without a CA to hold it against.
+//! `tipstaff ca check`, and `tipstaff check` of a CA's configuration: what it says, without a CA to hold it against.
 
 use super::database::URL;
 use super::keys::{Ambient, PASSPHRASE, PIN};
@@ -9,6 +9,7 @@ use crate::config::ca::entries::load_dir;
 use crate::config::ca::{CaConfig, SecretSource, Store, Transport};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub(super) fn run(arguments: &CaCheckArgs) -> anyhow::Result<ExitCode> {
     explain(&arguments.config, arguments.output.output)?;
@@ -48,6 +49,11 @@ pub(crate) fn explain(file: &Path, output: Output) -> anyhow::Result<()> {
         None => 0,
     };
     let administrators: Vec<&str> = config.administrators.iter().map(|id| id.as_str()).collect();
+    let federation: Vec<&str> = config
+        .federation
+        .iter()
+        .map(|one| one.trust_domain.as_str())
+        .collect();
     let report = serde_json::json!({
         "dir": config.dir,
         "listen": config.listen.to_string(),
@@ -61,12 +67,47 @@ pub(crate) fn explain(file: &Path, output: Output) -> anyhow::Result<()> {
         "attest": {"kubernetes": clusters, "oidc": providers, "x509pop": outside},
         "entries": entries,
         "administrators": administrators,
+        "jwt": config.jwt.as_ref().map(|jwt| serde_json::json!({"ttl": period(jwt.ttl)})),
+        "rotation": rotation(&config.rotation),
+        "federation": federation,
+        "limits": limits(&config.limits),
         "archive": config.archive.as_ref().map(|archive| &archive.folder),
     });
     match output {
         Output::Json => print_json(&report),
         Output::Text => print_fields(&report, ""),
     }
+}
+
+fn rotation(options: &ca::rotation::Options) -> serde_json::Value {
+    serde_json::json!({
+        "automatic": options.automatic,
+        "prepareAtPercent": options.prepare_at_percent,
+        "acknowledgedPercent": options.acknowledged_percent,
+        "activateAfter": period(options.activate_after),
+        "retireAfter": period(options.retire_after),
+        "rootLife": period(options.lives.root),
+        "intermediateLife": period(options.lives.intermediate),
+    })
+}
+
+/// Those that can be configured.
+fn limits(options: &ca::server::Options) -> serde_json::Value {
+    serde_json::json!({
+        "certificatesPerMinute": options.certificates_per_minute,
+        "certificatesPerMinutePerAddress": options.certificates_per_minute_per_address,
+        "refusalsPerMinute": options.refusals_per_minute,
+        "issuedAtOnce": options.issued_at_once,
+        "waiting": options.waiting,
+        "longestWait": period(options.longest_wait),
+        "handshakesAtOnce": options.handshakes_at_once,
+        "readsPerMinutePerAddress": options.reads_per_minute_per_address,
+    })
+}
+
+/// In seconds, as a configuration may have it.
+fn period(period: Duration) -> String {
+    format!("{period:?}")
 }
 
 fn whence(source: &SecretSource, ambient: &Ambient) -> String {
