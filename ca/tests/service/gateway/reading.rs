@@ -23,6 +23,8 @@ async fn anyone_may_read_the_bundle_and_the_description() {
 async fn who_reads_without_end_is_told_when_to_come_back_and_its_connection_ends() {
     let ca = Ca::start_with(Options {
         reads_per_minute_per_address: 3,
+        // Not because of its age.
+        max_anonymous_age: Duration::from_secs(3600),
         ..Options::default()
     })
     .await;
