@@ -7,6 +7,7 @@
 
 mod clients;
 mod mesh;
+mod process;
 
 use clients::{Clients, Part};
 use mesh::{Mesh, Role};

@@ -1,10 +1,9 @@
 //! A CA, and an agent or a sidecar, as processes of the binary that is measured.
 
+use crate::process::{LOOK, Process, free_address, tipstaff, wait_for};
 use crate::{Failure, PATIENCE};
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -25,10 +24,7 @@ spec:
 "#;
 /// What the CA logs of each certificate.
 const ISSUED: &str = "certificate issued";
-const LOOK: Duration = Duration::from_millis(2);
 const STEP_AGAIN: Duration = Duration::from_millis(500);
-/// Linux has 100 of them a second on every platform we run on.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -40,7 +36,8 @@ pub(crate) enum Role {
 pub(crate) struct Mesh {
     pub(crate) server: Process,
     pub(crate) socket: PathBuf,
-    ca: Process,
+    _ca: Process,
+    ca_log: PathBuf,
     dir: PathBuf,
     _folder: TempDir,
 }
@@ -60,10 +57,10 @@ impl Mesh {
             "bench.test",
         ])
         .await?;
-        let listen = free_address()?;
+        let (listen, ca_log) = (free_address()?, at("ca.log"));
         let (address, own) = (listen.to_string(), ["--allow-short-ttl-for-tests"]);
         let serve = ["ca", "serve", "--dir", &dir_text, "--listen", &address];
-        let ca = Process::start(&[&serve[..], &own].concat(), at("ca.log"))?;
+        let ca = Process::start(&[&serve[..], &own].concat(), &ca_log)?;
         wait_for(|| std::net::TcpStream::connect(listen).is_ok()).await?;
         let create = ["ca", "token", "create", "--dir", &dir_text, "--id", ID];
         std::fs::write(at("token"), tipstaff(&create).await?)?;
@@ -76,12 +73,13 @@ impl Mesh {
             Role::Agent => "agent",
             Role::Sidecar => "proxy",
         };
-        let server = Process::start(&[command, "--config", &config], at("server.log"))?;
+        let server = Process::start(&[command, "--config", &config], &at("server.log"))?;
         wait_for(|| socket.exists()).await?;
         Ok(Self {
             server,
             socket,
-            ca,
+            _ca: ca,
+            ca_log,
             dir,
             _folder: folder,
         })
@@ -106,19 +104,25 @@ impl Mesh {
         }
     }
 
+    /// How many certificates there were so far.
+    fn issued(&self) -> Result<usize, Failure> {
+        let text = std::fs::read_to_string(&self.ca_log)?;
+        Ok(text.lines().filter(|line| line.contains(ISSUED)).count())
+    }
+
     /// Notes when the CA issues certificates, a sidecar's own among them, until `waiting` is ready.
     pub(crate) async fn issued_while<T>(
         &self,
         waiting: impl Future<Output = T>,
     ) -> Result<(T, Vec<Instant>), Failure> {
         let mut waiting = std::pin::pin!(waiting);
-        let (mut count, mut times) = (self.ca.lines(ISSUED)?, Vec::new());
+        let (mut count, mut times) = (self.issued()?, Vec::new());
         loop {
             tokio::select! {
                 outcome = &mut waiting => return Ok((outcome, times)),
                 () = sleep(LOOK) => {}
             }
-            let now = self.ca.lines(ISSUED)?;
+            let now = self.issued()?;
             times.extend((count..now).map(|_| Instant::now()));
             count = now;
         }
@@ -152,84 +156,4 @@ fn configuration(
             )
         }
     })
-}
-
-/// A process of the binary; killed at the end.
-pub(crate) struct Process {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn start(arguments: &[&str], log: PathBuf) -> Result<Self, Failure> {
-        let mut command = command(arguments);
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = child.stderr(File::create(&log)?).spawn()?;
-        Ok(Self { child, log })
-    }
-
-    fn lines(&self, part: &str) -> Result<usize, Failure> {
-        let text = std::fs::read_to_string(&self.log)?;
-        Ok(text.lines().filter(|line| line.contains(part)).count())
-    }
-
-    /// User and system time so far.
-    pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let (_, fields) = stat.rsplit_once(')').ok_or("expected fields")?;
-        let fields: Vec<_> = fields.split_ascii_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<u32>().ok());
-        let (user, system) = (ticks(11).ok_or("no time")?, ticks(12).ok_or("no time")?);
-        Ok(Duration::from_secs_f64(
-            f64::from(user + system) / TICKS_PER_SECOND,
-        ))
-    }
-
-    /// Resident.
-    pub(crate) fn memory_kib(&self) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_ascii_whitespace().next());
-        Ok(number.ok_or("no memory")?.parse()?)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tipstaff"));
-    command.args(arguments);
-    command.env("TIPSTAFF_CA_PASSPHRASE", "correct horse battery staple");
-    command
-}
-
-/// Runs the binary to its end, which has to be a good one, and gives what it printed.
-async fn tipstaff(arguments: &[&str]) -> Result<String, Failure> {
-    let mut command = tokio::process::Command::from(command(arguments));
-    let output = command.stdin(Stdio::null()).output().await?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("tipstaff {arguments:?}: {said}").into());
-    }
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-async fn wait_for(mut condition: impl FnMut() -> bool) -> Result<(), Failure> {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        if Instant::now() > deadline {
-            return Err("waited too long for a process".into());
-        }
-        sleep(LOOK).await;
-    }
-    Ok(())
-}
-
-fn free_address() -> Result<SocketAddr, Failure> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
