@@ -27,7 +27,7 @@ mod unpack;
 #[cfg(test)]
 mod tests;
 
-pub use restore::{RestoreOptions, Restored, Settled, Source, restore, settle};
+pub use restore::{CrlRead, RestoreOptions, Restored, Settled, Source, restore, settle};
 pub(crate) use unpack::{Contents, check};
 
 /// The first file of a backup: what it is a backup of.
@@ -231,6 +231,10 @@ pub enum BackupError {
     Revocations(PathBuf),
     #[error("expected revocations of this CA, found records of another")]
     AnotherCa,
+    #[error(
+        "expected the CA's records as they were, found those that are to go on: keep a database that is restored under another name first, and name that"
+    )]
+    SameRecords,
     #[error("cannot read the CA's own certificate")]
     Issuer(#[source] OpenError),
     #[error("cannot make the CA's directory")]

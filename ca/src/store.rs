@@ -297,6 +297,37 @@ pub(crate) fn is_older(database: &Database) -> Result<bool, StoreError> {
     found?.map_err(StoreError::cannot_read)
 }
 
+/// As [`read`], of a database that may be of an earlier release, and then of one that nobody uses: it is read as it would be if it
+/// were brought up to date, and left as it is.
+pub(crate) fn read_of_any_release<T: Send>(
+    database: &Database,
+    work: impl FnOnce(&mut Transaction<'_>) -> sql::Result<T> + Send,
+) -> Result<T, StoreError> {
+    if !is_older(database)? {
+        return read(database, work);
+    }
+    let done = database.on_own_thread(|| {
+        let mut session = Session::connect(database, Access::Write)?;
+        session.rehearse(|transaction| match schema::advance(transaction)? {
+            Ok(_) => work(transaction).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        })
+    });
+    done?.map_err(StoreError::cannot_read)?
+}
+
+/// Whether two databases are one, however they are named.
+pub(crate) fn is_same(one: &Database, other: &Database) -> Result<bool, StoreError> {
+    let place = |database: &Database| {
+        let place = database.on_own_thread(|| {
+            let mut session = Session::connect(database, Access::Read)?;
+            session.transaction(Access::Read, |transaction| transaction.place())
+        });
+        place?.map_err(StoreError::cannot_read)
+    };
+    Ok(place(one)? == place(other)?)
+}
+
 /// Brings a database that nobody uses up to date, and gives the version that it was of.
 ///
 /// # Errors

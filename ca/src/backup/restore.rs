@@ -1,6 +1,6 @@
 //! A CA goes on from an older state of itself: a backup of ours, or a database that PostgreSQL's own means brought back.
 
-use super::revoked::revoked;
+use super::revoked::{Known, known};
 use super::unpack::unpack;
 use super::{BackupError, Manifest};
 use crate::authority::{InitError, in_new_directory};
@@ -9,6 +9,9 @@ use crate::store::{self, Database, Restoration};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+#[cfg(test)]
+mod tests;
 
 /// Where it is known what was revoked after a backup.
 #[derive(Debug, Clone)]
@@ -37,6 +40,14 @@ pub struct Restored {
     pub settled: Settled,
 }
 
+/// A CRL that was read. What was revoked after it was made is not in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CrlRead {
+    pub path: PathBuf,
+    /// RFC 3339.
+    pub made_at: String,
+}
+
 /// How it goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Settled {
@@ -48,6 +59,9 @@ pub struct Settled {
     pub revocations: u64,
     /// Lineages that were frozen after it.
     pub frozen_lineages: u64,
+    /// The CRLs that revocations were taken from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crls: Vec<CrlRead>,
 }
 
 /// Unpacks a backup into `directory`, which must not exist, once all of it has been read and its audit chain holds, and
@@ -84,29 +98,28 @@ pub fn restore(
 
 /// Has the CA in `directory` go on from records that were brought back by other means than ours, as those on PostgreSQL are:
 /// takes what was revoked since, voids join tokens that were not used by then, and records it. Best before anybody serves from
-/// them; a server that runs follows.
+/// them; a server that runs follows. A database from an earlier release is brought up to date.
 ///
 /// # Errors
-/// When revocations cannot be read, or nothing could be recorded. Nothing is changed then.
+/// When revocations cannot be read, or nothing could be recorded. Nothing is changed then but the release.
 pub fn settle(
     directory: &Path,
     database: &Database,
     options: &RestoreOptions,
 ) -> Result<Settled, BackupError> {
-    let ended_at = store::head(database).map_err(BackupError::Store)?.seq;
-    let sources = options.revocations.iter();
-    let revoked = sources.map(|source| revoked(source, directory, database));
+    store::bring_up_to_date(database).map_err(BackupError::Store)?;
+    let Known { revoked, crls } = known(&options.revocations, directory, database)?;
     let restoration = Restoration {
-        seq: ended_at,
-        revoked: revoked.collect::<Result<_, _>>()?,
+        revoked,
         accept_rollback: options.accept_rollback,
     };
     let settled =
         store::settle(database, &restoration, SystemTime::now()).map_err(BackupError::Store)?;
     Ok(Settled {
-        ended_at,
+        ended_at: settled.seq,
         void_tokens: settled.tokens,
         revocations: settled.revocations,
         frozen_lineages: settled.frozen,
+        crls,
     })
 }

@@ -1,9 +1,11 @@
 //! What was revoked after a backup, from where it is still known: the CA's records as they were, or a CRL that it has signed.
 
-use super::restore::Source;
-use super::{BackupError, in_scratch};
+use super::BackupError;
+use super::restore::{CrlRead, Source};
 use crate::authority::read_certificate;
-use crate::directory::{DATABASE, INTERMEDIATE_CERTIFICATE};
+use crate::csr::KeyHash;
+use crate::directory::{DATABASE, INTERMEDIATE_CERTIFICATE, ROOT_CERTIFICATE};
+use crate::inspect::rfc3339;
 use crate::profile::CaCertificate;
 use crate::revoke::Reason;
 use crate::rotation::Generation;
@@ -29,29 +31,51 @@ struct Target<'a> {
     database: &'a Database,
 }
 
-/// Reads what `source` says of the CA in `directory`, whose records are in `database`.
+/// What the sources say.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) revoked: Vec<Revoked>,
+    pub(super) crls: Vec<CrlRead>,
+}
+
+/// Reads what `sources` say of the CA in `directory`, whose records are in `database`.
 ///
 /// # Errors
-/// When it cannot be read, or is another CA's.
-pub(super) fn revoked(
-    source: &Source,
+/// When one of them cannot be read, is another CA's, or is the CA that is to go on.
+pub(super) fn known(
+    sources: &[Source],
     directory: &Path,
     database: &Database,
-) -> Result<Revoked, BackupError> {
+) -> Result<Known, BackupError> {
     let target = Target {
         directory,
         database,
     };
-    match source {
-        Source::Path(directory) if directory.join(DATABASE).exists() => {
-            of_records(&Database::from(directory), target)
+    let (mut known, mut lists) = (Known::default(), Vec::new());
+    for source in sources {
+        match source {
+            Source::Path(directory) if directory.join(DATABASE).exists() => {
+                let records = Database::from(directory);
+                known.revoked.push(of_records(&records, target)?);
+            }
+            Source::Path(list) => lists.push(list),
+            Source::Records(records) => known.revoked.push(of_records(records, target)?),
         }
-        Source::Path(list) => of_list(list, target),
-        Source::Records(records) => of_records(records, target),
     }
+    if lists.is_empty() {
+        return Ok(known);
+    }
+    // Last: an authority that any of the records has revoked has no say.
+    let issuers = issuers(target, &known.revoked)?;
+    for list in lists {
+        let (revoked, read) = of_list(list, &issuers)?;
+        known.revoked.push(revoked);
+        known.crls.push(read);
+    }
+    Ok(known)
 }
 
-fn of_list(file: &Path, target: Target<'_>) -> Result<Revoked, BackupError> {
+fn of_list(file: &Path, issuers: &[CaCertificate]) -> Result<(Revoked, CrlRead), BackupError> {
     let io = |error| BackupError::Io {
         path: file.to_owned(),
         source: error,
@@ -65,26 +89,38 @@ fn of_list(file: &Path, target: Target<'_>) -> Result<Revoked, BackupError> {
         // No PEM in it: then it is DER, or refused as such.
         Err(_) => bytes,
     };
-    let listed = listed(&der, &issuers(target)?);
-    Ok(Revoked::listed(listed.ok_or_else(|| {
-        BackupError::Revocations(file.to_owned())
-    })?))
+    let found = listed(&der, issuers);
+    let (listed, made_at) = found.ok_or_else(|| BackupError::Revocations(file.to_owned()))?;
+    let read = CrlRead {
+        path: file.to_owned(),
+        made_at: rfc3339(made_at),
+    };
+    Ok((Revoked::listed(listed), read))
 }
 
 /// Every authority that the CA knows of, whatever has become of it: the list may be of one that was made ready to sign then, or
-/// has been replaced before. But none that is revoked, or below one that is: whoever has its key may have written the list.
-fn issuers(target: Target<'_>) -> Result<Vec<CaCertificate>, BackupError> {
+/// has been replaced before. But none that is revoked, here or in `known`, or below one that is: whoever has its key may have
+/// written the list.
+fn issuers(target: Target<'_>, known: &[Revoked]) -> Result<Vec<CaCertificate>, BackupError> {
     let generations = store::read_generations(target.database).map_err(BackupError::Store)?;
-    let revoked = store::read_revocations(target.database).map_err(BackupError::Store)?;
+    let is_revoked = |name: &str| known.iter().any(|revoked| revoked.bars_authority(name));
     if generations.0.is_empty() {
-        let (_, only) = read_certificate(target.directory, INTERMEDIATE_CERTIFICATE)
-            .map_err(BackupError::Issuer)?;
-        let counts = !revoked.signers.contains(&only.key_hash());
-        return Ok(counts.then_some(only).into_iter().collect());
+        let revoked = store::read_revocations(target.database).map_err(BackupError::Store)?;
+        let read = |name| {
+            let (_, read) =
+                read_certificate(target.directory, name).map_err(BackupError::Issuer)?;
+            let key = read.key_hash();
+            let counts = !revoked.signers.contains(&key) && !is_revoked(&KeyHash(key).to_string());
+            Ok(counts.then_some(read))
+        };
+        let root = read(ROOT_CERTIFICATE)?;
+        let only = read(INTERMEDIATE_CERTIFICATE)?;
+        return Ok(root.and(only).into_iter().collect());
     }
+    let is_revoked = |one: &Generation| one.is_revoked || is_revoked(&one.name);
     let counts = |one: &&Generation| {
         let above = one.parent.as_ref().and_then(|name| generations.named(name));
-        !one.is_revoked && !above.is_some_and(|above| above.is_revoked)
+        !is_revoked(one) && !above.is_some_and(is_revoked)
     };
     let counting = generations.0.iter().filter(counts);
     let certificates = counting.filter_map(|one| one.certificate.as_ref());
@@ -93,36 +129,26 @@ fn issuers(target: Target<'_>) -> Result<Vec<CaCertificate>, BackupError> {
         .collect())
 }
 
-/// The renewal secret is drawn when a CA is made, and nobody else's.
 fn of_records(records: &Database, target: Target<'_>) -> Result<Revoked, BackupError> {
-    let older = store::is_older(records).map_err(BackupError::Store)?;
-    if let (true, Database::Sqlite { directory }) = (older, records) {
-        // The machine that had it never ran this release. It is read as it would be, and left as it is.
-        return in_scratch(directory, "revocations", |scratch| {
-            let copy = Database::from(scratch);
-            store::snapshot(records, &scratch.join(DATABASE))
-                .and_then(|()| store::bring_up_to_date(&copy))
-                .map_err(BackupError::Store)?;
-            of_records(&copy, target)
-        });
+    if store::is_same(records, target.database).map_err(BackupError::Store)? {
+        return Err(BackupError::SameRecords);
     }
-    let secret = |database| store::read_settings(database).map(|(_, secret)| secret);
-    let theirs = secret(records).map_err(BackupError::Store)?;
-    if theirs != secret(target.database).map_err(BackupError::Store)? {
-        return Err(BackupError::AnotherCa);
-    }
-    Revoked::of(records).map_err(BackupError::Store)
+    let (_, secret) = store::read_settings(target.database).map_err(BackupError::Store)?;
+    let revoked = Revoked::of(records, &secret).map_err(BackupError::Store)?;
+    revoked.ok_or(BackupError::AnotherCa)
 }
 
-/// `None` when it is no list that one of `issuers` has signed.
-fn listed(der: &[u8], issuers: &[CaCertificate]) -> Option<Vec<Listed>> {
+/// What a list says, and when it was made (seconds since the Unix epoch). `None` when it is no list that one of `issuers` has
+/// signed.
+fn listed(der: &[u8], issuers: &[CaCertificate]) -> Option<(Vec<Listed>, i64)> {
     let (rest, list) = CertificateRevocationList::from_der(der).ok()?;
     let signature = &list.signature_value.data;
     let signed = list.tbs_cert_list.as_ref();
     if !rest.is_empty() || !issuers.iter().any(|one| one.has_signed(signed, signature)) {
         return None;
     }
-    Some(list.iter_revoked_certificates().map(entry).collect())
+    let entries = list.iter_revoked_certificates().map(entry).collect();
+    Some((entries, list.last_update().timestamp()))
 }
 
 fn entry(revoked: &RevokedCertificate<'_>) -> Listed {

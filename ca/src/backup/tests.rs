@@ -2,8 +2,11 @@ use super::*;
 use crate::authority::{Authority, Request, Requester, init};
 use crate::config::{InitOptions, KeyProtection, OpenOptions};
 use crate::csr::PublicKey;
-use identity::{SpiffeId, TrustDomain};
+use crate::revoke::{Reason, Target};
+use crate::store::Store;
+use identity::{Revocations, SpiffeId, TrustDomain};
 use rcgen::{KeyPair, PublicKeyData};
+use std::sync::Arc;
 use tar::EntryType;
 use tempfile::TempDir;
 
@@ -72,12 +75,41 @@ impl Ca {
         let place = self.folder.path().join(name);
         restore(&self.file(), &place, &passphrase(), options)
     }
+
+    pub(super) fn restore_and_open(
+        &self,
+        options: &RestoreOptions,
+    ) -> Result<(Restored, Authority), BackupError> {
+        let restored = self.restore_with("restored", options)?;
+        let place = self.folder.path().join("restored");
+        let authority = Authority::open(&place, &OpenOptions::default()).unwrap();
+        Ok((restored, authority))
+    }
+}
+
+pub(super) const ORDERS: &str = "spiffe://demo.test/ns/shop/sa/orders";
+
+pub(super) async fn revoke(store: &Store, target: Target) {
+    let revoked = store.revoke(target, Reason::KeyCompromise, SystemTime::now());
+    revoked.await.unwrap().unwrap();
+}
+
+/// What was revoked since is in `source`.
+pub(super) fn taking(source: PathBuf) -> RestoreOptions {
+    RestoreOptions {
+        revocations: vec![Source::Path(source)],
+        ..RestoreOptions::default()
+    }
+}
+
+pub(super) fn list(authority: &Authority) -> Arc<Revocations> {
+    authority.revocations().borrow().clone()
 }
 
 pub(super) fn request() -> Request {
     let key = KeyPair::generate().unwrap();
     Request {
-        id: SpiffeId::parse("spiffe://demo.test/ns/shop/sa/orders").unwrap(),
+        id: SpiffeId::parse(ORDERS).unwrap(),
         dns_names: Default::default(),
         public_key: PublicKey::from_spki(&key.subject_public_key_info()).unwrap(),
         ttl: None,
@@ -235,10 +267,7 @@ async fn a_backup_of_any_earlier_release_is_restored_and_brought_up_to_date() {
         authority,
     } = Ca::new();
     let serial = issue(&authority).await;
-    let target = crate::revoke::Target::Serial(serial.clone());
-    let reason = crate::revoke::Reason::KeyCompromise;
-    let revoked = authority.store().revoke(target, reason, SystemTime::now());
-    revoked.await.unwrap().unwrap();
+    revoke(authority.store(), Target::Serial(serial.clone())).await;
     drop(authority);
     let (present, database) = (fs::read(dir.join(DATABASE)).unwrap(), Database::from(&dir));
     for version in 1..=store::NEWEST {
@@ -253,12 +282,10 @@ async fn a_backup_of_any_earlier_release_is_restored_and_brought_up_to_date() {
         let contents = check(&file, &passphrase()).unwrap();
         assert_eq!(contents.database_version, version);
 
-        let options = RestoreOptions {
-            // Nor does the directory have to be of this release.
-            revocations: vec![Source::Path(dir.clone())],
-            ..RestoreOptions::default()
-        };
+        // Nor does the directory have to be of this release, and it is left as it is.
+        let options = taking(dir.clone());
         let restored = restore(&file, &place, &passphrase(), &options).unwrap();
+        assert_eq!(store::is_older(&database).unwrap(), version < store::NEWEST);
         assert_eq!(restored.settled.revocations, 0, "{version}");
         let authority = Authority::open(&place, &OpenOptions::default()).unwrap();
         issue(&authority).await;

@@ -5,9 +5,9 @@ use super::rollback::{State, give_up, void_tokens};
 use super::session::Transaction;
 use super::sql::{self, DatabaseError, Row, values};
 use super::writer::Batch;
-use super::{Database, StoreError, read, revocation, unix_seconds, write};
+use super::{Database, StoreError, read_of_any_release, revocation, unix_seconds, write};
 use crate::config::MAX_TTL;
-use crate::ledger::Event;
+use crate::ledger::{Event, Head};
 use std::time::SystemTime;
 
 /// What was revoked by a later state of the same CA.
@@ -53,9 +53,14 @@ struct Frozen {
 pub(crate) type Listed = (String, i64, &'static str);
 
 impl Revoked {
-    /// What the database of a CA says.
-    pub(crate) fn of(database: &Database) -> Result<Self, StoreError> {
-        read(database, |transaction| {
+    /// What the database of the CA with this renewal secret says, which is drawn when a CA is made, and nobody else's. `None` when
+    /// it is another CA's. It may be of an earlier release.
+    pub(crate) fn of(database: &Database, secret: &[u8; 32]) -> Result<Option<Self>, StoreError> {
+        read_of_any_release(database, |transaction| {
+            let theirs = transaction.only("SELECT secret FROM renewal", &[])?;
+            if theirs.get::<[u8; 32]>(0)? != *secret {
+                return Ok(None);
+            }
             let certificates = transaction.query(
                 "SELECT serial, spiffe_id, not_after, revoked_at, reason FROM revocation",
                 &[],
@@ -68,7 +73,7 @@ impl Revoked {
                 "SELECT lineage, spiffe_id, serial, successor, key_hash, frozen_at FROM frozen_lineage",
                 &[],
             )?;
-            Ok(Self {
+            Ok(Some(Self {
                 version: changes::version(transaction, Topic::Revocations)?,
                 certificates: certificates
                     .iter()
@@ -76,7 +81,7 @@ impl Revoked {
                     .collect::<sql::Result<_>>()?,
                 barred: barred.iter().map(Barred::of).collect::<sql::Result<_>>()?,
                 frozen: frozen.iter().map(Frozen::of).collect::<sql::Result<_>>()?,
-            })
+            }))
         })
     }
 
@@ -95,6 +100,12 @@ impl Revoked {
             certificates: listed.into_iter().map(certificate).collect(),
             ..Self::default()
         }
+    }
+
+    /// Whether the authority of this name, the hash of its key, is revoked.
+    pub(crate) fn bars_authority(&self, name: &str) -> bool {
+        let mut barred = self.barred.iter();
+        barred.any(|barred| barred.kind == "authority" && barred.name == name)
     }
 
     /// Gives how many revocations and how many frozen lineages are new. It matters neither which of the two states is later nor
@@ -206,8 +217,6 @@ impl Frozen {
 
 /// How a database is to go on from an older state.
 pub(crate) struct Restoration {
-    /// The last record of that state.
-    pub(crate) seq: i64,
     pub(crate) revoked: Vec<Revoked>,
     /// Heads that were signed before count no more.
     pub(crate) accept_rollback: bool,
@@ -216,6 +225,8 @@ pub(crate) struct Restoration {
 /// What that has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Settled {
+    /// The last record of that state.
+    pub(crate) seq: i64,
     pub(crate) tokens: u64,
     pub(crate) revocations: u64,
     pub(crate) frozen: u64,
@@ -235,6 +246,8 @@ pub(crate) fn settle(
     write(database, |transaction| {
         let mut batch = Batch::begin(transaction, 0)?;
         let batch = &mut batch;
+        // Only here does nobody write between this and what is recorded of it.
+        let seq = Head::read(batch)?.seq;
         let (mut revocations, mut frozen, mut version) = (0, 0, 0);
         for revoked in &restoration.revoked {
             let merged = revoked.merge(batch)?;
@@ -248,6 +261,7 @@ pub(crate) fn settle(
             changes::announce_from(batch, Topic::Revocations, unix_seconds(now).max(later))?;
         }
         let settled = Settled {
+            seq,
             tokens: void_tokens(batch, now)?,
             revocations,
             frozen,
@@ -259,7 +273,7 @@ pub(crate) fn settle(
         batch.audit(
             now,
             &Event::Restored {
-                seq: restoration.seq,
+                seq,
                 tokens: settled.tokens,
                 revocations,
                 frozen,

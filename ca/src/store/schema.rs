@@ -80,15 +80,18 @@ pub(super) fn create(transaction: &mut Transaction<'_>) -> sql::Result<()> {
 /// version that it was of.
 pub(super) fn migrate(session: &mut Session) -> Result<u32, StoreError> {
     session
-        .transaction(Access::Write, |transaction| {
-            let found = Found::read(transaction)?;
-            if found.is_older() {
-                apply(transaction, found.version)?;
-                return Ok(Ok(found.version));
-            }
-            Ok(found.check().map(|()| found.version))
-        })
+        .transaction(Access::Write, advance)
         .map_err(StoreError::cannot_record)?
+}
+
+/// The same in a transaction that somebody else ends.
+pub(super) fn advance(transaction: &mut Transaction<'_>) -> sql::Result<Result<u32, StoreError>> {
+    let found = Found::read(transaction)?;
+    if found.is_older() {
+        apply(transaction, found.version)?;
+        return Ok(Ok(found.version));
+    }
+    Ok(found.check().map(|()| found.version))
 }
 
 /// Whether what is written is still understood: another replica may have brought the database further while this one ran.

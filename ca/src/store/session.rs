@@ -46,10 +46,7 @@ impl Session {
         access: Access,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T>,
     ) -> Result<T> {
-        match self {
-            Self::Sqlite(connection) => sqlite::begin(connection, access)?,
-            Self::Postgres(session) => session.begin(access)?,
-        }
+        self.begin(access)?;
         let done = work(&mut Transaction { session: self });
         let done = done.and_then(|value| self.commit().map(|()| value));
         if done.is_err() {
@@ -58,6 +55,25 @@ impl Session {
             let _ = self.roll_back();
         }
         done
+    }
+
+    /// Runs `work` in a transaction that may write, and keeps nothing of it.
+    pub(super) fn rehearse<T>(
+        &mut self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        self.begin(Access::Write)?;
+        let done = work(&mut Transaction { session: self });
+        // Where that fails, the connection is lost, or it was rolled back before: nothing is kept either.
+        let _ = self.roll_back();
+        done
+    }
+
+    fn begin(&mut self, access: Access) -> Result<()> {
+        match self {
+            Self::Sqlite(connection) => sqlite::begin(connection, access),
+            Self::Postgres(session) => session.begin(access),
+        }
     }
 
     fn commit(&mut self) -> Result<()> {
@@ -135,6 +151,15 @@ impl Transaction<'_> {
             Session::Postgres(_) => "SELECT to_regclass($1) IS NOT NULL",
         };
         self.only(sql, values![name])?.get(0)
+    }
+
+    /// Tells the database from every other: the file, or the server by the microsecond of its start.
+    pub(super) fn place(&mut self) -> Result<String> {
+        if let Session::Sqlite(connection) = &*self.session {
+            return Ok(connection.path().unwrap_or_default().to_owned());
+        }
+        let sql = "SELECT CAST(extract(epoch FROM pg_postmaster_start_time()) AS TEXT) || ' ' || current_database()";
+        self.only(sql, &[])?.get(0)
     }
 
     /// Lets the other replicas know that something has changed, once this is committed.

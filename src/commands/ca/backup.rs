@@ -7,7 +7,7 @@ use crate::cli::ca::backup::{BackupSecretArgs, CaBackupArgs, CaRestoreArgs};
 use crate::commands::print_json;
 use crate::config::ca::{CaConfig, SecretSource, Store};
 use anyhow::{Context, bail};
-use ca::backup::{RestoreOptions, Settled, Source};
+use ca::backup::{CrlRead, RestoreOptions, Settled, Source};
 use ca::keys::Passphrase;
 use serde::Serialize;
 use std::process::ExitCode;
@@ -69,6 +69,10 @@ fn say(settled: &Settled) {
         "of what came after audit record {}, {} revocations and {} frozen lineages are in it, and nothing else; join tokens that were not used by then are void",
         settled.ended_at, settled.revocations, settled.frozen_lineages
     );
+    for CrlRead { path, made_at } in &settled.crls {
+        let path = path.display();
+        eprintln!("{path} was made at {made_at}: what was revoked later is not in it");
+    }
 }
 
 pub(super) fn passphrase(arguments: &BackupSecretArgs) -> anyhow::Result<Passphrase> {

@@ -105,6 +105,34 @@ impl Ca {
     }
 }
 
+/// As the release before rotation left it.
+const SET_BACK: &str = "alter table certificate drop column issuer; drop table authority;
+    delete from schema_version where version >= 8";
+
+#[test]
+fn a_dump_of_an_earlier_release_goes_on_and_takes_what_was_revoked_from_a_database_of_one() {
+    let ca = Ca::new();
+    let serial = ca.issue(ORDERS);
+    let dump = ca.dump();
+    ca.run("ca", &["revoke", "--serial", &serial]);
+    ca.bring_back(&dump);
+    let was = ca.configure("was", "ca");
+    let port = ca.server.address.port();
+    for database in ["ca", "was"] {
+        let mut psql = psql_command("127.0.0.1", port, 60, &["-d", database, "-c", SET_BACK]);
+        assert!(psql.status().expect("psql runs").success(), "{database}");
+    }
+    let version = "select max(version) from schema_version";
+    let settled = ca.restore(&["--revocations-config", path(&was), "--output", "json"]);
+    assert!(settled.status.success(), "{settled:?}");
+    let report: serde_json::Value = serde_json::from_slice(&settled.stdout).expect("JSON");
+    assert_eq!(report["revocations"], 1, "{report}");
+    assert!(ca.revoked().contains(&serial), "{}", ca.revoked());
+    let mut psql = psql_command("127.0.0.1", port, 60, &["-d", "was", "-c", version]);
+    let left = psql.output().expect("psql runs").stdout;
+    assert_eq!(String::from_utf8_lossy(&left).trim(), "7");
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -154,7 +182,7 @@ fn what_was_revoked_and_frozen_since_the_dump_is_taken_from_the_database_as_it_w
 }
 
 #[test]
-fn records_of_another_ca_and_a_backup_file_are_refused_and_change_nothing() {
+fn records_of_another_ca_its_own_and_a_backup_file_are_refused_and_change_nothing() {
     let ca = Ca::new();
     let serial = ca.issue(ORDERS);
     ca.make("other");
@@ -165,6 +193,18 @@ fn records_of_another_ca_and_a_backup_file_are_refused_and_change_nothing() {
         said(&other).contains("found records of another"),
         "{other:?}"
     );
+    // However it is named.
+    let own = ca.configure("ca", "ca").with_file_name("own.yaml");
+    let url = ca.folder.path().join("own.url");
+    let port = ca.server.address.port();
+    let other_name =
+        format!("postgres://postgres@localhost:{port}/ca?options=-ctimezone%3DAsia/Tokyo");
+    std::fs::write(&url, other_name).expect("a file");
+    let text = std::fs::read_to_string(ca.config("ca")).expect("a file");
+    std::fs::write(&own, text.replace("ca.url", "own.url")).expect("a file");
+    let own = ca.restore(&["--revocations-config", path(&own)]);
+    assert_eq!(own.status.code(), Some(2), "{own:?}");
+    assert!(said(&own).contains("that are to go on"), "{own:?}");
     let file = ca.restore(&["--from", "ca.age"]);
     assert_eq!(file.status.code(), Some(2), "{file:?}");
     assert!(said(&file).contains("by its own means"), "{file:?}");
