@@ -178,6 +178,13 @@ impl TrustBundle {
             .iter()
             .filter(move |anchor| anchor.not_before <= now && now <= anchor.not_after)
     }
+
+    /// Whether an authority restricts who may be under it (RFC 5280 section 4.2.1.10): what is good for one leaf need not be
+    /// for another then.
+    pub(crate) fn constrains_names(&self) -> bool {
+        let mut anchors = self.anchors.iter();
+        anchors.any(|anchor| anchor.trust_anchor.name_constraints.is_some())
+    }
 }
 
 /// An authority in the form in which path validation wants it.

@@ -41,6 +41,8 @@ pub mod revoked;
 
 pub mod verified;
 
+pub mod issuer;
+
 pub mod tls;
 
 pub mod clock;
@@ -54,6 +56,7 @@ pub use bundle::{BundleError, SuccessorError, TrustBundle};
 pub use cert::{CertError, Leaf};
 pub use clock::{CaTime, ClockSkew};
 pub use id::{ParseIdError, SpiffeId, TrustDomain};
+pub use issuer::VerifiedIssuer;
 pub use portable::PortableSvid;
 pub use revoked::Revocations;
 pub use svid::{Svid, SvidError};

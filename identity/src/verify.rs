@@ -4,12 +4,13 @@ use crate::cert::Signer;
 use crate::clock::ClockSkew;
 use crate::revoked::{Revoked, SignerKey};
 use crate::{CertError, Leaf, SpiffeId, TrustBundle, TrustDomain};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use std::ops::RangeInclusive;
+use std::slice;
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 /// What the certificate is used for in the handshake being checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,23 +72,49 @@ impl TrustBundle {
         usage: Usage,
         now: SystemTime,
     ) -> Result<(VerifiedChain, Validity), VerifyError> {
-        let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
-        let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
-        self.check_trust_domain(&leaf.id)?;
-        let (path, signers) = self.check_path(first, intermediates, usage, now)?;
-        let validity = overlap(path, leaf.not_before..=leaf.not_after);
+        let (leaf, path) = self.verify_path(chain, usage, now)?;
+        let validity = overlap(path.validity, leaf.not_before..=leaf.not_after);
+        let signers = path.signers;
         Ok((VerifiedChain { leaf, signers }, validity))
     }
 
-    /// All but the leaf's own profile: signatures, validity and constraints (RFC 5280 section 6). Answers when all but the
-    /// leaf are valid, and the keys of the intermediates and of the authority.
+    /// As [`TrustBundle::verify`], with the path by which the leaf is accepted.
+    pub(crate) fn verify_path(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<(Leaf, Path), VerifyError> {
+        let (first, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+        let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
+        self.check_trust_domain(&leaf.id)?;
+        let path = self.check_path(first, intermediates, usage, now)?;
+        Ok((leaf, path))
+    }
+
+    /// As [`TrustBundle::verify`] of a leaf and what has issued it, which is taken for an authority.
+    pub(crate) fn verify_under(
+        &self,
+        issuer: &TrustAnchor<'_>,
+        first: &CertificateDer<'_>,
+        usage: Usage,
+        now: SystemTime,
+    ) -> Result<Leaf, VerifyError> {
+        let leaf = Leaf::parse(first).map_err(VerifyError::Leaf)?;
+        self.check_trust_domain(&leaf.id)?;
+        let end_entity = EndEntityCert::try_from(first).map_err(VerifyError::from_path)?;
+        build_path(&end_entity, slice::from_ref(issuer), &[], usage, now)?;
+        Ok(leaf)
+    }
+
+    /// All but the leaf's own profile: signatures, validity and constraints (RFC 5280 section 6).
     fn check_path(
         &self,
         first: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         usage: Usage,
         now: SystemTime,
-    ) -> Result<(Validity, Vec<SignerKey>), VerifyError> {
+    ) -> Result<Path, VerifyError> {
         let (mut validities, mut keys) = (Vec::new(), Vec::new());
         for (index, intermediate) in (1..).zip(intermediates) {
             let signer = Signer::parse_intermediate(intermediate)
@@ -106,32 +133,19 @@ impl TrustBundle {
         if anchors.is_empty() {
             return Err(VerifyError::NoAuthority);
         }
-        // A clock before 1970 is a clock that was never set; at second 0 nothing is valid.
-        let since_epoch = now
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
         let end_entity = EndEntityCert::try_from(first).map_err(VerifyError::from_path)?;
-        let path = end_entity
-            .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &anchors,
-                intermediates,
-                UnixTime::since_unix_epoch(since_epoch),
-                match usage {
-                    Usage::Client => KeyUsage::client_auth(),
-                    Usage::Server => KeyUsage::server_auth(),
-                },
-                None,
-                None,
-            )
-            .map_err(VerifyError::from_path)?;
+        let path = build_path(&end_entity, &anchors, intermediates, usage, now)?;
         // Authorities that are equal for path validation have the same key.
         let used = self
             .anchors_at(now)
             .find(|anchor| anchor.trust_anchor == *path.anchor());
         keys.push(used.ok_or(VerifyError::UnknownIssuer)?.key);
         let validity = validities.into_iter().reduce(overlap);
-        Ok((validity.ok_or(VerifyError::NoAuthority)?, keys))
+        Ok(Path {
+            validity: validity.ok_or(VerifyError::NoAuthority)?,
+            signers: keys,
+            intermediates: path.intermediate_certificates().count(),
+        })
     }
 
     fn check_trust_domain(&self, id: &SpiffeId) -> Result<(), VerifyError> {
@@ -143,6 +157,44 @@ impl TrustBundle {
             found: id.clone(),
         })
     }
+}
+
+/// How a leaf leads to an authority.
+#[derive(Debug)]
+pub(crate) struct Path {
+    /// When all that was sent with the leaf and all authorities that are valid now stay so, used or not.
+    pub(crate) validity: Validity,
+    /// The keys of the intermediates, used or not, and of the authority.
+    signers: Vec<SignerKey>,
+    /// How many intermediates are on it.
+    pub(crate) intermediates: usize,
+}
+
+/// The one call of path validation proper.
+fn build_path<'p>(
+    end_entity: &'p EndEntityCert<'p>,
+    anchors: &'p [TrustAnchor<'_>],
+    intermediates: &'p [CertificateDer<'p>],
+    usage: Usage,
+    now: SystemTime,
+) -> Result<VerifiedPath<'p>, VerifyError> {
+    // A clock before 1970 is a clock that was never set; at second 0 nothing is valid.
+    let since_epoch = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let path = end_entity.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        anchors,
+        intermediates,
+        UnixTime::since_unix_epoch(since_epoch),
+        match usage {
+            Usage::Client => KeyUsage::client_auth(),
+            Usage::Server => KeyUsage::server_auth(),
+        },
+        None,
+        None,
+    );
+    path.map_err(VerifyError::from_path)
 }
 
 fn overlap(one: Validity, other: Validity) -> Validity {
