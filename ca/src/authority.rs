@@ -40,7 +40,6 @@ pub use health::Fault;
 pub(crate) use init::in_new_directory;
 pub use init::{InitError, init};
 pub use order::{Attested, Issued, Request, Requester, ServerIdentity};
-use sign::check;
 pub(crate) use signers::Issuing;
 use signers::{Signers, Unusable};
 use slots::Slots;

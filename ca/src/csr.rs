@@ -166,7 +166,10 @@ impl KeyHash {
 
 impl std::fmt::Display for KeyHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Not octet by octet through the formatter: each certificate is recorded with several of these.
+        let halves = self.0.iter().flat_map(|octet| [octet >> 4, octet & 0xf]);
+        let digits = halves.map(|half| char::from(b"0123456789abcdef"[usize::from(half)]));
+        f.write_str(&digits.collect::<String>())
     }
 }
 

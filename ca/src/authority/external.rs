@@ -5,7 +5,8 @@ use super::directory::{OpenError, read, read_key};
 use super::init::{
     InitError, establish, in_new_directory, new_database, new_intermediate_key, write_files,
 };
-use super::{IssueError, Request, Requester, check};
+use super::sign::{USAGE, check};
+use super::{IssueError, Request, Requester};
 use crate::config::{InitOptions, MAX_TTL, OpenOptions};
 use crate::directory::{
     self, BUNDLE, DATABASE, INTERMEDIATE_CERTIFICATE, INTERMEDIATE_KEY, INTERMEDIATE_REQUEST,
@@ -178,7 +179,8 @@ impl Signed {
         .map_err(IssueError::Sign)
         .map_err(FinishError::Trial)?;
         let chain = [leaf.into(), self.intermediate.clone()];
-        check(&chain, &request, validity, &self.bundle, now)
+        let verify = |chain: &[_]| self.bundle.verify(chain, USAGE, now);
+        check(&chain, &request, validity, verify)
             .map(|_| ())
             .map_err(FinishError::Trial)
     }

@@ -7,10 +7,15 @@ use crate::config::{DEFAULT_TTL, MAX_TTL, TtlFloor};
 use crate::csr::KeyHash;
 use crate::profile::{self, Validity};
 use crate::signer::CaKey;
-use identity::{Leaf, TrustBundle, Usage};
+use identity::{Leaf, TrustBundle, Usage, VerifiedIssuer, VerifyError};
 use rcgen::Issuer;
 use rustls_pki_types::CertificateDer;
+use std::sync::Arc;
 use std::time::SystemTime;
+
+/// For which leaves are validated: as a client is as a server, as the leaf profile wants both uses or none, and no issuer of
+/// ours restricts its leaves.
+pub(super) const USAGE: Usage = Usage::Client;
 
 /// The issuing key and what limits its use.
 pub(super) struct Signer {
@@ -22,6 +27,7 @@ pub(super) struct Signer {
     pub(super) issuer_validity: Validity,
     pub(super) ttl_floor: TtlFloor,
     pub(super) slots: Slots,
+    verified: VerifiedIssuer,
 }
 
 impl Signer {
@@ -33,6 +39,7 @@ impl Signer {
             issuer_validity: issuing.validity,
             ttl_floor,
             slots,
+            verified: VerifiedIssuer::default(),
         }
     }
 
@@ -44,7 +51,7 @@ impl Signer {
     pub(super) fn sign(
         &self,
         request: &Request,
-        bundle: &TrustBundle,
+        bundle: &Arc<TrustBundle>,
         now: SystemTime,
     ) -> Result<Issued, IssueError> {
         let floor = self.ttl_floor.duration();
@@ -72,7 +79,9 @@ impl Signer {
         let mut chain = vec![leaf.into()];
         // A root that issues itself is left out, as every root is.
         chain.extend(self.intermediate.clone());
-        let leaf = check(&chain, request, validity, bundle, now)?;
+        let leaf = check(&chain, request, validity, |chain| {
+            self.verified.verify(bundle, chain, USAGE, now)
+        })?;
         Ok(Issued {
             renew_at: self.slots.renew_at(&leaf.serial, now, leaf.not_after),
             id: leaf.id,
@@ -84,15 +93,18 @@ impl Signer {
     }
 }
 
-/// Reads the signed certificate back as a peer would. A fault in the profile, in rcgen or in the CA's files stops here.
+/// Reads the signed certificate back as a peer would, and validates it by `verify`. A fault in the profile, in rcgen or in
+/// the CA's files stops here.
 pub(super) fn check(
     chain: &[CertificateDer<'static>],
     request: &Request,
     validity: Validity,
-    bundle: &TrustBundle,
-    now: SystemTime,
+    verify: impl FnOnce(&[CertificateDer<'static>]) -> Result<Leaf, VerifyError>,
 ) -> Result<Leaf, IssueError> {
-    let leaf = Leaf::parse(&chain[0]).map_err(IssueError::Profile)?;
+    let leaf = verify(chain).map_err(|error| match error {
+        VerifyError::Leaf(rule) => IssueError::Profile(rule),
+        error => IssueError::Path(error),
+    })?;
     let intended = leaf.id == request.id
         && profile::dns_names(&chain[0]).as_ref() == Some(&request.dns_names)
         && leaf.not_before == validity.not_before
@@ -100,10 +112,5 @@ pub(super) fn check(
     if !intended {
         return Err(IssueError::NotAsIntended(request.id.clone()));
     }
-    // As a client is as a server: the leaf profile wants both uses or none, and no issuer of ours restricts its leaves.
-    // A second validation would only check the same signatures again, which is most of what issuing costs.
-    bundle
-        .verify(chain, Usage::Client, now)
-        .map_err(IssueError::Path)?;
     Ok(leaf)
 }

@@ -1,8 +1,10 @@
+use super::sign::{USAGE, check};
 use super::*;
 use crate::config::{DEFAULT_TTL, InitOptions, KeyProtection, MIN_TTL, TtlFloor};
 use crate::keys::Passphrase;
 use crate::ledger;
 use crate::profile::{self, Validity};
+use identity::VerifiedIssuer;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -231,7 +233,14 @@ async fn what_is_not_as_intended_does_not_leave() {
         not_before: issued.not_before,
         not_after: issued.not_after,
     };
-    check(&issued.chain, &request, validity, &bundle, now).unwrap();
+    // The issuer is known by then, and verified once.
+    let verified = VerifiedIssuer::default();
+    let check = |chain: &[_], request: &Request, validity, bundle: &Arc<TrustBundle>| {
+        check(chain, request, validity, |chain| {
+            verified.verify(bundle, chain, USAGE, now)
+        })
+    };
+    check(&issued.chain, &request, validity, &bundle).unwrap();
 
     let mut other_id = request.clone();
     other_id.id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/front").unwrap();
@@ -240,13 +249,19 @@ async fn what_is_not_as_intended_does_not_leave() {
         ..validity
     };
     for (request, validity) in [(&other_id, validity), (&request, longer)] {
-        let error = check(&issued.chain, request, validity, &bundle, now).unwrap_err();
+        let error = check(&issued.chain, request, validity, &bundle).unwrap_err();
         assert!(matches!(error, IssueError::NotAsIntended(_)), "{error}");
     }
-    let error = check(&issued.chain[1..], &request, validity, &bundle, now).unwrap_err();
+    let error = check(&issued.chain[1..], &request, validity, &bundle).unwrap_err();
     assert!(matches!(error, IssueError::Profile(_)), "{error}");
     let foreign = stranger.bundle().borrow().clone();
-    let error = check(&issued.chain, &request, validity, &foreign, now).unwrap_err();
+    let error = check(&issued.chain, &request, validity, &foreign).unwrap_err();
+    assert!(matches!(error, IssueError::Path(_)), "{error}");
+    let mut altered = issued.chain.clone();
+    let mut der = altered[0].to_vec();
+    *der.last_mut().unwrap() ^= 1;
+    altered[0] = der.into();
+    let error = check(&altered, &request, validity, &bundle).unwrap_err();
     assert!(matches!(error, IssueError::Path(_)), "{error}");
 }
 
