@@ -77,4 +77,7 @@ pub enum LineageError {
     /// Of a database that was set back, or signed by someone who has stolen the CA's key.
     #[error("expected a certificate that this CA has on record, found {serial}")]
     Unknown { serial: String },
+    /// Of a database that was set back since it was looked up.
+    #[error("expected an enrolment key that is registered for this SPIFFE ID, found {key}")]
+    NotEnrolled { key: KeyHash },
 }

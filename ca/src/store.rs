@@ -1,13 +1,15 @@
 //! The CA's database: certificates, join tokens, enrolments, the trust bundle's sequence and the audit chain.
 //!
 //! All writes go through one thread that commits in groups: whatever is waiting goes into one transaction, which is
-//! synced once; only then does any caller hear that it is recorded.
+//! synced once; only then does any caller hear that it is recorded. What a call only reads on its way is read by another
+//! thread, beside the commits.
 
 use crate::directory;
 use crate::ledger::{Event, Head, Refusal, fingerprint};
 use changes::Watcher;
 use identity::{Revocations, TrustBundle};
 use postgres::Listener;
+use reader::Reader;
 use rustls_pki_types::CertificateDer;
 use session::{Access, Session, Transaction};
 use sql::values;
@@ -33,6 +35,7 @@ mod error;
 mod jwt;
 mod lineage;
 mod postgres;
+mod reader;
 mod restored;
 mod revocation;
 mod rollback;
@@ -111,15 +114,16 @@ impl From<&Self> for Database {
 /// An open database. Works beside others on the same directory, in this process or another.
 #[derive(Debug)]
 pub struct Store {
-    // Dropped in this order: the first two nudge the third.
+    // Dropped in this order: the writer and the listener nudge the watcher.
     writer: Writer,
+    reader: Reader,
     _listener: Option<Listener>,
     watcher: Watcher,
 }
 
 impl Store {
     /// Opens the database of a CA made by [`crate::init`], brings it up to date, and starts the threads that write to
-    /// it and follow its changes, which end when the store is dropped. Blocks meanwhile, for seconds at most.
+    /// it, read from it and follow its changes, which end when the store is dropped. Blocks meanwhile, for seconds at most.
     ///
     /// # Errors
     /// When the database is missing, does not answer, or is of another version.
@@ -137,7 +141,9 @@ impl Store {
             }
         };
         Ok(Self {
-            writer: Writer::spawn(database, reserve_bytes, nudge)?,
+            // First, as it brings an older database up to date.
+            writer: Writer::spawn(database.clone(), reserve_bytes, nudge)?,
+            reader: Reader::spawn(database).map_err(thread)?,
             _listener: listener,
             watcher,
         })

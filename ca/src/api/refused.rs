@@ -223,6 +223,7 @@ impl Refused {
                 IssueError::Lineage(LineageError::Frozen { .. }) => Reason::FrozenLineage,
                 IssueError::Lineage(LineageError::Revoked { .. }) => Reason::Revoked,
                 IssueError::Lineage(LineageError::Unknown { .. }) => Reason::UnknownCertificate,
+                IssueError::Lineage(LineageError::NotEnrolled { .. }) => Reason::NotEnrolled,
                 IssueError::EvidenceEnds { .. } => Reason::InvalidAttestation,
                 IssueError::Record(_) | IssueError::Interrupted => Reason::Unavailable,
                 _ => Reason::Internal,

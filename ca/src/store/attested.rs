@@ -31,9 +31,9 @@ impl Store {
     /// The word on which the certificate with this serial stands; `None` if on nobody's.
     pub(crate) async fn word_for(&self, serial: &str) -> Result<Option<Word>, StoreError> {
         let serial = serial.to_owned();
-        self.writer
-            .write(move |batch| {
-                let row = batch.first(
+        self.reader
+            .read(move |transaction| {
+                let row = transaction.first(
                     "SELECT attestor, lineage FROM attested JOIN descent ON descent.serial = attested.serial
                      WHERE attested.serial = $1",
                     values![&serial],
@@ -52,9 +52,9 @@ impl Store {
     /// The host names of a certificate; none of one that there is not.
     pub(crate) async fn dns_names_of(&self, serial: &str) -> Result<BTreeSet<DnsName>, StoreError> {
         let serial = serial.to_owned();
-        self.writer
-            .write(move |batch| {
-                let row = batch.first(
+        self.reader
+            .read(move |transaction| {
+                let row = transaction.first(
                     "SELECT der FROM certificate WHERE serial = $1",
                     values![&serial],
                 )?;
@@ -71,9 +71,9 @@ impl Store {
     /// evidence which came since.
     pub(crate) async fn entry_behind(&self, serial: &str) -> Result<Option<String>, StoreError> {
         let serial = serial.to_owned();
-        self.writer
-            .write(move |batch| {
-                let row = batch.first(
+        self.reader
+            .read(move |transaction| {
+                let row = transaction.first(
                     "SELECT entry FROM attested WHERE serial = $1",
                     values![&serial],
                 )?;

@@ -1,5 +1,6 @@
 //! Join tokens and the enrolment keys they register.
 
+use super::session::Transaction;
 use super::sql::{self, DatabaseError, values};
 use super::writer::Batch;
 use super::{Store, StoreError, unix_seconds};
@@ -90,14 +91,15 @@ impl Store {
             .await
     }
 
-    /// The enrolment of a key, if it has one. The caller must have seen a proof of possession.
+    /// The enrolment of a key, if it has one. The caller must have seen a proof of possession. That it is the identity's is
+    /// looked at again when a certificate is recorded.
     ///
     /// # Errors
     /// When the database cannot be used.
     pub async fn enrolment(&self, key: &KeyHash) -> Result<Option<Enrolment>, StoreError> {
         let key = *key;
-        self.writer
-            .write(move |batch| find_enrolment(batch, &key))
+        self.reader
+            .read(move |transaction| find_enrolment(transaction, &key))
             .await
     }
 }
@@ -256,8 +258,11 @@ struct TokenRow {
     refusals: u32,
 }
 
-fn find_enrolment(batch: &mut Batch<'_, '_>, key: &KeyHash) -> sql::Result<Option<Enrolment>> {
-    let row = batch.first(
+pub(super) fn find_enrolment(
+    transaction: &mut Transaction<'_>,
+    key: &KeyHash,
+) -> sql::Result<Option<Enrolment>> {
+    let row = transaction.first(
         "SELECT spiffe_id, ttl FROM enrolment WHERE key_hash = $1",
         values![&key.0],
     )?;
@@ -274,3 +279,6 @@ fn find_enrolment(batch: &mut Batch<'_, '_>, key: &KeyHash) -> sql::Result<Optio
     })
     .transpose()
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,9 +107,9 @@ impl Store {
     /// The entries that give `id`.
     pub(crate) async fn entries_for(&self, id: &SpiffeId) -> Result<Vec<Entry>, StoreError> {
         let id = id.clone();
-        self.writer
-            .write(move |batch| {
-                let rows = batch.query(
+        self.reader
+            .read(move |transaction| {
+                let rows = transaction.query(
                     "SELECT document FROM entry WHERE spiffe_id = $1 LIMIT $2",
                     values![id.as_str(), MAX_ENTRIES_PER_ID],
                 )?;

@@ -29,7 +29,7 @@ pub enum StoreError {
     Occupied,
     #[error("cannot make the file of the CA's database")]
     Create(#[source] Arc<std::io::Error>),
-    #[error("cannot start the CA's database writer")]
+    #[error("cannot start a thread for the CA's database")]
     Thread(#[source] Arc<std::io::Error>),
     #[error("the CA's records are in another server's database")]
     Elsewhere,
@@ -39,7 +39,7 @@ pub enum StoreError {
     /// This replica has not followed yet, or cannot.
     #[error("the authority {0}, which signs here, is retired or revoked")]
     IssuerDiscarded(String),
-    #[error("the CA's database writer has stopped")]
+    #[error("a thread of the CA's database has stopped")]
     Stopped,
 }
 

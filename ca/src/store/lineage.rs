@@ -1,5 +1,6 @@
 //! Who may have a successor: decided in the transaction that records it.
 
+use super::enrolment;
 use super::revocation;
 use super::sql::{self, values};
 use super::writer::Batch;
@@ -83,7 +84,13 @@ impl CertificateRecord {
                     }
                 }
             }
-            Requester::Enrolment(key) => (LineageName::of_key(key), None),
+            Requester::Enrolment(key) => {
+                let enrolled = enrolment::find_enrolment(batch, key)?;
+                if enrolled.is_none_or(|enrolled| enrolled.spiffe_id != self.leaf.id) {
+                    return Ok(Err(LineageError::NotEnrolled { key: *key }));
+                }
+                (LineageName::of_key(key), None)
+            }
             Requester::Attested(attested) => (self.attested_lineage(attested), None),
             Requester::Operator => (LineageName::new(&*self.leaf.serial), None),
         };

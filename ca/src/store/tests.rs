@@ -22,12 +22,12 @@ pub(super) fn new_ca() -> (TempDir, Authority) {
     (temporary, ca)
 }
 
-fn key() -> PublicKey {
+pub(super) fn key() -> PublicKey {
     let key = KeyPair::generate().unwrap();
     PublicKey::from_spki(&key.subject_public_key_info()).unwrap()
 }
 
-fn id(text: &str) -> SpiffeId {
+pub(super) fn id(text: &str) -> SpiffeId {
     SpiffeId::parse(text).unwrap()
 }
 
@@ -49,15 +49,18 @@ pub(super) fn audit(temporary: &TempDir) -> ledger::Report {
 }
 
 pub(super) async fn issue(ca: &Authority) -> Result<crate::Issued, crate::authority::IssueError> {
-    ca.issue(Request {
-        id: id(ORDERS),
+    ca.issue(order(ORDERS, Requester::Operator)).await
+}
+
+pub(super) fn order(spiffe_id: &str, requester: Requester) -> Request {
+    Request {
+        id: id(spiffe_id),
         dns_names: Default::default(),
         public_key: key(),
         ttl: None,
         until: None,
-        requester: Requester::Operator,
-    })
-    .await
+        requester,
+    }
 }
 
 #[tokio::test]
