@@ -202,7 +202,7 @@ fn chains_of_another_length_are_verified_in_full() {
     let [leaf, intermediate] = mesh.chain(mint::leaf(WORKLOAD));
     assert!(mesh.verify(&[], Usage::Client, mint::now()).is_err());
     assert!(
-        mesh.verify(&[leaf.clone()], Usage::Client, mint::now())
+        mesh.verify(std::slice::from_ref(&leaf), Usage::Client, mint::now())
             .is_err()
     );
     let more = [leaf, intermediate, mesh.root.der.clone()];
