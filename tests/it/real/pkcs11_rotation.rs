@@ -84,6 +84,9 @@ fn authorities_whose_keys_are_in_a_token_are_replaced_and_the_old_keys_named_tha
     hsm.init();
     let first = hsm.keys();
     assert_eq!(first.len(), 2);
+    let root = hsm.file("ca/ca-bundle.pem");
+    let published = || std::fs::read_to_string(&root).expect("roots");
+    let first_root = published();
     let _process = hsm.serve();
     let mut issuer = hsm.issuer();
     for (role, made) in [("--intermediate", 1), ("--root", 2)] {
@@ -115,7 +118,10 @@ fn authorities_whose_keys_are_in_a_token_are_replaced_and_the_old_keys_named_tha
     }
     let chain = hsm.file("rotated.pem");
     std::fs::write(&chain, hsm.chain()).expect("a file");
-    let root = hsm.file("ca/ca-bundle.pem");
+    wait_for("the new root alone to be in the CA's directory", || {
+        let roots = published();
+        (roots != first_root && roots.matches("BEGIN").count() == 1).then_some(())
+    });
     judge(hsm.folder.path(), &root, &chain, &[]);
     let kept = hsm.keys();
     assert!(

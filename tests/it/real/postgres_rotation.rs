@@ -109,18 +109,18 @@ impl Fleet {
         let before = self.status();
         let address = self.cluster.database.address;
         let mut holder = Session::start(psql_command("127.0.0.1", address.port(), 60, &[]));
-        // The audit record is what a step writes last.
+        // A step changes an authority or the bundle, and then writes its audit record.
         holder.say("begin; lock table audit in share row exclusive mode; select 'held';");
         holder.hear("held");
         let arguments = [&self.arguments(replica, step)[..], more].concat();
         let log = self.cluster.folder.path().join("cut-off.log");
         let mut process = Process::tipstaff(&arguments, log);
         wait_for("the step to wait for its audit record", || {
-            // Whoever else writes a record has not touched an authority.
-            let waiting = "select count(*) from pg_locks audit join pg_locks authority using (pid)
+            // Whoever else writes a record has touched neither an authority nor the bundle.
+            let waiting = "select count(*) from pg_locks audit join pg_locks touched using (pid)
                  where audit.relation = 'audit'::regclass and not audit.granted
-                 and authority.relation = 'authority'::regclass and authority.granted
-                 and authority.mode = 'RowExclusiveLock'";
+                 and touched.relation in ('authority'::regclass, 'bundle'::regclass) and touched.granted
+                 and touched.mode = 'RowExclusiveLock'";
             (self.cluster.database.ask(waiting) != "0\n").then_some(())
         });
         process.kill();
